@@ -1,0 +1,38 @@
+"""Run notebooks in place from a fresh kernel and keep their outputs: `python docs/execute.py nbs/00_tales.ipynb ...` (none named: all)."""
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+SKIP = "skip-execution"
+
+
+def execute(path: Path) -> float:
+    "Run one notebook, store outputs and widget state in it, return the seconds it took."
+    start, nb = time.perf_counter(), nbformat.read(path, 4)
+    cells = [c for c in nb.cells if c.cell_type == "code"]
+    for c in cells:
+        if "#| eval: false" in c.source:
+            c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
+    nb.metadata.pop("widgets", None)
+    NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True, skip_cells_with_tag=SKIP,
+                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    for c in cells:
+        c.execution_count = None
+        c.metadata.pop("execution", None)
+        tags = [t for t in c.metadata.pop("tags", []) if t != SKIP]
+        if tags: c.metadata["tags"] = tags
+        for o in c.outputs:
+            if "execution_count" in o: o["execution_count"] = None
+    nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
+    nb.metadata.pop("language_info", None)
+    nbformat.write(nb, path)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    for path in [Path(a) for a in sys.argv[1:]] or sorted((ROOT / "nbs").glob("*.ipynb")):
+        print(f"{path.name}: {execute(path):.0f} s", flush=True)

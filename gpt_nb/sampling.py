@@ -253,7 +253,8 @@ def next_tokens(
                 cache = model.new_cache(B, min(context, width + max_new_tokens - first))
                 pad = torch.tensor([s - first for s in start], device=device) if max(start) > first else None
                 fresh = text[:, first:end]
-            logits = model(fresh, cache=cache, pad=pad)[:, -1]     # (B, V)
+            for part in fresh.split(512, dim=1):                   # a long prompt in parts: logits take memory
+                logits = model(part, cache=cache, pad=pad)[:, -1]  # (B, V)
             text[:, end] = token = sampler(logits, darts[:, step], used)
             if used is not None: used.scatter_(1, token[:, None], True)
             fresh = token[:, None]

@@ -1,0 +1,418 @@
+"""Sampling against `transformers` (filters, greedy, beams), against itself (batches, seeds, stops), and against the exact distribution."""
+import itertools
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.sampling import (Sampler, StopFilter, Stops, beam_search, draw, generate, keep_min_p, keep_top_k, keep_top_p, penalize,
+                             speculative, stream)
+
+torch.set_num_threads(1)
+
+
+def tiny(arch="qwen3", vocab_size=61, context=256, seed=0, scale=12.0):
+    "A random model whose distributions are far from flat."
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(arch=arch, vocab_size=vocab_size, context=context, n_layer=2, n_head=2, d_model=32)).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1: p.mul_(scale if p.shape[0] != vocab_size else 3.0)
+    return model
+
+
+class Bytes:
+    "A tokenizer whose tokens are bytes; 256 ends a text."
+    end_id, vocab_size = 256, 257
+    def encode(self, text, allowed_special=()): return list(text.encode())
+    def token_bytes(self, i): return bytes([i]) if i < 256 else b"<|end|>"
+    def decode(self, ids): return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+
+class Script(torch.nn.Module):
+    "A model that says one text, whatever it is asked."
+    def __init__(self, text, vocab_size=257, context=1000):
+        super().__init__()
+        self.weight, self.text, self.calls = torch.nn.Parameter(torch.zeros(1)), list(text), 0
+        self.config = SimpleNamespace(vocab_size=vocab_size, context=context)
+    def new_cache(self, batch_size, max_length=None): return None
+    def forward(self, ids, cache=None, pad=None):
+        logits = torch.zeros(*ids.shape, self.config.vocab_size)
+        logits[:, -1, self.text[self.calls % len(self.text)]] = 100.0
+        self.calls += 1
+        return logits
+
+
+# ---- the filters against transformers
+
+logits_cases = st.tuples(st.integers(1, 5), st.integers(2, 400), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 4.0]))
+
+def random_logits(case):
+    B, V, seed, scale = case
+    return torch.randn(B, V, generator=torch.Generator().manual_seed(seed)) * scale
+
+def same_but_ties(ours, theirs, edge):
+    "Equal, where `edge` marks the tokens within rounding of the threshold."
+    assert torch.equal(ours.masked_fill(edge, 0), theirs.masked_fill(edge, 0))
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.integers(1, 500))
+def test_top_k_is_that_of_transformers(case, k):
+    from transformers import TopKLogitsWarper
+    x = random_logits(case)
+    assert torch.equal(keep_top_k(x, k), TopKLogitsWarper(k)(None, x.clone()))
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.01, 0.999))
+def test_top_p_is_that_of_transformers(case, p):
+    from transformers import TopPLogitsWarper
+    x = random_logits(case)
+    ordered, order = x.double().softmax(-1).sort(descending=True)
+    before = ordered.cumsum(-1) - ordered
+    edge = torch.zeros_like(x, dtype=torch.bool).scatter(-1, order, (before - p).abs() < 1e-5)
+    same_but_ties(keep_top_p(x, p), TopPLogitsWarper(p)(None, x.clone()), edge)
+    kept = keep_top_p(x, p).isfinite()
+    assert (x.softmax(-1) * kept).sum(-1).min() > p - 1e-5
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.0, 1.0))
+def test_min_p_is_that_of_transformers(case, p):
+    from transformers import MinPLogitsWarper
+    x = random_logits(case)
+    assert torch.equal(keep_min_p(x, p), MinPLogitsWarper(p)(None, x.clone()))
+
+@settings(max_examples=60, deadline=None)
+@given(logits_cases, st.floats(0.1, 5.0), st.integers(1, 20))
+def test_penalty_is_that_of_transformers(case, penalty, n):
+    from transformers import RepetitionPenaltyLogitsProcessor
+    x = random_logits(case)
+    ids = torch.randint(x.shape[1], (x.shape[0], n), generator=torch.Generator().manual_seed(n))
+    used = torch.zeros_like(x, dtype=torch.bool).scatter(1, ids, True)
+    assert torch.equal(penalize(x, used, penalty), RepetitionPenaltyLogitsProcessor(penalty)(ids, x.clone()))
+
+@settings(max_examples=40, deadline=None)
+@given(logits_cases, st.floats(0.2, 3.0), st.integers(1, 50), st.floats(0.0, 0.5))
+def test_all_in_the_order_of_transformers(case, t, k, p):
+    from transformers import LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
+    x = random_logits(case)
+    ids = torch.randint(x.shape[1], (x.shape[0], 3), generator=torch.Generator().manual_seed(k))
+    used = torch.zeros_like(x, dtype=torch.bool).scatter(1, ids, True)
+    theirs = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(t), TopKLogitsWarper(k), MinPLogitsWarper(p)])
+    ours = Sampler(t, top_k=k, min_p=p, repetition_penalty=1.3).probabilities(x, used)
+    assert torch.allclose(ours, theirs(ids, x.clone()).softmax(-1), atol=1e-6)
+
+def test_order_of_the_filters_in_generate():
+    "The order that transformers' generate puts them in."
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    their = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
+    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=2.0)
+    their._prepare_special_tokens(config)
+    names = [type(p).__name__ for p in their._get_logits_processor(config, input_ids_seq_length=1, device="cpu")]
+    wanted = ["RepetitionPenaltyLogitsProcessor", "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"]
+    assert [n for n in names if n in wanted] == wanted
+
+def test_limits_of_the_filters():
+    x = torch.randn(3, 50_000) * 3
+    assert torch.equal(keep_top_p(x, 1.0), x) and torch.equal(keep_min_p(x, 0.0), x) and torch.equal(keep_top_k(x, 10**9), x)
+    for one in (keep_top_p(x, 1e-9), keep_top_k(x, 1), keep_min_p(x, 1.0)):
+        assert one.isfinite().sum(-1).tolist() == [1, 1, 1] and torch.equal(one.argmax(-1), x.argmax(-1))
+
+def test_bfloat16_logits():
+    x = (torch.randn(2, 100) * 3).bfloat16()
+    for t in (0, 1): assert Sampler(t, top_p=0.9).probabilities(x).sum(-1).sub(1).abs().max() < 1e-5
+
+
+# ---- the draw
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(0, 10**6), st.sampled_from([0.0, 0.5, 1 - 2**-24]))
+def test_draw_never_takes_the_impossible(V, seed, dart):
+    g = torch.Generator().manual_seed(seed)
+    probs = torch.rand(4, V, generator=g) * (torch.rand(4, V, generator=g) < 0.3)
+    probs[:, int(torch.randint(V, (), generator=g))] += 1e-3
+    token = draw(probs / probs.sum(-1, keepdim=True), torch.full((4,), dart))
+    assert (probs.gather(1, token[:, None]) > 0).all()
+
+def test_draw_has_the_right_distribution():
+    probs = torch.randn(50, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    n = 100_000
+    count = draw(probs.expand(n, -1), torch.rand(n, generator=torch.Generator().manual_seed(1))).bincount(minlength=50)
+    assert ((count - n * probs) ** 2 / (n * probs)).sum() < 49 + 4 * math.sqrt(2 * 49)
+
+def test_draws_of_generate_have_the_right_distribution():
+    model, n = tiny(vocab_size=7), 20_000
+    probs = Sampler(1.3, top_k=5).probabilities(model(torch.tensor([[1, 2]]))[:, -1])[0].detach()
+    count = torch.tensor(generate(model, [[1, 2]] * n, 1, temperature=1.3, top_k=5, seed=0))[:, -1].bincount(minlength=7)
+    keep = probs > 0
+    assert count[~keep].sum() == 0
+    assert ((count - n * probs) ** 2 / (n * probs))[keep].sum() < 4 + 4 * math.sqrt(2 * 4)
+
+
+# ---- greedy against transformers
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_greedy_is_that_of_transformers(arch, tmp_path):
+    "200 tokens, one prompt and a batch of prompts of different lengths, padded on the left."
+    from transformers import AutoModelForCausalLM
+    model = tiny(arch)
+    model.save_pretrained(tmp_path)
+    their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    settings = dict(max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
+    prompts = [[5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8, 9], [60]]
+    theirs = their.generate(torch.tensor([prompts[0]]), **settings)[0].tolist()
+    assert generate(model, prompts[0], 200, temperature=0) == theirs
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    theirs = their.generate(ids, attention_mask=mask, **settings).tolist()
+    ours = generate(model, prompts, 200, temperature=0)
+    assert [len(set(row)) > 20 for row in ours] == [True] * 3, "a continuation that hardly changes would prove little"
+    assert ours == [row[width - len(p):] for row, p in zip(theirs, prompts)]
+
+def test_greedy_with_penalty_is_that_of_transformers(tmp_path):
+    from transformers import AutoModelForCausalLM
+    model = tiny("llama")
+    model.save_pretrained(tmp_path)
+    their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    theirs = their.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=60, do_sample=False, eos_token_id=None, pad_token_id=0, repetition_penalty=1.5)
+    assert generate(model, [5, 6, 7], 60, temperature=0, repetition_penalty=1.5) == theirs[0].tolist()
+
+def test_beams_are_those_of_transformers(tmp_path):
+    from transformers import AutoModelForCausalLM
+    model = tiny("llama")
+    model.save_pretrained(tmp_path)
+    their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    theirs = their.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=20, do_sample=False, num_beams=4, num_return_sequences=4, eos_token_id=None, pad_token_id=0)
+    assert [b.ids for b in beam_search(model, [5, 6, 7], 20, width=4)] == theirs.tolist()
+
+
+# ---- cache, batches, seeds, the window
+
+def naive(model, prompt, n):
+    "Greedy with no cache, and the window read anew by the documented rule."
+    text, start, context = list(prompt), 0, model.config.context
+    for _ in range(n):
+        if len(text) - start > context: start = len(text) - max(1, context // 2)
+        text.append(model(torch.tensor([text[start:]]))[0, -1].argmax().item())
+    return text
+
+@torch.inference_mode()
+@pytest.mark.parametrize("arch, context", [("gpt2", 16), ("qwen3", 16), ("qwen3", 1), ("gpt2", 3)])
+def test_the_window_slides_row_by_row(arch, context):
+    model = tiny(arch, context=context)
+    prompts = [[1], list(range(1, context + 1)), [7, 8][:context]]
+    wanted = [naive(model, p, 60) for p in prompts]
+    assert generate(model, prompts, 60, temperature=0) == wanted
+    assert [generate(model, p, 60, temperature=0) for p in prompts] == wanted
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=24), min_size=1, max_size=5), st.integers(0, 100),
+       st.sampled_from([dict(), dict(temperature=0), dict(top_p=0.8, temperature=0.9), dict(top_k=5, repetition_penalty=1.3), dict(min_p=0.1, stop=[3, [4, 5]])]))
+def test_a_batch_equals_one_at_a_time(prompts, seed, how):
+    model = tiny(context=24, scale=6.0)
+    distinct = [list(p) for p in dict.fromkeys(map(tuple, prompts))]
+    together = generate(model, distinct, 40, seed=seed, **how)
+    assert together == [generate(model, p, 40, seed=seed, **how) for p in distinct]
+    assert together[::-1] == generate(model, distinct[::-1], 40, seed=seed, **how)
+
+def test_seeds():
+    model = tiny()
+    same = generate(model, [[1, 2]] * 3, 30, seed=5)
+    assert len(set(map(tuple, same))) == 3, "copies of a prompt are different draws"
+    assert same[0] == generate(model, [1, 2], 30, seed=5) != generate(model, [1, 2], 30, seed=6)
+    torch.manual_seed(0); a = generate(model, [1, 2], 30)
+    torch.manual_seed(0); b = generate(model, [1, 2], 30)
+    assert a == b != generate(model, [1, 2], 30)
+    state = torch.random.get_rng_state()
+    generate(model, [1, 2], 5, seed=1)
+    assert torch.equal(state, torch.random.get_rng_state()), "a seed leaves torch's own generator alone"
+
+def test_the_same_kind_comes_back():
+    model = tiny()
+    row = generate(model, [1, 2], 4, seed=0)
+    assert isinstance(row, list) and len(row) == 6
+    assert generate(model, (1, 2), 4, seed=0) == row == generate(model, np.array([1, 2], dtype=np.uint16), 4, seed=0)
+    assert generate(model, [torch.tensor(1), torch.tensor(2)], 4, seed=0) == row
+    assert generate(model, [[1, 2]], 4, seed=0) == [row] == generate(model, [torch.tensor([1, 2])], 4, seed=0)
+    out = generate(model, torch.tensor([[1, 2], [3, 4]]), 4, seed=0)
+    assert out.shape == (2, 6) and out.dtype == torch.long and out[0].tolist() == row
+    assert generate(model, torch.tensor([1, 2]), 4, seed=0).tolist() == row
+    assert generate(model, [1, 2], 0) == [1, 2] and generate(model, torch.tensor([[1, 2]]), 0).tolist() == [[1, 2]]
+    stopped = generate(model, torch.tensor([[1, 2], [3, 4]]), 30, seed=0, stop=[row[2]])
+    assert stopped[0, 2:].unique().tolist() == [row[2]]
+
+def test_the_model_is_left_as_it_was():
+    model = tiny().train()
+    generate(model, [1], 3); next(stream(model, Bytes(), [1], 3, stop=()), None); beam_search(model, [1], 3); speculative(model, model, [1], 3)
+    assert model.training
+    try: generate(model, [1], 3, stop="x")
+    except ValueError: pass
+    assert model.training and model(torch.tensor([[1]])).requires_grad
+
+def test_half_precision():
+    model = tiny().bfloat16()
+    for t in (0, 1): assert len(generate(model, [[1, 2], [3]], 20, temperature=t, top_p=0.9, seed=0)[0]) == 22
+
+def test_a_long_prompt_is_read_in_parts():
+    model = tiny(context=1200)
+    prompt = [i * i % 61 for i in range(1100)]
+    assert generate(model, [prompt, prompt[:700]], 3, temperature=0) == [naive(model, prompt, 3), naive(model, prompt[:700], 3)]
+
+
+# ---- stops and streaming
+
+def test_stops_only_where_told():
+    model, tok = Script(b"one. two. three" + bytes([0]) + b"four"), Bytes()
+    said = lambda **how: tok.decode(generate(model, [65], 19, temperature=0, tok=tok, **how)[1:])
+    for stop, wanted in [((), "one. two. three\0fou"[:19]), (".", "one."), ([". t"], "one. t"), (["x", "two"], "one. two"), (0, "one. two. three\0"),
+                         ([list(b"e.")], "one."), ([list(b"ee"), "thr"], "one. two. thr"), (["e. tX", "e. two"], "one. two")]:
+        model.calls = 0
+        assert said(stop=stop) == wanted[:19], stop
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+def test_stop_filter_against_search(text, stops):
+    f, passed, safe = StopFilter(stops), [], []
+    for c in text:
+        passed += f.feed([c]); safe.append(len(passed))
+    ends = [(text.find(s) + len(s), -len(s)) for s in stops if s in text]
+    shown = "".join(passed)
+    if ends:
+        end, length = min(ends)
+        assert f.done and shown == text[:end + length]
+    else: assert not f.done and shown + "".join(f.held) == text
+
+texts = st.text(st.sampled_from("aé猫🙂 .今天"), min_size=1, max_size=20)
+
+@settings(max_examples=100, deadline=None)
+@given(texts, st.lists(texts, max_size=2))
+def test_stream_shows_whole_characters_and_no_stop(text, stops):
+    tok = Bytes()
+    pieces = list(stream(Script(text.encode()), tok, "x", len(text.encode()), stop=stops, temperature=0))
+    wanted = text
+    ends = [(text.find(s) + len(s), -len(s)) for s in stops if s in text]
+    if ends: wanted = text[:min(ends)[0] + min(ends)[1]]
+    assert "".join(pieces) == wanted and "\ufffd" not in "".join(pieces) and all(pieces)
+
+def test_stream_ends():
+    tok = Bytes()
+    assert "".join(stream(Script("天气".encode()), tok, "x", 5, temperature=0)) == "天", "half a character at the end is not shown"
+    assert "".join(stream(Script(b"ab\xffcd"), tok, "x", 5, temperature=0)) == "ab\ufffdcd", "bytes that are no text, as in decode"
+    assert "".join(stream(Script([97, 256, 98]), tok, "x", 9, temperature=0)) == "a", "the end token ends, unseen"
+    assert "".join(stream(Script([97, 256, 98]), tok, "x", 3, temperature=0, stop=())) == "a<|end|>b"
+    assert "".join(stream(Script(b"abab."), tok, "x", 4, temperature=0, stop=["abx", [98, 97, 99]])) == "abab", "what was held back comes at last"
+    assert list(stream(Script(b"ab"), tok, "x", 0)) == []
+
+def test_stream_is_generate():
+    model, tok = tiny(vocab_size=257), Bytes()
+    ids = generate(model, [256] + tok.encode("Mia"), 50, top_p=0.9, seed=3)
+    assert "".join(stream(model, tok, "Mia", 50, stop=(), seed=3, top_p=0.9)).rstrip("\ufffd") == tok.decode(ids[4:]).rstrip("\ufffd")
+
+def test_stream_is_lazy():
+    model = Script(b"abc")
+    pieces = stream(model, Bytes(), "x", 1000, temperature=0)
+    assert next(pieces) == "a" and model.calls == 1
+    pieces.close()
+    assert model.training
+
+
+# ---- beams and guesses
+
+class Table(torch.nn.Module):
+    "The simplest model: the next token depends on the last one and on how many there are. Its cache only counts."
+    def __init__(self, vocab_size, seed):
+        super().__init__()
+        self.table = torch.nn.Parameter(2 * torch.randn(20, vocab_size, vocab_size, generator=torch.Generator().manual_seed(seed)))
+        self.config = SimpleNamespace(vocab_size=vocab_size, context=20)
+    def new_cache(self, batch_size, max_length=None):
+        cache = SimpleNamespace(length=0)
+        cache.truncate = lambda length: setattr(cache, "length", length)
+        return cache
+    def forward(self, ids, cache=None, pad=None):
+        past = cache.length if cache else 0
+        if cache: cache.length += ids.shape[1]
+        return self.table[torch.arange(past, past + ids.shape[1]), ids]
+
+
+def exact(model, prompt, n, sampler=Sampler()):
+    "The probability of every continuation."
+    if n == 0: return {(): 1.0}
+    probs = sampler.probabilities(model(torch.tensor([prompt]))[:, -1])[0].tolist()
+    return {(t,) + rest: p * q for t, p in enumerate(probs) for rest, q in exact(model, prompt + [t], n - 1, sampler).items()}
+
+@torch.inference_mode()
+def test_a_wide_beam_finds_everything():
+    model = tiny(vocab_size=4, scale=5.0)
+    truth = sorted(exact(model, [1], 4).items(), key=lambda kv: -kv[1])
+    beams = beam_search(model, [1], 4, width=256, length_penalty=0)
+    assert [tuple(b.ids[1:]) for b in beams] == [text for text, _ in truth]
+    assert all(abs(math.exp(b.log_prob) - p) < 1e-5 for b, (_, p) in zip(beams, truth))
+
+@torch.inference_mode()
+def test_beams_that_end():
+    model = tiny(vocab_size=4, scale=3.0)
+    texts = Counter()
+    for text, p in exact(model, [1], 5).items():
+        end = text.index(2) + 1 if 2 in text else 5
+        texts[text[:end]] += p
+    for penalty in (0, 0.7, 1.5):
+        truth = sorted(texts, key=lambda t: math.log(texts[t]) / len(t) ** penalty, reverse=True)[:6]
+        assert [tuple(b.ids[1:]) for b in beam_search(model, [1], 5, width=256, length_penalty=penalty, stop=[2])][:6] == truth
+
+def test_one_beam_is_greedy():
+    model = tiny()
+    assert beam_search(model, [3, 4], 50, width=1)[0].ids == generate(model, [3, 4], 50, temperature=0)
+    assert beam_search(model, [3, 4], 0)[0].ids == [3, 4]
+
+@torch.inference_mode()
+@pytest.mark.parametrize("lookahead", [1, 3])
+def test_speculative_distribution(lookahead):
+    "Chi-square over all 3-token continuations; the draft disagrees with the model."
+    model, draft, n = Table(3, 0), Table(3, 1), 4000
+    truth = exact(model, [1], 3, Sampler(0.9, top_p=0.9))
+    count = Counter(tuple(speculative(model, draft, [1], 3, lookahead=lookahead, temperature=0.9, top_p=0.9, seed=s)[1:]) for s in range(n))
+    likely = [t for t, p in truth.items() if n * p >= 5]
+    assert all(truth[t] > 0 for t in count) and len(likely) > 5
+    other = n - sum(count[t] for t in likely), n * (1 - sum(truth[t] for t in likely))
+    chi = sum((count[t] - n * truth[t]) ** 2 / (n * truth[t]) for t in likely) + (other[0] - other[1]) ** 2 / max(other[1], 1)
+    assert chi < len(likely) + 4 * math.sqrt(2 * len(likely))
+
+def test_speculative_greedy_is_greedy():
+    model, draft = tiny(), tiny(seed=1)
+    wanted = generate(model, [1, 2], 30, temperature=0)
+    for d, k in itertools.product((draft, model), (1, 4, 100)): assert speculative(model, d, [1, 2], 30, lookahead=k, temperature=0) == wanted
+    assert speculative(model, draft, [1, 2], 50, seed=3) == speculative(model, draft, [1, 2], 50, seed=3)
+    assert speculative(model, draft, [1, 2], 0) == [1, 2]
+
+
+# ---- bad input
+
+@pytest.mark.parametrize("how, named", [
+    (dict(temperature=-0.1), "temperature"), (dict(temperature=math.nan), "temperature"), (dict(temperature=math.inf), "temperature"),
+    (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"), (dict(top_k=1.5), "top_k"), (dict(top_p=0.0), "top_p"), (dict(top_p=1.01), "top_p"),
+    (dict(top_p=math.nan), "top_p"), (dict(min_p=-0.1), "min_p"), (dict(min_p=1.1), "min_p"), (dict(repetition_penalty=0), "repetition_penalty"),
+    (dict(ids=[]), "empty"), (dict(ids=[[1], []]), "empty"), (dict(ids=[[]]), "empty"), (dict(ids=[1] * 17), "context"), (dict(ids=[[1], [1] * 17]), "context"),
+    (dict(ids=[61]), "61"), (dict(ids=[-1]), "-1"), (dict(max_new_tokens=-1), "max_new_tokens"), (dict(stop="."), "tok"), (dict(stop=[[]]), "empty"), (dict(stop=[""]), "empty")])
+def test_bad_input_is_refused(how, named):
+    model = tiny(context=16)
+    with pytest.raises(ValueError, match=named): generate(model, **dict(ids=[1], max_new_tokens=3, tok=None if named == "tok" else Bytes()) | how)
+    if named != "tok":
+        settings = dict(prompt=how.get("ids", [1]), max_new_tokens=3) | {k: v for k, v in how.items() if k != "ids"}
+        if not (settings["prompt"] and isinstance(settings["prompt"][0], list)):
+            with pytest.raises(ValueError, match=named): stream(model, Bytes(), **settings)
+
+def test_wrong_types_are_refused():
+    model = tiny(context=16)
+    with pytest.raises(TypeError, match="encode"): generate(model, "Mia", 3)
+    with pytest.raises(TypeError): generate(model, [1.5], 3)
+    with pytest.raises(TypeError, match="temprature"): stream(model, Bytes(), [1], 3, temprature=1)
+    with pytest.raises(ValueError, match="context"): beam_search(model, [1] * 10, 7)
+    with pytest.raises(ValueError, match="context"): speculative(model, tiny(context=5), [1] * 4, 3)
+    with pytest.raises(ValueError, match="one at a time"): beam_search(model, [[1], [2]], 3)
+    with pytest.raises(ValueError, match="width"): beam_search(model, [1], 3, width=0)
+    with pytest.raises(ValueError, match="lookahead"): speculative(model, model, [1], 3, lookahead=0)

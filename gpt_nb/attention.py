@@ -19,7 +19,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:  # (..., width) -> (..., width)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 # %% ../nbs/04_attention.ipynb #04-007
 def rope_frequencies(
@@ -74,6 +74,7 @@ class KVCache:
         d_head: int,
         dtype: torch.dtype = torch.float32, device: torch.device | str | None = None,
     ):
+        if max_length < 1: raise ValueError(f"max_length {max_length}: a cache has room for at least one token")
         shape = n_layer, batch_size, n_kv_head, max_length, d_head
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
         self.length = 0                        # tokens held; the caller adds T once all layers have appended
@@ -142,5 +143,6 @@ class Attention(nn.Module):
         if rotation is not None: query, key = rope(query, *rotation), rope(key, *rotation)
         if cache is not None: key, value = cache.append(layer, key, value)   # (B, H_kv, S, K)
         if mask is None: mask = causal_mask(T, key.shape[2] - T, device=x.device)
-        out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None and T > 1, enable_gqa=self.grouped)
+        causal = True if mask is None and T > 1 else False   # a plain bool, as torch.compile wants it
+        out = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=self.grouped)   # (B, H, T, K)
         return self.o_proj(out.transpose(1, 2).reshape(B, T, -1))

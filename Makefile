@@ -1,0 +1,50 @@
+# Targets a newcomer can guess. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/demo
+.DEFAULT_GOAL := help
+.PHONY: help install demo test docs docs-serve lab bench notebooks readme clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/library: settings.ini setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/development: settings.ini setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
+	@touch .venv/library $@
+
+install: .venv/development  ## make .venv with the library and the development tools
+
+demo: .venv/library  ## train a small GPT on the built-in world (3 minutes) and let it write
+	$(BIN)/gpt-nb demo --out $(RUN)
+
+test: install  ## run every notebook and every test
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+notebooks: install  ## run all notebooks in place and keep their outputs
+	$(BIN)/python docs/execute.py
+
+readme: install  ## make README.md from nbs/index.ipynb
+	$(BIN)/python docs/readme.py
+
+docs: install  ## build the site into _site/ (needs npm)
+	cd docs && npm ci --no-audit --no-fund --silent
+	$(BIN)/sphinx-build -q -W --keep-going docs _site
+
+docs-serve: docs  ## build the site and show it at http://localhost:8000
+	$(BIN)/python -m http.server --bind localhost --directory _site 8000
+
+lab: install  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+bench: install  ## time this library beside its peers
+	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+clean:  ## remove what the targets made, runs/ excepted
+	rm -rf .venv _site _proc build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

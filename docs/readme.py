@@ -1,0 +1,22 @@
+"README.md is the home page: nbs/index.ipynb as markdown, without the cells that only set it up."
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def markdown(path: Path) -> str:
+    "Prose as it is; code in fences, its text output below it."
+    parts = []
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"]).strip()
+        if cell["cell_type"] == "markdown": parts.append(text)
+        elif not text.startswith("#| hide"):
+            parts.append(f"```python\n{text}\n```")
+            shown = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", []))) for o in cell["outputs"]).strip()
+            if shown: parts.append(f"```text\n{shown}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(markdown(ROOT / "nbs" / "index.ipynb"), "utf-8")

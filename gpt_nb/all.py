@@ -1,0 +1,1 @@
+"Every public name of the library: `from gpt_nb.all import *`."

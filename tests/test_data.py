@@ -1,0 +1,539 @@
+"02_data under attack: every kind of file, bad input, leaks, kills, and batches as pure functions."
+import csv
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from gpt_nb import data
+from gpt_nb.data import Batches, distinct_paragraphs, load_texts, paragraphs, split_document, tokenize, windows
+
+END = 0
+quick = settings(max_examples=60, deadline=None)
+
+
+class Letters:
+    "A tokenizer of 26 letters and a few marks; counts how many texts it was given."
+    chars = "\nabcdefghijklmnopqrstuvwxyz .,|0123456789"
+    end_id, vocab_size = END, 42
+
+    def __init__(self): self.seen = 0
+    def encode(self, text): return [self.chars.index(c) + 1 for c in text]
+    def decode(self, ids): return "".join("|" if i == END else self.chars[i - 1] for i in ids)
+    def encode_batch(self, texts):
+        self.seen += len(texts)
+        return [self.encode(t) for t in texts]
+    def save(self, folder): Path(folder, "tokenizer.json").write_text(self.chars)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    import datasets
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    datasets.disable_progress_bars()
+
+
+def documents(stream): return Letters().decode(stream.tolist()).strip("|").split("|")
+
+
+def stream(lengths, start=1):
+    "A stream of documents of these lengths whose other ids all differ."
+    ids, n = [END], start
+    for length in lengths:
+        ids += [*range(n, n + length), END]
+        n += length
+    return np.array(ids)
+
+
+lengths_of = st.lists(st.integers(1, 12), min_size=2, max_size=60)
+
+# ---------------------------------------------------------------- paragraphs
+
+@quick
+@given(st.text(alphabet="ab \n\r\t", max_size=60))
+def test_paragraphs_lose_nothing(text): assert "".join(paragraphs(text)) == text
+
+
+@quick
+@given(st.lists(st.lists(st.sampled_from(["a", "b b", "c\nc", "d", "  b b"]), max_size=6).map("\n\n".join), max_size=6))
+def test_distinct_paragraphs_keeps_each_once(texts):
+    key = lambda p: " ".join(p.split())
+    before = [key(p) for t in texts for p in paragraphs(t) if p.strip()]
+    kept = distinct_paragraphs(texts)
+    after = [key(p) for t in kept for p in paragraphs(t) if p.strip()]
+    assert after == list(dict.fromkeys(before))
+    assert distinct_paragraphs(kept) == kept
+
+
+# ---------------------------------------------------------------- load_texts: built in
+
+def test_pydocs():
+    texts = load_texts("pydocs")
+    parts = [" ".join(p.split()) for t in texts for p in paragraphs(t) if p.strip()]
+    assert len(parts) == len(set(parts)) and len(texts) > 500
+    assert 1.7e6 < sum(map(len, texts)) < 2.4e6
+    assert texts == load_texts("pydocs") and "The \"assert\" statement" in texts[0]
+
+
+def test_pycode():
+    texts = load_texts("pycode")
+    assert 7e6 < sum(map(len, texts)) < 14e6 and texts == load_texts("pycode")
+    names = [p.as_posix() for p in data.stdlib_files()]
+    assert not any(f"/{part}/" in n for n in names for part in ("test", "encodings", "pydoc_data", "site-packages"))
+    assert any(n.endswith("/textwrap.py") for n in names)
+
+
+def test_docstrings_in_the_order_of_the_file():
+    source = '"m"\ndef f():\n    "f"\nclass A:\n    """a\n\n    b\n    """\n    async def g(self): "g"\nx = 1\n'
+    assert data.docstrings(source) == ["m", "f", "a\n\nb", "g"]
+
+
+def test_tales():
+    one, two = load_texts("tales", n_stories=5, seed=3), load_texts("tales-zh:1", n_stories=4)
+    assert len(one) == 5 and one == load_texts("tales:1", n_stories=5, seed=3) != load_texts("tales", n_stories=5)
+    assert load_texts("tales:1+tales-zh:1", n_stories=4, seed=0) == load_texts("tales", n_stories=4) + two
+
+
+@pytest.mark.parametrize("name", ["pydoc", "tales:4", "tales+book", "", "tales-de", "TALES"])
+def test_unknown_name_lists_the_known(name):
+    with pytest.raises(ValueError, match="expected tales, tales-zh .*pydocs, pycode.*hub:org/name"): load_texts(name)
+
+
+# ---------------------------------------------------------------- load_texts: files
+
+ROWS = ["One.\r\nTwo,  \"three\"\n", "四五六", "NA", "7"]
+
+
+def write_jsonl(path, opened=open):
+    with opened(path, "wt", encoding="utf-8") as f: f.writelines(json.dumps({"text": r, "n": i}) + "\n" for i, r in enumerate(ROWS))
+
+
+def write_csv(path, opened=open):
+    with opened(path, "wt", encoding="utf-8", newline="") as f: csv.writer(f).writerows([["text", "n"], *((r, i) for i, r in enumerate(ROWS))])
+
+
+def write_txt(path, opened=open):
+    with opened(path, "wt", encoding="utf-8", newline="") as f: f.write("\n<|end|>\n".join(ROWS[:2]) + "\n<|endoftext|>\n" + ROWS[2] + "\n<|end|>\n" + ROWS[3])
+
+
+def write_parquet(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    pq.write_table(pa.table({"text": ROWS, "n": range(4)}), path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.csv", "a.parquet", "a.txt.gz", "a.md.gz", "a.jsonl.gz", "a.csv.gz", "A.TXT"])
+def test_each_kind_of_file_gives_its_text_unchanged(tmp_path, name):
+    kind = name.lower().removesuffix(".gz").split(".")[1]
+    write = dict(jsonl=write_jsonl, csv=write_csv, parquet=write_parquet).get(kind, write_txt)
+    write(tmp_path / name, *([gzip.open] if name.endswith(".gz") else []))
+    texts = load_texts(str(tmp_path / name))
+    assert list(texts) == ROWS
+    assert len(texts) == 4 and texts[1] == texts[-3] == "四五六" and texts[1:3] == ROWS[1:3] and "4 documents" in repr(texts)
+
+
+def test_globs_and_changed_files(tmp_path):
+    for name in ("b.txt", "a.txt", "sub/c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text {name}")
+    assert list(load_texts(f"{tmp_path}/*.txt")) == ["text a.txt", "text b.txt"]
+    assert list(load_texts(f"{tmp_path}/**/*.txt")) == ["text a.txt", "text b.txt", "text sub/c.txt"]
+    (tmp_path / "a.txt").write_text("text A.txt")
+    assert list(load_texts(f"{tmp_path}/*.txt"))[0] == "text A.txt"
+
+
+def test_one_long_text_is_one_document(tmp_path):
+    text = "First Citizen:\nBefore we proceed.\n\nAll:\nSpeak.\n\n" * 100
+    (tmp_path / "long.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert list(load_texts(str(tmp_path / "long.txt"))) == [text]
+
+
+def test_a_very_long_text_is_cut_after_blank_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_WHOLE", 10_000)
+    monkeypatch.setattr(data, "_PIECE", 500)
+    text = "".join(f"line {i}\nmore\n\n" for i in range(2000))
+    (tmp_path / "long.txt").write_text(text)
+    texts = list(data._read_text(str(tmp_path / "long.txt")))
+    assert "".join(texts) == text and all(300 <= len(t) < 1100 and t.endswith("\n\n") for t in texts[:-1])
+    (tmp_path / "line.txt").write_text("x" * 20_000)
+    pieces = list(data._read_text(str(tmp_path / "line.txt")))
+    assert "".join(pieces) == "x" * 20_000 and max(map(len, pieces)) <= 1500
+
+
+def test_columns(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"sentence": "hello", "label": 1}\n{"label": 0, "sentence": "there"}\n')
+    assert list(load_texts(str(path))) == list(load_texts(str(path), column="sentence")) == ["hello", "there"]
+    with pytest.raises(ValueError, match=r"no column 'body': it has \['label', 'sentence'\]"): load_texts(str(path), column="body")
+    (tmp_path / "b.csv").write_text("q,a\nx,y\n")
+    with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].*column="): load_texts(str(tmp_path / "b.csv"))
+    assert list(load_texts(str(tmp_path / "b.csv"), column="a")) == ["y"]
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.txt", b"", "a.txt: the file is empty"),
+    ("a.txt", b" \n\n ", "empty"),
+    ("a.csv", b"text\n", "empty"),
+    ("a.jsonl", b"", "empty"),
+    ("a.txt", "今天天气".encode("gb18030"), "a.txt is not UTF-8 text .*iconv"),
+    ("a.txt", "hello".encode("utf-16"), "not UTF-8"),
+    ("a.csv", b"text\n\xff\n", "not UTF-8"),
+    ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read"),
+    ("a.txt.gz", gzip.compress(b"hello " * 1000)[:30], "a.txt.gz cannot be read"),
+    ("a.parquet", b"no parquet", "a.parquet cannot be read"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', "line 2 is not one JSON object"),
+    ("a.jsonl", b'["a"]\n', "row 1 is not an object"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', "column 'text' of row 2 holds None"),
+    ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n', "several columns"),
+    ("a.csv", b'text,n\n"a,1\n', "a.csv cannot be read"),
+    ("a.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
+])
+def test_bad_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message): load_texts(str(tmp_path / name))
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file matches .*none.txt"): load_texts(str(tmp_path / "none.txt"))
+    with pytest.raises(FileNotFoundError, match="no file matches"): load_texts(str(tmp_path / "*.txt"))
+    with pytest.raises(ValueError, match="is a folder.*txt"): load_texts(str(tmp_path))
+
+
+# ---------------------------------------------------------------- load_texts: hub
+
+def test_hub_names(monkeypatch):
+    import datasets
+    calls = []
+    def fake(*args, **kw):
+        calls.append((args, kw))
+        return datasets.Dataset.from_dict({"sentence": ["hello", "there"], "label": [0, 1]})
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    assert list(load_texts("hub:org/name")) == ["hello", "there"]
+    load_texts("hub:org/name/config"), load_texts("hub:name")
+    assert calls == [(("org/name",), {"split": "train"}), (("org/name", "config"), {"split": "train"}), (("name",), {"split": "train"})]
+    with pytest.raises(ValueError, match="hub:org/name has no column 'text'"): load_texts("hub:org/name", column="text")
+    for bad in ("hub:", "hub:a//b", "hub:a/b/c/d"):
+        with pytest.raises(ValueError, match="hub:org/name"): load_texts(bad)
+
+
+def test_hub_out_of_reach(monkeypatch):
+    import datasets
+    def fail(*args, **kw): raise ConnectionError("no route to the Hub\nmore")
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(FileNotFoundError, match=r"hub:org/name could not be loaded \(ConnectionError: no route to the Hub\)"): load_texts("hub:org/name")
+
+
+# ---------------------------------------------------------------- tokenize
+
+def some_texts(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return ["".join(rng.choice(list("abcdef .\n"), rng.integers(1, 40))) for _ in range(n)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.text(alphabet="abc \n", max_size=12), min_size=2, max_size=30).filter(lambda ts: len({t for t in ts if t}) > 1), st.integers(20, 200))
+def test_the_stream_holds_every_document_once(texts, chunk):
+    data._CHUNK, before = chunk, data._CHUNK
+    try: tokens = tokenize(texts, Letters(), progress=False)
+    finally: data._CHUNK = before
+    train, val = documents(tokens.train), documents(tokens.val)
+    assert sorted(train + val) == sorted(t for t in texts if t)
+    assert not set(train) & set(val) and train and val
+    for side in (tokens.train, tokens.val): assert side[0] == side[-1] == END and (side == END).sum() == len(documents(side)) + 1
+
+
+def test_tokens_are_memory_mapped_and_typed(tmp_path):
+    tokens = tokenize(some_texts(50), Letters(), tmp_path, progress=False)
+    assert isinstance(tokens.train, np.memmap) and tokens.train.dtype == np.uint16 and tokens.folder.parent == tmp_path
+    assert (tokens.end_id, tokens.vocab_size) == (END, 42) and "vocab_size=42" in repr(tokens)
+    tok = Letters()
+    tok.vocab_size = 70_000
+    assert tokenize(some_texts(50), tok, progress=False).train.dtype == np.uint32
+    tok.vocab_size = 5
+    with pytest.raises(ValueError, match="outside its vocabulary of 5"): tokenize(some_texts(50), tok, progress=False)
+
+
+def test_the_split_hangs_on_content_alone():
+    texts = some_texts(300)
+    first, second = (tokenize(ts, Letters(), progress=False) for ts in (texts, texts[::-1] + some_texts(200, 1)))
+    sides = [(set(documents(t.train)), set(documents(t.val))) for t in (first, second)]
+    assert sides[0][0] <= sides[1][0] and sides[0][1] <= sides[1][1]
+    assert 0.04 < len(sides[0][1]) / 300 < 0.18
+    assert len(tokenize(texts, Letters(), val=0, progress=False).val) == 0
+
+
+@quick
+@given(st.lists(st.sampled_from(["a", "bb b", "c\nc", "dd\n"]), min_size=2, max_size=30), st.sampled_from(["\n\n", "\n"]), st.floats(0.05, 0.5))
+def test_a_lone_document_is_cut_in_two(parts, gap, val):
+    text = gap.join(parts)
+    first, last = split_document(text, val)
+    assert first + last == text and first.strip() and last.strip() and first.endswith("\n")
+
+
+def test_a_lone_document_keeps_its_last_part_for_validation():
+    text = "".join(f"speech {i} has some words.\n\n" for i in range(1000))
+    tokens = tokenize([text], Letters(), progress=False)
+    train, val = documents(tokens.train), documents(tokens.val)
+    assert train + val == split_document(text, 0.1) or train[0] + val[0] == text
+    assert abs(len(val[0]) / len(text) - 0.1) < 0.001 and val[0].startswith("speech 900")
+
+
+@pytest.mark.parametrize("texts, error, message", [
+    ([], ValueError, "no text"), (["", ""], ValueError, "no text"),
+    (["one line only"], ValueError, "too short to split"), (["\n\none"], ValueError, "too short to split"),
+    (["same", "same"], ValueError, "same text"), ("a string", TypeError, "one string"),
+    (["a", 3], TypeError, "document 1 is int"), (["a", "b\ud800"], ValueError, "document 1 holds a lone surrogate"),
+])
+def test_texts_that_cannot_be_split(texts, error, message):
+    with pytest.raises(error, match=message): tokenize(texts, Letters(), progress=False)
+
+
+@pytest.mark.parametrize("val", [-0.1, 1, 1.5, float("nan")])
+def test_val_out_of_range(val):
+    with pytest.raises(ValueError, match="val="): tokenize(["a", "b"], Letters(), val=val)
+
+
+def test_cached_by_content(tmp_path):
+    texts, tok = some_texts(100), Letters()
+    first = tokenize(texts, tok, tmp_path, progress=False)
+    seen = tok.seen
+    again = tokenize(list(texts), tok, tmp_path, progress=False)
+    assert tok.seen == seen and again.folder == first.folder and np.array_equal(again.train, first.train)
+    assert tokenize(texts[:-1] + ["other"], tok, tmp_path, progress=False).folder != first.folder and tok.seen > seen
+    assert tokenize(texts, tok, tmp_path, val=0.3, progress=False).folder != first.folder
+    val, folder = first.val.copy(), first.folder
+    del first, again
+    (folder / "val.bin").write_bytes(b"")  # a file cut off is made anew
+    assert np.array_equal(tokenize(texts, tok, tmp_path, progress=False).val, val)
+
+
+def test_long_documents_go_to_the_tokenizer_in_pieces(monkeypatch):
+    monkeypatch.setattr(data, "_CHUNK", 160)
+    tok = Letters()
+    text = "abc def.\nghi jkl\n\n" * 200
+    tokens = tokenize([text, "small"], tok, val=0, progress=False)
+    assert documents(tokens.train) == [text, "small"] and tok.seen > 100
+
+
+SLOW = """
+    import sys, time
+    sys.path.insert(0, {here!r})
+    from gpt_nb import data
+    from test_data import Letters, some_texts
+    data._CHUNK, write = 2000, data._write_chunk
+    def slow(*args):
+        print("chunk", flush=True)
+        time.sleep(0.02)
+        write(*args)
+    data._write_chunk = slow
+    print(data.tokenize(some_texts(4000), Letters(), {folder!r}, progress=False))
+"""
+
+
+def start_slow(folder):
+    code = textwrap.dedent(SLOW.format(here=str(Path(__file__).parent), folder=str(folder)))
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills with a POSIX signal")
+def test_killed_then_resumed_by_two_processes_at_once(tmp_path):
+    process = start_slow(tmp_path)
+    for _ in range(10): process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(tmp_path.glob("*.parts/*.npz")))
+    assert 9 <= done <= 20 and not list(tmp_path.glob("*/train.bin"))
+    both = [start_slow(tmp_path) for _ in range(2)]
+    chunks = sorted(p.communicate()[0].count("chunk") for p in both)
+    assert all(p.returncode == 0 for p in both)
+    assert chunks == [0, -(-sum(map(len, some_texts(4000))) // 2000) - done]  # one waited, one did only what was left
+    assert not list(tmp_path.glob("*.parts")) and not list(tmp_path.glob("*.new"))
+    before, data._CHUNK = data._CHUNK, 2000
+    try: resumed, whole = (tokenize(some_texts(4000), Letters(), folder, progress=False) for folder in (tmp_path, None))
+    finally: data._CHUNK = before
+    assert np.array_equal(resumed.train, whole.train) and np.array_equal(resumed.val, whole.val)
+
+
+BIG = """
+    import sys, threading, time
+    sys.path.insert(0, {here!r})
+    import datasets
+    datasets.disable_progress_bars()
+    from gpt_nb.data import load_texts, tokenize
+    from test_data import Letters
+    def private():
+        return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1e3
+    import datasets, torch, pyarrow
+    class Fast(Letters):
+        def encode_batch(self, texts): return [[1] * t.count(" ") for t in texts]
+    list(load_texts({small!r})), tokenize(["a b", "c d"], Fast(), progress=False)
+    base, peak, stop = private(), 0, False
+    def watch():
+        global peak
+        while not stop: peak = max(peak, private()); time.sleep(0.005)
+    thread = threading.Thread(target=watch); thread.start()
+    tokens = tokenize(load_texts({big!r}), Fast(), {folder!r}, progress=False)
+    stop = True; thread.join()
+    print(len(tokens.train) + len(tokens.val), peak - base)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads private memory from /proc")
+def test_a_large_text_never_sits_in_memory(tmp_path):
+    block = "".join(f"line {i} of a text that is long enough.\n\n" for i in range(25_000))
+    with open(tmp_path / "big.txt", "w") as f:
+        for i in range(200_000_000 // len(block) + 1): f.write(f"{i}\n{block}")
+    (tmp_path / "small.txt").write_text("small")
+    code = textwrap.dedent(BIG.format(here=str(Path(__file__).parent), small=str(tmp_path / "small.txt"), big=str(tmp_path / "big.txt"), folder=str(tmp_path / "c")))
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "hf")})
+    assert out.returncode == 0, out.stderr
+    n, grown = map(float, out.stdout.split())
+    assert n > 35e6 and grown < 120, f"{grown:.0f} MB for 200 MB of text"
+
+
+# ---------------------------------------------------------------- Batches
+
+@quick
+@given(lengths_of, st.integers(1, 8), st.integers(0, 5), st.sampled_from([None, END]), st.integers(0, 40))
+def test_a_batch_is_a_pure_function_of_seed_and_step(lengths, size, seed, end_id, step):
+    ids, context = stream(lengths), 12 if end_id == END and sum(lengths) + len(lengths) > 13 else 2
+    one, other = (Batches(ids, size, context, seed, end_id=end_id) for _ in range(2))
+    for s in (3, 0, step + 7): other[s]
+    np.random.seed(step), torch.manual_seed(step)
+    assert all(torch.equal(a, b) for a, b in zip(one[step], other[step]))
+    x, y = one[step]
+    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape and x.shape[0] == size and x.shape[1] <= context
+    assert torch.equal(x[:, 1:][y[:, 1:] != -100], y[:, :-1][y[:, 1:] != -100])  # y is x, one on
+
+
+@quick
+@given(lengths_of, st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.booleans(), st.integers(0, 30))
+def test_the_ranks_share_one_batch(lengths, per_rank, world, whole, step):
+    ids = stream(lengths)
+    context, end_id = (13, END) if whole else (3, None)
+    if len(ids) <= context: return
+    make = lambda **kw: Batches(ids, per_rank * world, context, 7, end_id=end_id, **kw)[step]
+    x, y = make()
+    for rank in range(world):
+        mine = make(rank=rank, world=world)
+        assert torch.equal(mine[0], x[rank::world]) and torch.equal(mine[1], y[rank::world])
+
+
+@quick
+@given(lengths_of, st.integers(1, 70), st.integers(0, 9))
+def test_an_epoch_visits_every_document_once(lengths, size, seed):
+    ids = stream(lengths)
+    if len(ids) <= 13: return
+    batches = Batches(ids, size, 13, seed, end_id=END)
+    n = len(lengths)
+    rows = [tuple(x[x != END].tolist()) for s in range(3 * n // size + 2) for x in batches[s][0]]
+    whole = sorted(tuple(ids[a + 1:b].tolist()) for a, b in zip(np.flatnonzero(ids == END), np.flatnonzero(ids == END)[1:]))
+    for e in range(3): assert sorted(rows[e * n:(e + 1) * n]) == whole
+
+
+@quick
+@given(lengths_of, st.integers(1, 5))
+def test_rows_are_whole_documents(lengths, size):
+    ids = stream(lengths)
+    if len(ids) <= 13: return
+    for step in range(4):
+        x, y = Batches(ids, size, 13, end_id=END)[step]
+        length = (y != -100).sum(1)
+        assert length.max() == x.shape[1] and (x[:, 0] == END).all() and (y[range(size), length - 1] == END).all()
+        behind = torch.arange(x.shape[1]) >= length[:, None]
+        assert (x[behind] == END).all() and (y[behind] == -100).all() and ((y == END).sum(1) == 1).all()
+
+
+@quick
+@given(st.integers(2, 200), st.integers(1, 20), st.integers(1, 6), st.integers(0, 9))
+def test_windows_of_an_epoch_do_not_overlap(n, context, size, seed):
+    if n <= context: return
+    batches = Batches(np.arange(n), size, context, seed)
+    starts = np.concatenate([batches[s][0][:, 0].numpy() for s in range(batches.rows // size)] or [np.zeros(0, int)])
+    assert len(set((np.sort(starts)[1:] - np.sort(starts)[:-1]).tolist()) & set(range(context))) == 0
+    assert batches.rows * context >= n - 1 - 2 * context
+
+
+def test_bucketing_wastes_little_and_shuffles():
+    rng = np.random.default_rng(0)
+    batches = Batches(stream(rng.integers(20, 60, 5000)), 32, 64, end_id=END)
+    waste = np.mean([(batches[s][1] == -100).float().mean().item() for s in range(100)])
+    assert waste < 0.05
+    widths = [batches[s][0].shape[1] for s in range(100)]
+    assert abs(np.corrcoef(widths[:-1], widths[1:])[0, 1]) < 0.4
+    assert not torch.equal(batches[0][0], batches[157][0])
+
+
+def test_a_batch_takes_well_under_a_millisecond():
+    rng = np.random.default_rng(0)
+    ids = stream(rng.integers(20, 60, 20_000))
+    for batches in (Batches(ids, 32, 64, end_id=END), Batches(ids, 32, 64)):
+        batches[0]
+        times = []
+        for s in range(50):
+            start = time.perf_counter()
+            batches[s]
+            times.append(time.perf_counter() - start)
+        assert np.median(times) < 1e-3
+
+
+def test_too_short_for_one_context():
+    for end_id in (None, END):
+        with pytest.raises(ValueError, match="has 10 tokens and one row needs 11 .*smaller context"): Batches(stream([8]), 2, 10, end_id=end_id)
+    assert Batches(stream([8]), 2, 9)[5][0].shape == (2, 9)
+
+
+@pytest.mark.parametrize("change, error, message", [
+    (dict(batch_size=0), ValueError, "batch_size=0"), (dict(context=0), ValueError, "context=0"),
+    (dict(world=2, rank=2), ValueError, "rank=2"), (dict(world=3), ValueError, "batch_size=4 does not divide among 3"),
+    (dict(vocab_size=20), ValueError, "id 49 is outside the vocabulary of 20"), (dict(ids=np.zeros((5, 5), int)), ValueError, r"shape \(5, 5\)"),
+    (dict(ids=np.zeros(50)), TypeError, "float64"), (dict(ids=np.array([-1] * 50), vocab_size=9), ValueError, "id -1"),
+])
+def test_bad_batches(change, error, message):
+    with pytest.raises(error, match=message): Batches(**{**dict(ids=np.arange(50), batch_size=4, context=8), **change})
+
+
+def test_negative_step():
+    with pytest.raises(IndexError, match="step -1"): Batches(np.arange(50), 4, 8)[-1]
+
+
+# ---------------------------------------------------------------- windows
+
+@quick
+@given(lengths_of, st.integers(1, 30), st.integers(1, 9), st.sampled_from([None, END]), st.integers(0, 5), st.integers(0, 5))
+def test_windows_score_each_token_but_the_first_once(lengths, context, size, end_id, cut_head, cut_tail):
+    ids = stream(lengths)[cut_head:]
+    ids = ids[:len(ids) - cut_tail]
+    if len(ids) < 2: return
+    pairs, seen = [], []
+    for x, y in windows(ids, context, end_id, batch_size=size):
+        assert x.shape == y.shape and x.shape[0] <= size and x.shape[1] <= context
+        seen += y[y != -100].tolist()
+        pairs += list(zip(x[y != -100].tolist(), y[y != -100].tolist()))
+    assert sorted(seen) == sorted(ids[1:].tolist())
+    assert sorted(pairs) == sorted(zip(ids[:-1].tolist(), ids[1:].tolist()))
+
+
+def test_windows_of_whole_documents():
+    x, y = next(windows(stream([2, 4, 3]), 5, END))
+    assert x.tolist() == [[0, 1, 2, 0, 0], [0, 7, 8, 9, 0], [0, 3, 4, 5, 6]]
+    assert y.tolist() == [[1, 2, 0, -100, -100], [7, 8, 9, 0, -100], [3, 4, 5, 6, 0]]
+    assert len(list(windows(stream([2, 4, 3]), 4, END))[0][0]) == 3  # one does not fit: windows of 4
+    with pytest.raises(ValueError, match="1 tokens"): windows(np.zeros(1, int), 4)
+
+
+# ---------------------------------------------------------------- the module
+
+def test_imports_are_light():
+    code = "import sys, gpt_nb.data; sys.exit(any(m in sys.modules for m in ('datasets', 'transformers', 'matplotlib', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

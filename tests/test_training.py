@@ -1,0 +1,408 @@
+"The training loop: equal to torch's own optimizers, exact after any stop, clear about bad input."
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import gpt_nb.training as training
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.tokenizer import CharTokenizer
+from gpt_nb.training import Muon, Run, Single, TrainConfig, Trainer, lr_scale, make_optimizers, orthogonalize, train, validation_loss
+
+V, END = 32, 31
+
+
+def make_tokens(n_documents=200, seed=0, longest=14):
+    "Counting songs: each document goes up by one from a random start, so there is something to learn."
+    rng = np.random.default_rng(seed)
+    def stream(n):
+        songs = [np.arange(a, a + k) % (V - 1) for a, k in zip(rng.integers(0, V - 1, n), rng.integers(3, longest, n))]
+        return np.concatenate([np.array([END])] + [np.append(s, END) for s in songs]).astype(np.uint16)
+    return SimpleNamespace(train=stream(n_documents), val=stream(40), end_id=END, vocab_size=V)
+
+
+def make_model(seed=0, arch="qwen3", **changes):
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(**dict(arch=arch, vocab_size=V, context=16, n_layer=2, n_head=2, d_model=16) | changes))
+
+
+TOKENS = make_tokens()
+CONFIG = TrainConfig(steps=20, batch_size=8, eval_every=5, log_every=2, warmup=4, device="cpu", seed=3)
+
+
+def go(out=None, config=CONFIG, model=None, tokens=TOKENS, **more):
+    return train(model or make_model(), tokens, config, out=out, show=False, **more)
+
+
+class Hook(Single):
+    "A backend that lets a test act within an update."
+    def __init__(self, step, action): self.step, self.action, self.calls = step, action, 0
+
+    def wrap(self, model):
+        def loss(x, y):
+            self.calls += 1
+            result = model.loss(x, y)
+            return self.action(result) if self.calls == self.step else result
+        return loss
+
+
+def interrupt(loss):
+    os.kill(os.getpid(), signal.SIGINT)
+    return loss
+
+
+def state_of(folder):
+    "All tensors and numbers of a saved state, without the times."
+    tensors, info = Single().load(Path(folder) / "state")
+    return tensors, {k: v for k, v in info.items() if k != "seconds"}
+
+
+def log_of(folder):
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same(a, b):
+    (ta, ia), (tb, ib) = state_of(a), state_of(b)
+    assert ia == ib and ta.keys() == tb.keys()
+    assert all(torch.equal(ta[k], tb[k]) for k in ta), [k for k in ta if not torch.equal(ta[k], tb[k])]
+    assert log_of(a) == log_of(b)
+    assert (Path(a) / "model.safetensors").read_bytes() == (Path(b) / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "An uninterrupted run."
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    go(out)
+    return out
+
+
+# Muon, schedule, config
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_is_torch_muon(weight_decay):
+    torch.manual_seed(0)
+    shapes = [(8, 8), (24, 8), (8, 24), (1, 5), (5, 1)]
+    start = [torch.randn(s) for s in shapes]
+    ours, theirs = ([torch.nn.Parameter(w.clone()) for w in start] for _ in range(2))
+    a, b = Muon(ours, lr=0.03, weight_decay=weight_decay), torch.optim.Muon(theirs, lr=0.03, weight_decay=weight_decay)
+    for step in range(60):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn(p.shape) * 10.0 ** (step % 5 - 2)
+            q.grad = p.grad.clone()
+        for o in (a, b): o.param_groups[0]["lr"] = 0.03 * (1 - step / 60)
+        a.step(), b.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, theirs))
+
+
+def test_muon_takes_matrices_only_and_skips_what_has_no_gradient():
+    with pytest.raises(ValueError, match="matrices"): Muon([torch.nn.Parameter(torch.zeros(3))])
+    p = torch.nn.Parameter(torch.ones(2, 2))
+    Muon([p]).step()
+    assert torch.equal(p, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 12), (12, 40)])
+def test_orthogonalize_brings_singular_values_near_one(shape):
+    torch.manual_seed(1)
+    G = torch.randn(shape)
+    values = torch.linalg.svdvals(orthogonalize(G, torch.float32))
+    assert 0.6 < values.median() < 1.25 and values.max() < 1.3
+    assert not orthogonalize(torch.zeros(shape)).any()
+
+
+def test_every_parameter_is_trained_by_one_optimizer():
+    for arch in ("qwen3", "gpt2"):
+        for tie in (True, False):
+            model = make_model(arch=arch, tie_embeddings=tie)
+            adamw, muon = make_optimizers(model, CONFIG)
+            held = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+            assert len(held) == len({id(p) for p in held}) == len(list(model.parameters()))
+            assert {id(p) for p in muon.param_groups[0]["params"]} == {id(p) for n, p in model.named_parameters() if n.endswith("proj.weight")}
+            assert len(make_optimizers(model, replace(CONFIG, optimizer="adamw"))) == 1
+
+
+def test_lr_scale_goes_up_stays_and_falls():
+    scales = [lr_scale(s, s / 100, warmup=10, decay=0.5, final_lr=0.1) for s in range(101)]
+    assert scales[0] == 0.1 and scales[9] == scales[50] == 1.0 and abs(scales[100] - 0.1) < 1e-12
+    assert all(a >= b for a, b in zip(scales[9:], scales[10:]))
+    assert lr_scale(5, 0.9, warmup=0, decay=0.0) == 1.0
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (dict(steps=None), "neither steps nor minutes"), (dict(steps=0), "steps is 0"), (dict(steps=1.5), "whole number"), (dict(steps=True), "steps"),
+    (dict(minutes=-1), "minutes"), (dict(minutes=0), "minutes"), (dict(batch_size=0), "batch_size"), (dict(accumulate=3), "does not divide"),
+    (dict(lr=-1.0), "lr"), (dict(lr=math.nan), "lr is nan"), (dict(muon_lr="high"), "muon_lr"), (dict(decay=2), "decay"), (dict(betas=(0.9, 1.0)), "betas"),
+    (dict(optimizer="sgd"), "optimizer is 'sgd'"), (dict(precision="int8"), "precision"), (dict(compile="yes"), "compile"), (dict(seed=-1), "seed"),
+    (dict(grad_clip=0), "grad_clip"), (dict(eval_every=0), "eval_every"), (dict(betas=0.9), "betas")])
+def test_config_names_the_field_that_cannot_be(wrong, words):
+    with pytest.raises(ValueError, match=words): TrainConfig(**{**dict(steps=10), **wrong})
+
+
+def test_config_goes_through_json():
+    assert TrainConfig.from_dict(json.loads(json.dumps(asdict(CONFIG)))) == CONFIG
+    with pytest.raises(ValueError, match="unknown settings step"): TrainConfig.from_dict(dict(step=3))
+
+
+# losses and gradients
+
+def test_validation_loss_counts_each_token_once():
+    model, ids = make_model(), TOKENS.val
+    model.train()
+    total = count = 0
+    ends = np.flatnonzero(ids == END)
+    for a, b in zip(ends, ends[1:]):   # each document by itself
+        row = torch.from_numpy(ids[a:b + 1].astype(np.int64))
+        with torch.no_grad(): total += F.cross_entropy(model(row[None, :-1])[0], row[1:], reduction="sum").item()
+        count += b - a
+    assert count == len(ids) - 1
+    for batch_size in (1, 7, 64): assert abs(validation_loss(model, ids, END, batch_size) - total / count) < 1e-5
+    assert model.training
+    part = validation_loss(model, ids, END, 4, max_tokens=100)
+    assert part != pytest.approx(total / count, abs=1e-9) and abs(part - total / count) < 0.2
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_accumulation_changes_nothing(optimizer):
+    runs = [go(config=replace(CONFIG, steps=5, accumulate=a, optimizer=optimizer)) for a in (1, 2, 4, 8)]
+    for run in runs[1:]:
+        for p, q in zip(runs[0].model.parameters(), run.model.parameters()): assert (p - q).abs().max() < 2e-4
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_another(whole, tmp_path):
+    go(tmp_path / "again")
+    assert_same(whole, tmp_path / "again")
+    go(tmp_path / "other", replace(CONFIG, seed=4))
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
+
+
+def test_it_learns_and_writes_what_it_says(whole):
+    run = Run.open(whole)
+    assert run.config == CONFIG and run.tok is None and not run.model.training
+    assert [r["step"] for r in run.history if r["val_loss"] is not None] == [0, 5, 10, 15, 20]
+    assert [r["step"] for r in run.history] == [0, 2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert abs(run.history[0]["val_loss"] - math.log(V)) < 0.3 and run.val_loss < run.history[0]["val_loss"] - 0.4
+    assert run.val_loss == pytest.approx(validation_loss(run.model, TOKENS.val, END), abs=1e-5)
+    assert {p.name for p in whole.iterdir()} == {"config.json", "generation_config.json", "model.safetensors", "training.json", "log.jsonl", "tensorboard", "state"}
+    assert run.plot().axes[0].lines
+
+
+def test_tensorboard_reads_the_events(whole):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not installed")
+    assert [p.name for p in (whole / "tensorboard").iterdir()] == ["events.out.tfevents.0000"]
+    events = reader.EventAccumulator(str(whole / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("val_loss")] == [0, 5, 10, 15, 20]
+
+
+def test_the_random_state_outside_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model = make_model()
+    torch.set_rng_state(before)
+    go(config=replace(CONFIG, steps=1), model=model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# stopping and resuming
+
+@pytest.mark.parametrize("step", [1, 7, 10, 20])
+def test_ctrl_c_saves_and_resume_is_exact(whole, tmp_path, step):
+    handler = signal.getsignal(signal.SIGINT)
+    if step < 20:
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step}"): go(tmp_path, backend=Hook(step, interrupt))
+    else: go(tmp_path, backend=Hook(10**9, interrupt))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert Run.open(tmp_path).model.config.vocab_size == V
+    run = go(tmp_path, model=make_model(seed=99), resume=True)
+    assert_same(whole, tmp_path)
+    assert run.val_loss == Run.open(whole).val_loss
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+import torch
+torch.set_num_threads(1)
+import torch.utils.tensorboard
+import test_training as t
+rename, out = os.replace, t.Path({out!r})
+for kill_at in [1, 2, 3, 4, 7, 8, 10**9]:
+    child = os.fork()
+    if child == 0:
+        done = 0
+        def replace(a, b):
+            global done
+            done += 1
+            if done == kill_at:
+                if kill_at % 2: rename(a, b)
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(a, b)
+        os.replace = replace
+        t.go(out, model=t.make_model(seed=kill_at % 1000) if (out / "state" / "state.safetensors").exists() else None,
+             resume=(out / "state" / "state.safetensors").exists())
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    print(kill_at, status)
+"""
+
+
+def test_sigkill_at_any_rename_leaves_a_good_state(whole, tmp_path):
+    code = KILLED.format(here=str(Path(__file__).parent), out=str(tmp_path / "run"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(" 9\n") == 6, done.stdout
+    assert_same(whole, tmp_path / "run")
+
+
+def test_a_finished_run_resumes_to_itself(whole, tmp_path):
+    before = {p: p.read_bytes() for p in whole.iterdir() if p.is_file()}
+    run = go(whole, resume=True)
+    assert run.val_loss == Run.open(whole).val_loss
+    assert {p: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
+
+
+def test_nan_is_an_error_that_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(FloatingPointError, match="step 8.*state of step 5 is saved"): go(tmp_path, backend=Hook(8, lambda loss: loss * math.nan))
+    tensors, info = state_of(tmp_path)
+    assert info["step"] == 5 and all(t.isfinite().all() for t in tensors.values())
+    with pytest.raises(FloatingPointError, match="lower rates"): go(config=replace(CONFIG, lr=1e30))
+
+
+def test_no_space_left_keeps_what_is_there(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt): go(tmp_path, backend=Hook(7, interrupt))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "tensorboard" not in str(p)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))   # a real refusal by the system: no file may be longer
+    try:
+        with pytest.raises(OSError, match="step 10 could not be written.*state of step 7 is saved"): go(tmp_path, resume=True)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "tensorboard" not in str(p)}
+    assert after.keys() == before.keys()
+    assert all(after[p] == before[p] for p in after if p.name != "log.jsonl")
+    go(tmp_path, resume=True)
+
+
+def test_minutes_end_the_run_and_the_rate_follows_the_clock():
+    run = go(config=replace(CONFIG, steps=None, minutes=0.02, warmup=1, log_every=1))
+    assert 1.2 <= run.seconds < 6 and run.history[-1]["lr"] < 0.2 * CONFIG.lr
+    run = go(config=replace(CONFIG, steps=3, minutes=60.0))
+    assert run.history[-1]["step"] == 3
+
+
+def test_outside_the_main_thread_it_trains_without_listening_to_ctrl_c():
+    runs = []
+    thread = threading.Thread(target=lambda: runs.append(go(config=replace(CONFIG, steps=2))))
+    thread.start(), thread.join()
+    assert runs[0].val_loss
+
+
+def test_the_bar_is_on_stderr(capsys):
+    train(make_model(), TOKENS, replace(CONFIG, steps=4), floor=1.5)
+    out, err = capsys.readouterr()
+    assert out == "" and "tokens/s" in err and "best possible 1.500" in err and "thread" in err and "<" in err
+    go(config=replace(CONFIG, steps=2))
+    assert capsys.readouterr() == ("", "")
+
+
+# bad input
+
+def test_a_folder_that_holds_a_run_is_not_touched(whole, tmp_path):
+    with pytest.raises(FileExistsError, match="holds a run"): go(whole)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="config.json"): go(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file"): go(tmp_path / "file")
+    assert (tmp_path / "config.json").read_text() == "{}" and (tmp_path / "file").read_text() == "mine"
+
+
+def test_resume_says_what_differs(whole, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"): go(tmp_path, resume=True)
+    with pytest.raises(ValueError, match="out="): go(resume=True)
+    with pytest.raises(ValueError, match="config lr was 0.005 and is 0.1; config seed was 3 and is 9"): go(whole, replace(CONFIG, lr=0.1, seed=9), resume=True)
+    with pytest.raises(ValueError, match="model n_layer was 2 and is 1"): go(whole, model=make_model(n_layer=1), resume=True)
+    with pytest.raises(ValueError, match="text"): go(whole, tokens=make_tokens(seed=1), resume=True)
+
+
+def test_bad_text_is_refused():
+    ids = np.arange(20, dtype=np.uint16)
+    with pytest.raises(ValueError, match="8 tokens.*needs 17"): go(tokens=SimpleNamespace(train=ids[:8], val=ids, end_id=END, vocab_size=V))
+    with pytest.raises(ValueError, match="vocabulary"): go(tokens=SimpleNamespace(train=ids + 20, val=ids, end_id=END, vocab_size=V))
+    with pytest.raises(ValueError, match="vocabulary of 64, the model one of 32"): go(tokens=SimpleNamespace(train=ids, val=ids, end_id=END, vocab_size=64))
+    with pytest.raises(ValueError, match="tpu"): go(config=replace(CONFIG, device="tpu"))
+    with pytest.raises(ValueError, match="frozen"): go(model=make_model().requires_grad_(False))
+    run = go(config=replace(CONFIG, steps=2), tokens=SimpleNamespace(train=TOKENS.train, val=ids[:0], end_id=END, vocab_size=V))
+    assert run.val_loss is None
+
+
+def copy_run(whole, to):
+    import shutil
+    shutil.copytree(whole, to)
+    return to
+
+
+@pytest.mark.parametrize("name, missing, cut", [("training.json", FileNotFoundError, ValueError), ("config.json", FileNotFoundError, ValueError),
+                                                ("model.safetensors", FileNotFoundError, ValueError), ("log.jsonl", FileNotFoundError, None)])
+def test_missing_and_truncated_files_are_named(whole, tmp_path, name, missing, cut):
+    folder = copy_run(whole, tmp_path / "run")
+    full = (folder / name).read_bytes()
+    (folder / name).write_bytes(full[:len(full) - 30])
+    if cut:
+        with pytest.raises(cut, match=name): Run.open(folder)
+    else: assert len(Run.open(folder).history) == 12   # a line cut off by a kill is left out
+    (folder / name).unlink()
+    with pytest.raises(missing, match=name.split(".")[0]): Run.open(folder)
+
+
+def test_more_damage_is_named(whole, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run folder"): Run.open(tmp_path / "nowhere")
+    folder = copy_run(whole, tmp_path / "run")
+    (folder / "training.json").write_text("{}")
+    with pytest.raises(ValueError, match="no record of a run"): Run.open(folder)
+    (folder / "log.jsonl").write_text("{\n{}\n")
+    state = folder / "state" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="state.safetensors is damaged"): go(folder, resume=True)
+
+
+# others open it
+
+@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
+def test_transformers_opens_the_run_folder(tmp_path, arch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    texts = ["the cat sat", "a dog ran off", "猫坐下"] * 20
+    tok = CharTokenizer.train(texts)
+    ids = np.array([tok.end_id] + [i for t in texts for i in tok.encode(t) + [tok.end_id]], np.uint16)
+    tokens = SimpleNamespace(train=ids, val=ids[:50], end_id=tok.end_id, vocab_size=tok.vocab_size)
+    run = go(tmp_path, replace(CONFIG, steps=3), make_model(arch=arch, vocab_size=tok.vocab_size), tokens, tok=tok)
+    x = torch.tensor([tok.encode("the dog sat")])
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    with torch.no_grad(): a, b = run.model(x), theirs(x).logits
+    assert (a - b).abs().max() < 1e-5 * a.abs().max()
+    assert AutoTokenizer.from_pretrained(tmp_path)("the dog sat")["input_ids"] == x[0].tolist()
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == tok.end_id
+    again = Run.open(tmp_path)
+    assert again.tok.encode("cat") == tok.encode("cat") and torch.equal(again.model(x), a)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError): Run.open(tmp_path)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu_in_bfloat16_compiled(tmp_path):
+    config = replace(CONFIG, device="cuda", steps=30)
+    run = go(tmp_path, config)
+    assert run.val_loss < 2.5
+    with pytest.raises(KeyboardInterrupt): go(tmp_path / "b", config, backend=Hook(7, interrupt))
+    assert go(tmp_path / "b", config, resume=True).val_loss == pytest.approx(run.val_loss, abs=0.05)

@@ -31,18 +31,18 @@ WORDS = dict(  # "English Chinese" pairs; a level takes the first so many of eac
     man="boy 男孩, king 国王, prince 王子, wizard 巫师, butler 管家, smith 铁匠, monk 和尚, duke 公爵, shepherd 牧童, count 伯爵, knight 骑士, waiter 店小二",
     trait="""kind 善良, clever 聪明, poor 贫穷, proud 骄傲, lonely 孤独, brave 勇敢, shy 害羞, young 年轻, lazy 懒惰, cheerful 开朗, gentle 温柔, quiet 安静,
         stubborn 固执, famous 出名, restless 好动, wise 睿智, patient 耐心, rich 富有, humble 谦虚, merry 快乐, strong 强壮, careful 细心""",
-    place="""mill 磨坊, forest 森林, castle 城堡, garden 花园, village 村庄, market 集市, harbor 港口, valley 山谷, temple 寺庙, cave 山洞, palace 宫殿, school 学校,
+    place="""mill 磨坊, forest 森林, castle 城堡, garden 花园, village 村庄, market 集市, jungle 丛林, valley 山谷, temple 寺庙, cave 山洞, palace 宫殿, school 学校,
         library 图书馆, tent 帐篷, bakery 面包店, tower 塔楼, orchard 果园, stable 马厩, inn 旅店, tavern 酒馆, monastery 修道院, museum 博物馆,
-        chapel 教堂, cottage 茅屋, hospital 医院, theater 剧院, camp 营地, meadow 草原, swamp 沼泽, vineyard 葡萄园, kitchen 厨房, cellar 地窖,
-        barn 谷仓, workshop 作坊, town 小镇, desert 沙漠, canyon 峡谷, lighthouse 灯塔, zoo 动物园, station 车站, park 公园, shop 商店""",
+        chapel 教堂, cottage 茅屋, hospital 医院, theater 剧院, camp 营地, attic 阁楼, swamp 沼泽, vineyard 葡萄园, kitchen 厨房, cellar 地窖,
+        barn 谷仓, workshop 作坊, city 城市, desert 沙漠, canyon 峡谷, lighthouse 灯塔, zoo 动物园, station 车站, park 公园, shop 商店""",
     thing="""kite 风筝 只, book 书 本, drum 鼓 面, ring 戒指 枚, lamp 油灯 盏, sword 剑 把, flute 笛子 支, key 钥匙 把, map 地图 张, crown 王冠 顶, bell 铃铛 个,
-        coin 硬币 枚, mirror 镜子 面, hat 帽子 顶, cup 杯子 个, pearl 珍珠 颗, clock 闹钟 台, doll 娃娃 个, cloak 斗篷 件, rope 绳子 根, knife 小刀 把,
+        coin 硬币 枚, mirror 镜子 面, hat 帽子 顶, cup 杯子 个, pearl 珍珠 颗, clock 闹钟 个, doll 娃娃 个, cloak 斗篷 件, rope 绳子 根, knife 小刀 把,
         basket 篮子 个, candle 蜡烛 支, mask 面具 副, hammer 锤子 把, shield 盾牌 面, ladder 梯子 架, violin 提琴 把, scarf 围巾 条, needle 缝针 根,
         feather 羽毛 根, necklace 项链 条, bottle 瓶子 个, chest 箱子 口, spoon 勺子 把, compass 罗盘 个, whistle 哨子 个, saddle 马鞍 副, brush 刷子 把,
         puzzle 拼图 幅, pen 钢笔 支, plate 盘子 个, glove 手套 只, jar 罐子 个, ball 皮球 个, comb 梳子 把, lantern 灯笼 盏, horn 号角 支,
-        coat 外套 件, button 纽扣 粒, belt 腰带 条, blanket 毯子 条, pillow 枕头 个, telescope 望远镜 架""",
-    look="""red 红色, blue 蓝色, green 绿色, golden 金色, silver 银色, black 黑色, white 白色, tiny 小巧, heavy 沉重, shiny 闪亮, dusty 肮脏, painted 彩绘,
-        wooden 木头, copper 黄铜, strange 奇怪, plain 朴素, crooked 弯曲, polished 光滑, rusty 生锈, striped 条纹, yellow 黄色, pale 浅色, purple 紫色, pretty 漂亮""",
+        coat 外套 件, button 纽扣 粒, belt 腰带 条, blanket 毯子 条, pillow 枕头 个, telescope 望远镜 架, umbrella 雨伞 把, fan 扇子 把, towel 毛巾 条""",
+    look="""red 红色, blue 蓝色, green 绿色, golden 金色, silver 银色, black 黑色, white 白色, tiny 小巧, strange 奇怪, shiny 闪亮, dirty 肮脏, painted 彩绘,
+        pink 粉色, gray 灰色, plain 朴素, brown 棕色, polished 光滑, worn 破旧, precious 珍贵, bright 鲜艳, yellow 黄色, pale 浅色, purple 紫色, pretty 漂亮""",
     topic="""dragon 巨龙, storm 暴风雨, ghost 鬼魂, wolf 野狼, treasure 宝藏, giant 巨人, pirate 海盗, fairy 仙子, bear 黑熊, robber 强盗, moon 月亮, comet 彗星,
         flood 洪水, unicorn 独角兽, mermaid 美人鱼, volcano 火山, whale 鲸鱼, eagle 老鹰, dwarf 矮人, war 战争, feast 盛宴, wedding 婚礼, earthquake 地震, shipwreck 沉船""",
 )
@@ -60,18 +60,18 @@ NAMES, ROLES = ("female", "male", "either"), ("woman", "man")
 
 # %% ../nbs/00_tales.ipynb #00-007
 SHORT = dict(  # what can happen, and how level 1 tells it; {who} may become a pronoun
-    begin=[("Once a {trait} {role} named {name} lived in the {place} .", "从前 一个 {trait} 的 {role} 住在 {place} 里 ， 名叫 {name} 。")],
-    friend=[("A {role} named {name} was {his_to} friend .", "一个 {role} 是 {his_to} 的 朋友 ， 名叫 {name} 。")],
+    begin=[("Once a {trait} {role} named {name} lived in the {place} .", "从前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
+    friend=[("{His_to} friend was a {role} named {name} .", "{his_to} 的 朋友 是 {role} {name} 。")],
     own=[("{who} had a {look} {thing} .", "{who} 有 一 {measure} {look} 的 {thing} 。")],
     wish_thing=[("{who} dreamed of the {thing} .", "{who} 梦想 得到 {thing} 。")],
     wish_place=[("{who} dreamed of the {place} .", "{who} 梦想 去 {place} 。")],
     go=[("{who} went to the {place} .", "{who} 去了 {place} 。")],
-    together=[("{who} and {to} went to the {place} .", "{who} 和 {to} 一起 去了 {place} 。")],
+    together=[("they went to the {place} .", "两人 一起 去了 {place} 。")],
     give=[("{who} gave {to} the {thing} .", "{who} 把 {thing} 送给了 {to} 。")],
     take=[("{who} took the {thing} from {to} .", "{who} 从 {to} 手里 拿走了 {thing} 。")],
     lose=[("{who} lost the {thing} .", "{who} 丢了 {thing} 。")],
     find=[("{who} found the {thing} .", "{who} 找到了 {thing} 。")],
-    has=[("Now {who} had the {thing} .", "现在 {who} 有 {thing} 。")],
+    has=[("Now {who} had the {thing} .", "现在 {thing} 在 {who} 手里 。")],
     lies=[("Now the {thing} was in the {place} .", "现在 {thing} 在 {place} 里 。")],
     stands=[("Now {who} was in the {place} .", "现在 {who} 在 {place} 里 。")],
     smile=[("Only {who} smiled .", "只有 {who} 笑了 。")],
@@ -79,10 +79,10 @@ SHORT = dict(  # what can happen, and how level 1 tells it; {who} may become a p
 
 # %% ../nbs/00_tales.ipynb #00-008
 LONG = SHORT | dict(  # levels 2 and 3 say more, in more ways
-    begin=[("Once there was a {trait} {role} named {name} in the {place} .", "从前 有 一个 {trait} 的 {role} 住在 {place} 里 ， 名叫 {name} 。"),
-           ("Long ago there lived a {trait} {role} named {name} in the {place} .", "很久以前 有 一个 {trait} 的 {role} 住在 {place} 里 ， 名叫 {name} 。")],
-    friend=[("{His_to} friend , a {trait} {role} named {name} , lived there too .", "{his_to} 的 朋友 ， 一个 {trait} 的 {role} ， 也 住在 那里 ， 名叫 {name} 。")],
-    neighbor=[("{His_to} friend , a {trait} {role} named {name} , lived in the {place} .", "{his_to} 的 朋友 ， 一个 {trait} 的 {role} ， 住在 {place} 里 ， 名叫 {name} 。")],
+    begin=[("Once there was a {trait} {role} named {name} in the {place} .", "从前 {place} 里 有 一个 {trait} 的 {role} ， 名叫 {name} 。"),
+           ("Long ago a {trait} {role} named {name} lived in the {place} .", "很久以前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
+    friend=[("{His_to} friend , a {trait} {role} named {name} , lived in the {place} .", "{his_to} 的 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
+    other=[("{His_to} other friend , a {trait} {role} named {name} , lived in the {place} .", "{his_to} 的 另 一个 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
     wish_thing=[("{who} dreamed of the {thing} .", "{who} 梦想 得到 {thing} 。"), ("{who} longed for the {thing} .", "{who} 渴望 得到 {thing} 。")],
     wish_place=[("{who} dreamed of the {place} .", "{who} 梦想 去 {place} 。"), ("{who} longed for the {place} .", "{who} 渴望 去 {place} 。")],
     go=[("{who} walked to the {place} .", "{who} 走到了 {place} 。"), ("{who} ran to the {place} .", "{who} 跑到了 {place} 。"),
@@ -90,14 +90,14 @@ LONG = SHORT | dict(  # levels 2 and 3 say more, in more ways
     together=[("{who} and {to} walked to the {place} .", "{who} 和 {to} 一起 走到了 {place} 。"), ("{who} and {to} traveled to the {place} .", "{who} 和 {to} 一起 来到了 {place} 。")],
     give=[("{who} gave {to} the {thing} .", "{who} 把 {thing} 送给了 {to} 。"), ("{who} handed {to} the {thing} .", "{who} 把 {thing} 递给了 {to} 。")],
     take=[("{who} took the {thing} from {to} .", "{who} 从 {to} 手里 拿走了 {thing} 。"), ("{who} stole the {thing} from {to} .", "{who} 从 {to} 手里 偷走了 {thing} 。")],
-    lose=[("{who} lost the {thing} there .", "{who} 在 那里 丢了 {thing} 。"), ("{who} forgot the {thing} there .", "{who} 把 {thing} 忘在了 那里 。")],
+    lose=[("{who} lost the {thing} .", "{who} 弄丢了 {thing} 。"), ("{who} dropped the {thing} .", "{who} 丢下了 {thing} 。")],
     find=[("{who} found the {thing} .", "{who} 找到了 {thing} 。"), ("{who} picked up the {thing} .", "{who} 捡起了 {thing} 。")],
     tell=[("{who} told {to} about the {topic} .", "{who} 给 {to} 讲了 {topic} 的 故事 。")],
-    has=[("Now {who} had the {look} {thing} .", "现在 {who} 有 {look} 的 {thing} 。")],
+    has=[("Now {who} had the {look} {thing} .", "现在 {look} 的 {thing} 在 {who} 手里 。")],
     lies=[("Now the {look} {thing} was in the {place} .", "现在 {look} 的 {thing} 在 {place} 里 。")],
-    knows=[("{to} remembered what {who} said about the {topic} .", "{to} 记得 {who} 讲 的 {topic} 的 故事 。")],
-    smile=[("In the end only {who} smiled on {his_who} way home to the {place} .", "最后 只有 {who} 在 {his_who} 回 {place} 的 路上 笑了 。"),
-           ("At last only {who} sang on {his_who} way home to the {place} .", "终于 只有 {who} 在 {his_who} 回 {place} 的 路上 唱了歌 。")],
+    knows=[("{to} remembered what {who} said about the {topic} .", "{to} 记得 {who} 讲的 {topic} 的 故事 。")],
+    smile=[("In the end only {who} smiled about {his_who} home in the {place} .", "最后 只有 {who} 笑着 想起 {his_who} 在 {place} 的 家 。"),
+           ("At last only {who} sang about {his_who} home in the {place} .", "最后 只有 {who} 唱起 {his_who} 在 {place} 的 家 。")],
 )
 ACTIONS = dict(go=2, together=1.5, give=3, take=2, lose=1.5, find=4, tell=1.5)  # how often each is chosen when it is possible
 PURPOSE = 1 / 3  # how often the people see to the wish
@@ -154,7 +154,7 @@ def judge(scene: Scene,  # what was true before
     person = lambda i: scene.people[i]
     at = lambda i: person(i).at
     if kind == "begin": yield not scene.people, "the story begins a second time"
-    if kind in ("friend", "neighbor"): yield event.his == person(to).gender, "{to} is no {his}"
+    if kind in ("friend", "other"): yield event.his == person(to).gender, "{to} is no {his}"
     if event.pronoun: yield scene.last is not None and event.pronoun == person(scene.last).gender, "the last one named is no {pronoun}"
     if kind == "own": yield thing == len(scene.things), "somebody has a {thing} already"
     if kind.startswith("wish"): yield scene.wish is None, "there is a wish already"
@@ -189,7 +189,7 @@ def happen(scene: Scene, event: Event) -> Scene:
     seen = scene.seen or bool(wish and wish[1] == "place" and kind in ("go", "together") and wish[0] in (who, to) and wish[2] == place)
     told = scene.told + ((who, to, event.topic),) if kind == "tell" else scene.told
     places = max(scene.places, 0 if place is None else place + 1)
-    last = None if kind in ("together", "lies", "knows", "friend", "neighbor") else who
+    last = None if kind in ("together", "lies", "knows", "friend", "other") else who
     events, recaps = scene.events + (kind in ACTIONS), scene.recaps + (event,) * (kind in RECAPS)
     return Scene(tuple(people), tuple(things), places, wish, seen, told, last, events, recaps, over=kind == "smile")
 
@@ -206,7 +206,7 @@ class Level(NamedTuple):
 
 
 LEVELS = {
-    1: Level(2, 1, (1, 2), 1, SHORT, THEN[:1], dict(female=10, male=10, either=0, woman=5, man=5, trait=12, place=16, thing=20, look=12, topic=0)),
+    1: Level(2, 1, (1, 2), 1, SHORT, THEN[:1], dict(female=10, male=10, either=0, woman=5, man=5, trait=12, place=16, thing=24, look=12, topic=0)),
     2: Level(2, 2, (2, 4), 2, LONG, THEN, dict.fromkeys(WORDS, 99)),
     3: Level(3, 3, (3, 5), 3, LONG, THEN, dict.fromkeys(WORDS, 99)),
 }
@@ -253,8 +253,8 @@ def possible(scene: Scene, level: Level) -> list[tuple[float, Event]]:  # (proba
     if not people: return [(1.0, Event("begin", 0, place=0))]
     his = scene.people[0].gender
     if len(people) < level.people:
-        friend, neighbor = Event("friend", len(people), 0, his=his), Event("neighbor", len(people), 0, place=new, his=his)
-        return evenly([friend, neighbor] if "neighbor" in level.forms else [friend])
+        if "{place}" not in level.forms["friend"][0][0]: return [(1.0, Event("friend", len(people), 0, his=his))]
+        return evenly([Event("friend" if len(people) == 1 else "other", len(people), 0, place=place, his=his) for place in range(new + 1)])
     if len(things) < level.things: return evenly([Event("own", p, thing=len(things)) for p in people])
     if scene.wish is None:
         wishes = [Event("wish_thing", p, thing=t) for p in people for t in things if scene.things[t] != ("with", p)]
@@ -343,7 +343,7 @@ def spell(words: dict[tuple[str, int], Entry], slot: Slot, lang: str) -> str:
 
 def meet(scene: Scene, event: Event, words: dict[tuple[str, int], Entry]) -> Scene:
     "What is true after the event, which may bring a new person into the story."
-    if event.kind in ("begin", "friend", "neighbor"):
+    if event.kind in ("begin", "friend", "other"):
         place = scene.people[0].home if event.place is None else event.place
         person = Person(KIND[words["role", event.who]], KIND[words["name", event.who]], place, place)
         scene = scene._replace(people=scene.people + (person,))
@@ -404,8 +404,8 @@ class Story:
 
     @property
     def mood(self) -> str:
-        "happy if the wish of the story has come true at its end, else sad."
-        return "happy" if self._scene.granted() else "sad"
+        "happy if the one the story begins with smiles at its end, else sad."
+        return "happy" if self.events[-1].who == 0 else "sad"
 
     def _name(self, kind: str, index: int) -> str: return getattr(self._entries[kind, index], self.lang)
 
@@ -697,8 +697,9 @@ class Reader:
         genders = {w.lower(): g for g, p in PRONOUNS.items() for w in p[self.lang]}
         who, pronoun = said.get("who"), genders.get(said.get("who", "").lower(), "")
         his = genders.get(next((said[k] for k in ("his_to", "His_to", "his_who") if k in said), "").lower(), "")
-        newcomer = kind in ("begin", "friend", "neighbor")
-        missing = [w for k, w in (("name", None if pronoun else who), ("name", said.get("to")), ("thing", said.get("thing") if kind != "own" else None))
+        newcomer = kind in ("begin", "friend", "other")
+        if kind == "together" and not who and len(self.met["name"]) > 1: who, said = self.met["name"][0], said | {"to": self.met["name"][1]}
+        missing = ["they"] if kind == "together" and not who else [w for k, w in (("name", None if pronoun else who), ("name", said.get("to")), ("thing", said.get("thing") if kind != "own" else None))
                    if w and w not in self.met[k]]
         if pronoun and self.scene.last is None: missing.append(who)
         if newcomer and kind != "begin" and not self.met["name"]: missing.append("anybody before " + said["name"])

@@ -13,22 +13,25 @@ from gpt_nb.ngram import NGram, bits_per_byte, count_ngrams, kn_discounts, _numb
 class Direct:
     """Interpolated modified Kneser-Ney, straight from Chen & Goodman (1999), section 3, with dictionaries of tuples."""
 
-    def __init__(self, n, ids, vocab_size):
-        self.n, self.vocab_size, self.counts = n, vocab_size, {n: Counter(self.grams(ids, n))}
+    def __init__(self, n, ids, vocab_size, end_id=None):
+        self.n, self.vocab_size, self.end_id = n, vocab_size, end_id
+        self.counts = {n: Counter(self.grams(ids, n))}
         for k in range(n - 1, 0, -1):      # N1+(. w_1..w_k): different tokens before each k-gram
             self.counts[k] = Counter(g[1:] for g in set(self.grams(ids, k + 1)))
+            if k > 1: self.counts[k].update({g: c for g, c in Counter(self.grams(ids, k)).items() if g[0] == end_id})
         self.d = {k: self.discounts(c) for k, c in self.counts.items()}
         self.followers = {k: defaultdict(dict) for k in self.counts}
         for k, c in self.counts.items():
             for g, r in c.items(): self.followers[k][g[:-1]][g[-1]] = r
 
-    @staticmethod
-    def grams(ids, k): return [tuple(ids[i:i + k]) for i in range(len(ids) - k + 1)]
+    def grams(self, ids, k):
+        """All k-grams; none has the end token inside."""
+        return [g for i in range(len(ids) - k + 1) for g in [tuple(ids[i:i + k])] if self.end_id not in g[1:-1]]
 
     @staticmethod
     def discounts(counts):
         n1, n2, n3, n4 = (sum(r == i for r in counts.values()) for i in (1, 2, 3, 4))
-        if n1 and n2 and n3:
+        if n1 and n2 and n3 and n4:
             y = n1 / (n1 + 2 * n2)
             d = {1: 1 - 2 * y * n2 / n1, 2: 2 - 3 * y * n3 / n2, 3: 3 - 4 * y * n4 / n3}
             if min(d.values()) > 0: return d
@@ -36,6 +39,7 @@ class Direct:
 
     def prob(self, context, token):
         context = tuple(context)[max(len(context) - self.n + 1, 0):]
+        if self.end_id in context[1:]: return self.prob(context[1:], token)
         lower = self.prob(context[1:], token) if context else 1 / self.vocab_size
         k = len(context) + 1
         counts, d = self.followers[k].get(context), self.d[k]
@@ -45,10 +49,11 @@ class Direct:
         return (max(r - d[min(r, 3)], 0) if r else 0) / total + left_over * lower
 
 
-@given(st.lists(st.integers(0, 6), min_size=5, max_size=120), st.integers(1, 5), st.lists(st.integers(0, 7), min_size=1, max_size=30))
-@settings(max_examples=150, deadline=None)
-def test_equals_the_formulas(ids, n, other):
-    ours, direct = NGram(n).fit(ids, vocab_size=8), Direct(n, ids, 8)
+@given(st.lists(st.integers(0, 6), min_size=5, max_size=120), st.integers(1, 5), st.lists(st.integers(0, 7), min_size=1, max_size=30),
+       st.sampled_from([None, 0, 3]))
+@settings(max_examples=200, deadline=None)
+def test_equals_the_formulas(ids, n, other, end_id):
+    ours, direct = NGram(n).fit(ids, 8, end_id), Direct(n, ids, 8, end_id)
     expected = [math.log(direct.prob(other[:i], t)) for i, t in enumerate(other)]
     assert np.abs(ours.log_probs(other) - expected).max() < 1e-9
 
@@ -70,10 +75,10 @@ def test_equals_the_formulas_on_a_longer_text():
         assert abs(got.cross_entropy(other) + np.mean(expected)) < 1e-6
 
 
-@given(st.lists(st.integers(0, 9), min_size=4, max_size=80), st.integers(1, 4), st.lists(st.integers(0, 11), max_size=10))
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=80), st.integers(1, 4), st.lists(st.integers(0, 11), max_size=10), st.sampled_from([None, 0, 11]))
 @settings(max_examples=100, deadline=None)
-def test_next_sums_to_one_and_agrees_with_log_probs(ids, n, context):
-    model = NGram(n).fit(ids, vocab_size=12)
+def test_next_sums_to_one_and_agrees_with_log_probs(ids, n, context, end_id):
+    model = NGram(n).fit(ids, 12, end_id)
     p = model.next(context)
     assert p.shape == (12,) and abs(p.sum() - 1) < 1e-12 and p.min() > 0
     scores = [model.log_probs(context + [t])[-1] for t in range(12)]
@@ -108,11 +113,28 @@ def test_sample_is_fixed_by_its_seed_and_keeps_the_prompt():
 
 def test_known_is_the_longest_context_seen():
     ids, other = markov_text(500).tolist(), markov_text(200, seed=2).tolist()
-    text = ",".join(map(str, ids)) + ","
+    text = "".join(f",{t}" for t in ids[:-1]) + ","                        # the last token is followed by nothing
     model = NGram(5).fit(ids, 40)
     for i, known in enumerate(model.known(other)):
-        seen = [k for k in range(5) if k <= i and ("," + text).find("," + "".join(f"{t}," for t in other[i - k:i])) >= 0]
+        seen = [k for k in range(5) if k <= i and text.find("," + "".join(f"{t}," for t in other[i - k:i])) >= 0]
         assert known == max(seen)
+
+
+def test_documents_do_not_see_each_other():
+    rng = np.random.default_rng(0)
+    docs = [[0, *(rng.integers(1, 6, rng.integers(1, 9)))] for _ in range(400)]
+    model = NGram(5).fit(np.concatenate([*docs, [0]]), 6, end_id=0)
+    alone = [model.log_probs([*doc, 0])[1:] for doc in docs[:50]]
+    together = model.log_probs(np.concatenate([*docs[:50], [0]]))[1:]
+    assert np.allclose(np.concatenate(alone), together, atol=1e-12)
+    order = rng.permutation(400)                             # nor does their order matter
+    shuffled = NGram(5).fit(np.concatenate([*(docs[i] for i in order), [0]]), 6, end_id=0)
+    assert np.allclose(shuffled.log_probs(docs[0]), model.log_probs(docs[0]), atol=1e-9)
+    first = Counter(d[1] for d in docs)
+    assert all(abs(model.next([0])[t] - first[t] / 400) < 0.02 for t in range(1, 6))
+    text = np.array(model.sample(60_000, [0], seed=1))
+    starts = np.bincount(text[1:][text[:-1] == 0], minlength=6)
+    assert np.allclose(starts / starts.sum(), model.next([0]), atol=0.02)
 
 
 def test_both_ways_of_numbering_agree():

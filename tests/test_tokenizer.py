@@ -1,0 +1,337 @@
+"gpt_nb.tokenizer against `tokenizers` and `transformers`, on text of all scripts and on broken files."
+import json
+import os
+import pickle
+import random
+from collections import Counter
+
+import pytest
+import regex
+from hypothesis import given, settings, strategies as st
+from pydoc_data.topics import topics
+from tokenizers import AddedToken, Regex, Tokenizer as Engine, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
+
+from gpt_nb.tokenizer import (END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer, load_tokenizer, merge_pairs,
+                              merge_word, train_merges)
+
+ENGLISH = list(topics.values())[:12]
+CHINESE = ["今天天气很好，小明带着红色的风筝去公园。", "今天天气不好，小红没有去公园，她在家里看书。", "“你看见我的风筝了吗？”小明问。“没有。”小红说。"] * 3
+HARD = ["", " ", "\n\n \t x", "Hello, world!", "don't DON'T 'ſ \u212a", "今天天气 mañana Straße", "👩‍👩‍👧 🇩🇪 é e\u0301", "\x00\x01\x7f\x85\u3000\u2028",
+        "x" * 3000, "=" * 500 + "\n" * 300, "123456789 ١٢٣", "<|end|>", "a<|end|>b <|endoftext|>", "\ufeff\uffff\U0010ffff", "가나다 हिन्दी ไทย עברית العربية"]
+
+
+def same_class():
+    "A pattern of the characters that `regex` and the library class differently: letters newer than the library's Unicode."
+    everything = "".join(chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
+    odd = set()
+    for kind in (r"\p{L}", r"\p{N}", r"\s"):
+        found = pre_tokenizers.Split(Regex(rf"[^{kind}]+"), "removed").pre_tokenize_str(everything)
+        odd |= set(regex.findall(kind, everything)) ^ set("".join(piece for piece, _ in found))
+    return odd
+
+
+NEW_LETTERS = same_class()
+TEXT = st.lists(st.one_of(st.text(max_size=8), st.sampled_from(HARD), st.text("aab \n'.，今天", max_size=20)), max_size=6).map(
+    lambda parts: "".join(c for c in "".join(parts) if c not in NEW_LETTERS))
+
+
+@pytest.fixture(scope="module")
+def bpe(): return BPETokenizer.train(ENGLISH + CHINESE, 1000)
+
+
+@pytest.fixture(scope="module")
+def every(bpe):
+    return [bpe, BPETokenizer.train(ENGLISH + CHINESE, 600, ["<|end|>", "<|user|>"], split=GPT2_SPLIT), CharTokenizer.train(ENGLISH + CHINESE),
+            WordTokenizer.train(ENGLISH + CHINESE, 5000)]
+
+
+# training
+
+def naive_merges(words, n_merges):
+    "Recount everything for every merge."
+    words, merges = {tuple(w): n for w, n in words.items()}, []
+    for new in range(256, 256 + n_merges):
+        counts = Counter()
+        for w, n in words.items():
+            for pair in zip(w, w[1:]): counts[pair] += n
+        pair = min(counts, key=lambda p: (-counts[p], p), default=None)
+        if pair is None or counts[pair] < 2: break
+        merges.append(pair)
+        words = {tuple(merge_word(list(w), pair, new)): n for w, n in words.items()}
+    return merges
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.one_of(st.text("ab", max_size=12), st.text("abcde 今", max_size=9)).map(str.encode), st.integers(1, 9), max_size=25))
+def test_trainer_equals_naive(words):
+    assert train_merges(words, 40) == naive_merges(words, 40)
+
+
+def test_trainer_equals_naive_on_real_text():
+    words = Counter(w.encode() for w in regex.findall(GPT4_SPLIT, "\n".join(ENGLISH[:3] + CHINESE)))
+    assert train_merges(words, 150) == naive_merges(words, 150)
+
+
+def test_training_is_deterministic_and_independent_of_order(every):
+    texts = ENGLISH + CHINESE
+    shuffled = random.Random(0).sample(texts, len(texts))
+    for again in (BPETokenizer.train(shuffled, 1000), CharTokenizer.train(shuffled), WordTokenizer.train(iter(shuffled), 5000)):
+        before = next(t for t in every if type(t) is type(again))
+        assert again.spec == before.spec and again.config == before.config
+
+
+def test_vocab_sizes(bpe):
+    assert bpe.vocab_size == 1000 and bpe.end_id == 999 and bpe.special_tokens == {END: 999}
+    assert BPETokenizer.train([], 257).vocab_size == 257
+    assert BPETokenizer.train(["abc"], 4096).vocab_size == 257           # no pair occurs twice
+    words = WordTokenizer.train(["b a b a c"], 5)
+    assert [words.decode([i]) for i in range(5)] == [" a", " b", " c", UNK, END]
+    assert WordTokenizer.train(["a b"], 9, [UNK, "<|x|>"]).special_tokens == {UNK: 2, "<|x|>": 3}
+    chars = CharTokenizer.train(["ba", "今"], ["<|end|>", "<|pad|>"])
+    assert [chars.decode([i]) for i in range(5)] == ["a", "b", "今", "<|end|>", "<|pad|>"]
+
+
+def test_long_pieces_do_not_slow_training():
+    tok = BPETokenizer.train(["ACGT" * 5 + "".join(random.Random(0).choices("ACGT", k=20_000)), "-" * 100_000], 400)
+    assert tok.decode(tok.encode("GATTACA")) == "GATTACA"
+
+
+# encoding and decoding
+
+@settings(max_examples=120, deadline=None)
+@given(TEXT)
+def test_round_trip_and_engine(bpe, every, text):
+    for tok in every[:2]:
+        ids = tok.encode(text)
+        assert tok.decode(ids) == text and tok.encode_batch([text]) == [ids]
+        assert b"".join(map(tok.token_bytes, ids)) == text.encode()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text())
+def test_round_trip_of_any_text(bpe, text):
+    assert bpe.decode(bpe.encode(text)) == text
+
+
+MADE = {(0, 1): 3, (1, 2): 4, (0, 0): 5, (3, 2): 6, (0, 4): 6, (5, 3): 7, (3, 3): 8, (5, 5): 9, (6, 6): 10, (2, 0): 11, (11, 1): 12}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text("abc", max_size=60), st.permutations(sorted(MADE)))
+def test_merge_pairs_takes_the_lowest_rank_first_in_any_order_of_ranks(text, order):
+    merges = {pair: (rank, MADE[pair]) for rank, pair in enumerate(order)}
+    ids = naive = ["abc".index(c) for c in text]
+    while found := [(merges[p], i) for i, p in enumerate(zip(naive, naive[1:])) if p in merges]:
+        (_, new), i = min(found)
+        naive = naive[:i] + [new] + naive[i + 2:]
+    assert merge_pairs(ids, merges) == naive
+
+
+def test_words_and_characters_round_trip(every):
+    for tok in every[2:]:
+        for text in CHINESE + ENGLISH: assert tok.decode(tok.encode(text)) == text
+    words = WordTokenizer.train(["Mia's kite, “the red  one”\n\tno."], 99)
+    assert [words.decode([i]) for i in words.encode("Mia's kite, “the red  one”\n\tno.")] == [
+        "Mia's", " kite", ",", " ", "“", "the", " red", " ", " one", "”", "\n", "\t", "no", "."]
+    assert words.decode(words.encode("Mia's dog")) == "Mia's" + UNK
+    assert words.encode("Tom<|end|>") == [words.special_tokens[UNK]] * 6
+
+
+def test_ten_megabytes_of_one_letter():
+    tok = BPETokenizer.train(["a" * 64] * 2, 280)
+    text = "a" * 10_000_000
+    assert tok.decode(tok.encode(text)) == text
+    assert tok.encode("a" * 100_001) == merge_pairs([97] * 100_001, tok.merges)
+
+
+def test_special_tokens_need_permission(every):
+    for tok in every[:2]:
+        text = f"a{END}b{END}{END}"
+        assert tok.end_id not in tok.encode(text) + tok.encode_batch([text])[0]
+        ids = tok.encode(text, allowed_special={END})
+        assert ids == [97, tok.end_id, 98, tok.end_id, tok.end_id] and tok.decode(ids) == text
+    nested = BPETokenizer.train([], 260, ["<|a|>", "<|a|><|b|>"])
+    assert nested.encode("<|a|><|b|><|a|>", ["<|a|>", "<|a|><|b|>"]) == [257, 256]
+    with pytest.raises(ValueError, match="no special tokens"): tok.encode("x", allowed_special=["<|nope|>"])
+    with pytest.raises(TypeError, match="collection"): tok.encode("x", allowed_special=END)
+
+
+def test_decode_takes_arrays_and_never_breaks(bpe):
+    import numpy as np
+    import torch
+    ids = bpe.encode("今天天气 🙂")
+    assert bpe.decode(torch.tensor(ids)) == bpe.decode(np.array(ids, dtype=np.uint16)) == "今天天气 🙂"
+    assert bpe.decode(BPETokenizer.train([], 257).encode("今")[:2]) == "\ufffd"
+
+
+def test_bad_input(bpe, every):
+    for tok in every:
+        with pytest.raises(ValueError, match="character 2 is '.udc80'"): tok.encode("ab\udc80")
+        with pytest.raises(ValueError, match="character 2 is"): tok.encode_batch(["ok", "ab\ud800"])
+        with pytest.raises(TypeError, match="expected text"): tok.encode(b"bytes")
+        with pytest.raises(TypeError, match="iterable of texts"): tok.encode_batch("one text")
+        for i in (-1, tok.vocab_size):
+            with pytest.raises(ValueError, match="outside the vocabulary: ids go from 0 to"): tok.decode([i])
+            with pytest.raises(ValueError, match="outside the vocabulary"): tok.token_bytes(i)
+        with pytest.raises(TypeError, match="iterable of texts"): type(tok).train("one text", **{} if isinstance(tok, CharTokenizer) else {"vocab_size": 300})
+    with pytest.raises(ValueError, match=r"character 1, '今' \(U\+4ECA\)"): CharTokenizer.train(["ab"]).encode("a今")
+    with pytest.raises(ValueError, match="already need 257"): BPETokenizer.train(["a"], 256)
+    with pytest.raises(ValueError, match="no room"): WordTokenizer.train(["a"], 1)
+    with pytest.raises(ValueError, match="plain tokens too"): CharTokenizer.train(["a#"], ["#"])
+    with pytest.raises(ValueError, match="plain tokens too"): BPETokenizer.train(["a#"], 300, ["#"])
+    with pytest.raises(ValueError, match="plain tokens too"): WordTokenizer.train(["a#"], 300, ["#"])
+    with pytest.raises(TypeError, match="list of names"): CharTokenizer.train(["a"], END)
+    with pytest.raises(ValueError, match="no end token"): CharTokenizer.train(["a"], []).end_id
+    with pytest.raises(ValueError, match="no regular expression"): BPETokenizer.train(["a"], 300, split="(")
+    with pytest.raises(ValueError, match="groups"): BPETokenizer.train(["a"], 300, split="(a)|b")
+
+
+# files
+
+@pytest.mark.parametrize("which", range(4))
+def test_saved_folder_opens_everywhere(every, tmp_path, which):
+    tok = every[which]
+    tok.save(tmp_path / "run")
+    assert sorted(os.listdir(tmp_path / "run")) == ["tokenizer.json", "tokenizer_config.json"]
+    ours, raw, theirs = load_tokenizer(tmp_path / "run"), Engine.from_file(str(tmp_path / "run/tokenizer.json")), AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert type(ours) is type(tok) and ours.spec == tok.spec and ours.config == tok.config
+    assert raw.get_vocab_size() == len(theirs) == tok.vocab_size and theirs.eos_token_id == theirs.bos_token_id == theirs.pad_token_id == tok.end_id
+    for text in CHINESE + ENGLISH[:2] + [f"one{END}two"] + (HARD if which < 2 else []):
+        ids = tok.encode(text, allowed_special={END})
+        assert ours.encode(text, allowed_special={END}) == raw.encode(text).ids == theirs(text).input_ids == ids
+        assert tok.decode(ids) == raw.decode(ids, skip_special_tokens=False) == theirs.decode(ids)
+
+
+def test_saving_again_replaces_and_a_failure_leaves_the_old(bpe, tmp_path, monkeypatch):
+    CharTokenizer.train(["ab"]).save(tmp_path)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError): bpe.save(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == before and len(os.listdir(tmp_path)) == 2
+    monkeypatch.undo()
+    bpe.save(str(tmp_path))
+    assert load_tokenizer(str(tmp_path)).spec == bpe.spec
+
+
+def test_travels_to_other_processes(every):
+    for tok in every:
+        tok.encode_batch(["Hello"] if tok is not every[3] else ["今"])
+        assert pickle.loads(pickle.dumps(tok)).encode_batch(CHINESE) == tok.encode_batch(CHINESE)
+
+
+# tokenizers of others, made on the spot
+
+LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def foreign(kind):
+    "A small tokenizer with the parts of GPT-2, Llama 3, Qwen or SmolLM."
+    engine, byte_level = Engine(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = LLAMA3_SPLIT if kind == "llama3" else LLAMA3_SPLIT.replace("{1,3}", "")
+    engine.pre_tokenizer = {"gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+                            "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+                            }.get(kind) or pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(split), "isolated"), byte_level])
+    engine.decoder = decoders.ByteLevel()
+    first = ["<|endoftext|>"] if kind in ("gpt2", "smollm") else []
+    engine.train_from_iterator(ENGLISH + CHINESE, trainers.BpeTrainer(vocab_size=700, show_progress=False, special_tokens=first,
+                                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    if kind == "llama3":
+        engine.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
+        bos = engine.token_to_id("<|begin_of_text|>")
+        engine.post_processor = processors.TemplateProcessing(single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", bos)])
+    if kind == "qwen":
+        engine.normalizer = normalizers.NFC()
+        engine.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+        engine.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
+    spec = json.loads(engine.to_str())
+    if kind == "gpt2": spec["model"]["merges"] = [" ".join(m) for m in spec["model"]["merges"]]
+    if kind == "llama3": spec["model"]["ignore_merges"] = True
+    return spec
+
+
+def write(folder, spec, config=None):
+    (folder / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    if config: (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama3", "qwen", "smollm"])
+def test_opens_theirs(tmp_path, kind):
+    tok, engine = load_tokenizer(write(tmp_path, spec := foreign(kind))), Engine.from_str(json.dumps(spec))
+    assert tok.vocab_size == engine.get_vocab_size()
+    for text in HARD + CHINESE + ENGLISH + ["e\u0301a <tool_call>\n{}", "١٢٣ 1234567 ½", "the" * 40]:
+        theirs = engine.encode(text, add_special_tokens=False).ids
+        assert tok.encode(text, allowed_special=tok.special_tokens) == theirs, text
+        assert tok.decode(theirs) == engine.decode(theirs, skip_special_tokens=False)
+        assert tok.encode_batch([text]) == [tok.encode(text)]
+        assert not set(tok.encode(text)) & set(tok.special_tokens.values())
+    name = {"llama3": "<|end_of_text|>"}.get(kind, "<|endoftext|>")
+    assert tok.end_id == engine.token_to_id(name)
+    (tmp_path / "again").mkdir()
+    tok.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").spec == spec
+
+
+def test_whole_tokens_first_where_the_file_says_so(tmp_path):
+    spec = BPETokenizer.train(["low lower lowest slow"] * 9, 280).spec
+    spec["model"]["merges"] = spec["model"]["merges"][1:]              # now some tokens cannot be reached by merges
+    for ignore in (False, True):
+        spec["model"]["ignore_merges"] = ignore
+        tok, engine = load_tokenizer(write(tmp_path, spec)), Engine.from_str(json.dumps(spec))
+        for text in ("low", " low", "lowest slow lower"): assert tok.encode(text) == engine.encode(text).ids
+
+
+def test_end_token_named_in_the_config(tmp_path):
+    spec = BPETokenizer.train([], 258, ["</s>", "<s>"]).spec
+    for eos in ("</s>", {"__type": "AddedToken", "content": "</s>"}):
+        assert load_tokenizer(write(tmp_path, spec, {"eos_token": eos})).end_id == 256
+
+
+def broken_specs():
+    good = BPETokenizer.train(["abab abab"], 260).spec
+    def change(**parts): return json.dumps({**json.loads(json.dumps(good)), **parts})
+    def model(**parts): return change(model={**good["model"], **parts})
+    yield "", "no JSON"
+    yield json.dumps(good)[:-9], "no JSON"
+    yield "[" * 100_000, "no JSON"
+    yield "[1, 2]", "not an object"
+    yield "{}", "broken at"
+    yield change(model=None), "broken at"
+    yield change(model={"type": "WordPiece", "vocab": {}}), "its model is WordPiece"
+    yield change(model={"type": "Unigram", "vocab": []}), "its model is Unigram"
+    yield model(merges=["a"]), "cannot open"
+    yield model(merges=[["a", "zz"]]), "broken at"
+    yield model(vocab={"▁the": 0}), "not made of bytes"
+    yield model(vocab={**good["model"]["vocab"], "zz": "7"}), "no token id"
+    yield model(vocab={**good["model"]["vocab"], "zz": -7}), "no token id"
+    yield model(vocab={**good["model"]["vocab"], "zz": 7}), "share an id"
+    yield change(added_tokens=[{**good["added_tokens"][0], "id": 7}]), "share an id"
+    yield model(end_of_word_suffix="</w>"), "end_of_word_suffix"
+    yield model(byte_fallback=True), "byte_fallback"
+    yield change(normalizer={"type": "Lowercase"}), "normalises"
+    yield change(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}), "prefix"
+    yield change(pre_tokenizer={"type": "Metaspace"}), "its text is cut by"
+    yield change(pre_tokenizer={"type": "Sequence", "pretokenizers": []}), "cannot open"
+    yield change(pre_tokenizer=None), "cannot open"
+    yield change(pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False},
+                                                                      good["pre_tokenizer"]["pretokenizers"][1]]}), "no regular expression"
+    yield change(added_tokens=[{"id": 256, "content": END}]), "broken at"
+    yield change(added_tokens=[{**good["added_tokens"][0], "lstrip": True}]), "not supported"
+    yield change(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}), "way of its own"
+
+
+@pytest.mark.parametrize("content,message", broken_specs(), ids=lambda x: x[:12] if len(x) < 30 else "file")
+def test_malformed_files(tmp_path, content, message):
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match="tokenizer.json") as error: load_tokenizer(tmp_path)
+    assert message in str(error.value)
+
+
+def test_missing_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="no tokenizer.json"): load_tokenizer(tmp_path)
+    for name in ("../nowhere", "/nowhere/at/all", "a/b/c", "..", "a/..", "./x"):
+        with pytest.raises(FileNotFoundError): load_tokenizer(tmp_path / name if name == "../nowhere" else name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="no folder nobody/nothing"): load_tokenizer("nobody/nothing")

@@ -227,3 +227,18 @@ def test_an_order_of_magnitude_faster_than_dictionaries():
     start = process_time(); NGram(5).fit(ids); fast = process_time() - start
     start = process_time(); Direct(5, ids.tolist(), 40); slow = process_time() - start
     assert slow > 3 * fast
+
+
+def test_100_000_stories_do_not_teach_it_to_tell_one():
+    import re
+    from gpt_nb.tales import Tales
+    world = Tales(lang="en", level=1)
+    pieces, vocabulary = re.compile(r" ?\w+|[^\w]"), {"<|end|>": 0}
+    ids = [0]
+    for text in world.texts(100_000, seed=0):
+        ids += [vocabulary.setdefault(piece, len(vocabulary)) for piece in pieces.findall(text)] + [0]
+    names = {i: piece for piece, i in vocabulary.items()}
+    written = "".join(names[i] for i in NGram(7).fit(ids, end_id=0).sample(40_000, [0])).split("<|end|>")[1:-1]
+    checks = [world.check(text) for text in written]
+    assert len(checks) > 400 and np.mean([c.words for c in checks]) > 0.99 and np.mean([c.sentences for c in checks]) > 0.9
+    assert np.mean([c.story == 1 for c in checks]) < 0.05

@@ -60,8 +60,8 @@ def docstrings(
 
 # %% ../nbs/02_data.ipynb #02-022
 def pycode() -> list[str]:
-    "The source of Python's standard library, one file a document."
-    return [p.read_text("utf-8") for p in stdlib_files()]
+    "The source of Python's standard library, one file a document, empty files left out."
+    return [text for p in stdlib_files() if (text := p.read_text("utf-8")).strip()]
 
 
 @functools.lru_cache(maxsize=1)
@@ -103,7 +103,7 @@ def pydocs() -> list[str]:
     "The manual inside Python, each paragraph once."
     return distinct_paragraphs(raw_pydocs())
 
-# %% ../nbs/02_data.ipynb #02-043
+# %% ../nbs/02_data.ipynb #02-045
 _SEPARATOR = re.compile(r"(?m)^[^\S\n]*<\|end(?:oftext)?\|>[^\S\n]*(?:\n|\Z)")  # a line of its own
 _WHOLE = 32 * 2**20  # bytes: a longer plain-text file is not one document
 _PIECE = 2**19       # characters: it is cut into documents of at least this length
@@ -117,7 +117,7 @@ def _kind(path: str) -> str:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     return suffix if suffix in (".jsonl", ".csv", ".parquet") else "text"
 
-# %% ../nbs/02_data.ipynb #02-044
+# %% ../nbs/02_data.ipynb #02-046
 def _read_text(path: str) -> Iterator[str]:
     "Documents of a plain-text file: parted by lines that hold a separator, else the whole file, in pieces if it is very long."
     longest = _PIECE if os.path.getsize(path) * (4 if path.lower().endswith(".gz") else 1) > _WHOLE else sys.maxsize
@@ -137,7 +137,7 @@ def _read_text(path: str) -> Iterator[str]:
             parts, size = [text[cut:]], size - cut
     yield "".join(parts)
 
-# %% ../nbs/02_data.ipynb #02-046
+# %% ../nbs/02_data.ipynb #02-048
 def _choose_column(row: dict, column: str | None, where: str) -> str:
     strings = [name for name, value in row.items() if isinstance(value, str)]
     chosen = column or ("text" if "text" in row else strings[0] if len(strings) == 1 else None)
@@ -145,7 +145,7 @@ def _choose_column(row: dict, column: str | None, where: str) -> str:
     raise ValueError(f"{where} has no column {chosen!r}: it has {sorted(map(str, row))}" if chosen else
                      f"{where} has several columns, {sorted(map(str, row))}: say which holds the text with column=...")
 
-# %% ../nbs/02_data.ipynb #02-047
+# %% ../nbs/02_data.ipynb #02-049
 def _rows(path: str) -> Iterator[dict]:
     "Rows of a table: jsonl (an object a line), csv (names in the first line) or parquet."
     if _kind(path) == ".parquet":
@@ -164,7 +164,7 @@ def _rows(path: str) -> Iterator[dict]:
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{path}: line {i + 1} is not one JSON object: {error.msg}") from None
 
-# %% ../nbs/02_data.ipynb #02-048
+# %% ../nbs/02_data.ipynb #02-050
 def _read_table(path: str, column: str | None) -> Iterator[str]:
     chosen = None
     for i, row in enumerate(_rows(path)):
@@ -173,7 +173,7 @@ def _read_table(path: str, column: str | None) -> Iterator[str]:
         if not isinstance(row[chosen], str): raise ValueError(f"{path}: column {chosen!r} of row {i + 1} holds {row[chosen]!r}, not a string")
         yield row[chosen]
 
-# %% ../nbs/02_data.ipynb #02-050
+# %% ../nbs/02_data.ipynb #02-052
 def _read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file."
     count = 0
@@ -192,7 +192,7 @@ def _read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator
             raise (error if path in str(error) else ValueError(f"{path} cannot be read: {error}")) from None
     if not count: raise ValueError(f"no text in {', '.join(files[:3])}: the file is empty")
 
-# %% ../nbs/02_data.ipynb #02-052
+# %% ../nbs/02_data.ipynb #02-054
 class Texts(Sequence):
     "Documents on disk (one column of an Arrow-backed `datasets.Dataset`) that behave like a list of strings."
 
@@ -209,7 +209,7 @@ class Texts(Sequence):
     def __iter__(self) -> Iterator[str]: return (t for rows in self.dataset.iter(self._batch) for t in rows[self.column])
     def __repr__(self) -> str: return f"Texts({len(self):,} documents, {self.dataset.data.nbytes / 1e6:.1f} MB on disk)"
 
-# %% ../nbs/02_data.ipynb #02-053
+# %% ../nbs/02_data.ipynb #02-055
 def _find_files(pattern: str) -> list[str]:
     path = os.path.expanduser(pattern)
     if os.path.isdir(path): raise ValueError(f"{pattern} is a folder: name its files, for example {pattern.rstrip('/')}/*.txt")
@@ -217,22 +217,39 @@ def _find_files(pattern: str) -> list[str]:
     if not files: raise FileNotFoundError(f"no file matches {pattern}")
     return files
 
-# %% ../nbs/02_data.ipynb #02-054
-def _load_files(pattern: str, column: str | None) -> Texts:
+
+def _on_disk(generator, batch: int = 1000, **arguments) -> Texts:
+    "What a generator yields, in an Arrow file that `datasets` finds again when the arguments are the same."
     from datasets import Dataset, Features, Value
     from datasets.exceptions import DatasetGenerationError
-    files = _find_files(pattern)
-    stats = [os.stat(p) for p in files]
-    largest = min(_WHOLE, max(s.st_size for s in stats))
-    arguments = dict(files=tuple(files), column=column, version=__version__, stamp=tuple((os.path.abspath(p), s.st_size, s.st_mtime_ns) for p, s in zip(files, stats)))
+    features = Features({"text": Value("large_string")})
     try:
-        dataset = Dataset.from_generator(_read_files, gen_kwargs=arguments, features=Features({"text": Value("large_string")}),
-                                         writer_batch_size=max(1, min(1000, 2**26 // max(1, largest))))
+        dataset = Dataset.from_generator(generator, gen_kwargs={**arguments, "version": __version__}, features=features, writer_batch_size=batch)
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
     return Texts(dataset)
 
-# %% ../nbs/02_data.ipynb #02-055
+# %% ../nbs/02_data.ipynb #02-056
+def _on_disk(generator, batch: int = 1000, **arguments) -> Texts:
+    "What a generator yields, in an Arrow file that `datasets` finds again when the arguments are the same."
+    from datasets import Dataset, Features, Value
+    from datasets.exceptions import DatasetGenerationError
+    features = Features({"text": Value("large_string")})
+    try:
+        dataset = Dataset.from_generator(generator, gen_kwargs={**arguments, "version": __version__}, features=features, writer_batch_size=batch)
+    except DatasetGenerationError as error:
+        raise (error.__cause__ or error) from None
+    return Texts(dataset)
+
+# %% ../nbs/02_data.ipynb #02-058
+def _load_files(pattern: str, column: str | None) -> Texts:
+    files = _find_files(pattern)
+    stats = [os.stat(p) for p in files]
+    stamp = tuple((os.path.abspath(p), s.st_size, s.st_mtime_ns) for p, s in zip(files, stats))
+    largest = min(_WHOLE, max(s.st_size for s in stats))
+    return _on_disk(_read_files, max(1, min(1000, 2**26 // max(1, largest))), files=tuple(files), column=column, stamp=stamp)
+
+# %% ../nbs/02_data.ipynb #02-060
 def _load_hub(name: str, column: str | None) -> Texts:
     from datasets import load_dataset
     parts = name.split("/")
@@ -243,17 +260,25 @@ def _load_hub(name: str, column: str | None) -> Texts:
         raise FileNotFoundError(f"hub:{name} could not be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]})") from error
     return Texts(dataset, _choose_column(dataset[0], column, f"hub:{name}"))
 
-# %% ../nbs/02_data.ipynb #02-056
+# %% ../nbs/02_data.ipynb #02-062
 _BUILT_IN = re.compile(r"pydocs|pycode|tales(-zh)?(:[123])?")
+_QUICK = 10_000  # stories; more are told once and kept on disk
 
 
-def _load_built_in(name: str, n_stories: int, seed: int) -> list[str]:
-    if name in ("pydocs", "pycode"): return {"pydocs": pydocs, "pycode": pycode}[name]()
+def _tell(lang: str, level: int, n: int, seed: int, **stamp) -> Iterator[dict]:
     from gpt_nb.tales import Tales
+    yield from ({"text": text} for text in Tales(lang, level).texts(n, seed=seed))
+
+
+def _load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
+    if name in ("pydocs", "pycode"): return {"pydocs": pydocs, "pycode": pycode}[name]()
+    from gpt_nb import tales
     world, _, level = name.partition(":")
-    return Tales(lang="zh" if world == "tales-zh" else "en", level=int(level or 1)).texts(n_stories, seed=seed)
+    kind = dict(lang="zh" if world == "tales-zh" else "en", level=int(level or 1), n=n_stories, seed=seed)
+    if n_stories <= _QUICK: return [row["text"] for row in _tell(**kind)]
+    return _on_disk(_tell, **kind, source=hashlib.blake2b(Path(tales.__file__).read_bytes()).hexdigest())
 
-
+# %% ../nbs/02_data.ipynb #02-064
 def load_texts(
     name: str,                  # built in: tales, tales-zh, tales:2 (a level), pydocs, pycode, or several joined by +; a file or glob; hub:org/name[/config]
     column: str | None = None,  # of a table: the one that holds the text; by default `text`, or the only one of strings
@@ -263,13 +288,14 @@ def load_texts(
     "The documents of a corpus, as they are: nothing is normalised."
     parts = name.split("+")
     if all(_BUILT_IN.fullmatch(p) for p in parts):
-        return [text for p in parts for text in _load_built_in(p, n_stories, seed)]
+        loaded = [_load_built_in(p, n_stories, seed) for p in parts]
+        return loaded[0] if len(loaded) == 1 else [text for texts in loaded for text in texts]
     if name.startswith("hub:"): return _load_hub(name.removeprefix("hub:"), column)
     if os.path.exists(os.path.expanduser(name)) or re.search(r"[/\\.*?]", name): return _load_files(name, column)
     raise ValueError(f"unknown text {name!r}: expected tales, tales-zh (with :1, :2 or :3 for a level), pydocs, pycode, "
                      "several of them joined by +, a file such as book.txt, a glob such as texts/*.txt, or hub:org/name")
 
-# %% ../nbs/02_data.ipynb #02-068
+# %% ../nbs/02_data.ipynb #02-076
 def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     "One 64-bit hash (n,) and length (n,) a document, and one hash of all."
     hashes, lengths, total = [], [], hashlib.blake2b(digest_size=12)
@@ -284,7 +310,7 @@ def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
         lengths.append(len(text))
     return np.array(hashes, np.uint64), np.array(lengths, np.int64), total.hexdigest()
 
-# %% ../nbs/02_data.ipynb #02-069
+# %% ../nbs/02_data.ipynb #02-077
 def _choose_validation(
     hashes: np.ndarray,  # (n,) uint64
     val: float,          # share of documents
@@ -296,7 +322,7 @@ def _choose_validation(
     if val and not chosen.any(): raise ValueError("all documents are the same text: nothing is left to validate on")
     return chosen
 
-# %% ../nbs/02_data.ipynb #02-072
+# %% ../nbs/02_data.ipynb #02-080
 def split_document(
     text: str,   # one long document
     val: float,  # share of its characters for validation
@@ -311,7 +337,7 @@ def split_document(
     raise ValueError(f"the text is one line of {len(text):,} characters: too short to split into training and validation; "
                      "give at least two documents or two lines")
 
-# %% ../nbs/02_data.ipynb #02-075
+# %% ../nbs/02_data.ipynb #02-083
 _CHUNK = 2**20  # characters encoded at a time; what is finished is on disk and survives a kill
 
 
@@ -323,7 +349,7 @@ def _pieces(text: str) -> list[str]:
         start = cut.start()
     return pieces + [text[start:]]
 
-# %% ../nbs/02_data.ipynb #02-076
+# %% ../nbs/02_data.ipynb #02-084
 def _encode(docs: list[str], tok) -> list[np.ndarray]:
     "Ids of each document with `<|end|>` behind them. Long documents go to the tokenizer in pieces."
     pieces = [_pieces(doc) for doc in docs]
@@ -336,7 +362,7 @@ def _encode(docs: list[str], tok) -> list[np.ndarray]:
     edges = list(itertools.accumulate(map(len, pieces), initial=0))
     return [np.concatenate(ids[a:b] + [np.array([tok.end_id], np.uint32)]) for a, b in zip(edges, edges[1:])]
 
-# %% ../nbs/02_data.ipynb #02-078
+# %% ../nbs/02_data.ipynb #02-086
 def _write_chunk(path: Path, docs: list[str], is_val: np.ndarray, tok, dtype) -> None:
     ids = _encode(docs, tok)
     largest = max(int(row.max()) for row in ids)
@@ -346,9 +372,10 @@ def _write_chunk(path: Path, docs: list[str], is_val: np.ndarray, tok, dtype) ->
         np.savez(file, **{name: np.concatenate(rows or [np.zeros(0)]).astype(dtype) for name, rows in sides.items()})
     os.replace(path.with_suffix(".tmp"), path)
 
-# %% ../nbs/02_data.ipynb #02-080
-def _join_chunks(parts: list[Path], folder: Path, tok, dtype, about: dict) -> None:
+# %% ../nbs/02_data.ipynb #02-088
+def _join_chunks(parts: list[Path], folder: Path, tok, dtype) -> None:
     "Write `train.bin` and `val.bin` beside their final place and rename: they are there whole or not at all."
+    about = dict(end_id=tok.end_id, vocab_size=tok.vocab_size, dtype=np.dtype(dtype).name, train=0, val=0)
     new = folder.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -363,7 +390,7 @@ def _join_chunks(parts: list[Path], folder: Path, tok, dtype, about: dict) -> No
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)
 
-# %% ../nbs/02_data.ipynb #02-081
+# %% ../nbs/02_data.ipynb #02-089
 @dataclass(frozen=True, eq=False)
 class Tokens:
     "A corpus as token ids on disk: `<|end|>` document `<|end|>` document `<|end|>`, one array to train on and one to validate."
@@ -377,7 +404,7 @@ class Tokens:
     def __repr__(self) -> str:
         return f"Tokens(train={len(self.train):,}, val={len(self.val):,}, vocab_size={self.vocab_size:,}, {self.train.dtype})"
 
-# %% ../nbs/02_data.ipynb #02-082
+# %% ../nbs/02_data.ipynb #02-090
 def _open_tokens(folder: Path, temporary=None) -> Tokens | None:
     "The arrays of a finished folder, or None where there is none or a file is cut off."
     try:
@@ -389,7 +416,7 @@ def _open_tokens(folder: Path, temporary=None) -> Tokens | None:
     arrays = [np.memmap(folder / f"{n}.bin", dtype, "r") if about[n] else np.zeros(0, dtype) for n in ("train", "val")]
     return Tokens(*arrays, about["end_id"], about["vocab_size"], folder, temporary)
 
-# %% ../nbs/02_data.ipynb #02-084
+# %% ../nbs/02_data.ipynb #02-092
 def _tokenizer_hash(tok) -> str:
     with tempfile.TemporaryDirectory() as folder:
         tok.save(folder)
@@ -398,35 +425,36 @@ def _tokenizer_hash(tok) -> str:
             if path.is_file(): digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
-# %% ../nbs/02_data.ipynb #02-085
-def _make_tokens(texts, hashes, lengths, tok, val, folder: Path, progress: bool) -> None:
-    "Encode chunk by chunk into `folder.parts`, then join."
-    from tqdm.auto import tqdm
+# %% ../nbs/02_data.ipynb #02-094
+def _split(texts: Sequence[str], hashes: np.ndarray, lengths: np.ndarray, val: float) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
+    "Documents, their lengths and which of them validate; a lone document becomes two."
     filled = np.flatnonzero(lengths)
     if not len(filled): raise ValueError("no text: there is no document, or all are empty")
     if len(filled) == 1 and val:
         texts = split_document(texts[int(filled[0])], val)
-        lengths, is_val = np.array([len(t) for t in texts]), np.array([False, True])
-    else:
-        is_val = np.zeros(len(lengths), bool)
-        is_val[filled] = _choose_validation(hashes[filled], val)
+        return texts, np.array([len(t) for t in texts]), np.array([False, True])
+    is_val = np.zeros(len(lengths), bool)
+    is_val[filled] = _choose_validation(hashes[filled], val)
+    return texts, lengths, is_val
+
+# %% ../nbs/02_data.ipynb #02-095
+def _make_tokens(texts: Sequence[str], lengths: np.ndarray, is_val: np.ndarray, tok, folder: Path, progress: bool) -> None:
+    "Encode chunk by chunk into `folder.parts`, then join."
+    from tqdm.auto import tqdm
     dtype = np.uint16 if max(tok.vocab_size, tok.end_id + 1) <= 2**16 else np.uint32
     group = np.maximum(np.cumsum(lengths) - 1, 0) // _CHUNK
     edges = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(lengths)]
-    parts_dir = folder.with_suffix(".parts")
-    parts_dir.mkdir(exist_ok=True)
-    parts = [parts_dir / f"{i:06d}.npz" for i in range(len(edges) - 1)]
+    work = folder.with_suffix(".parts")
+    work.mkdir(exist_ok=True)
+    parts = [work / f"{i:06d}.npz" for i in range(len(edges) - 1)]
     with tqdm(total=int(lengths.sum()), unit="char", unit_scale=True, desc="tokens", disable=not progress) as bar:
         for part, a, b in zip(parts, edges, edges[1:]):
-            if not part.exists():
-                keep = lengths[a:b] > 0
-                _write_chunk(part, [t for t in texts[a:b] if t], is_val[a:b][keep], tok, dtype)
+            if not part.exists(): _write_chunk(part, [t for t in texts[a:b] if t], is_val[a:b][lengths[a:b] > 0], tok, dtype)
             bar.update(int(lengths[a:b].sum()))
-    about = dict(end_id=tok.end_id, vocab_size=tok.vocab_size, dtype=np.dtype(dtype).name, train=0, val=0)
-    _join_chunks(parts, folder, tok, dtype, about)
-    shutil.rmtree(parts_dir)
+    _join_chunks(parts, folder, tok, dtype)
+    shutil.rmtree(work)
 
-# %% ../nbs/02_data.ipynb #02-086
+# %% ../nbs/02_data.ipynb #02-097
 def tokenize(
     texts: Sequence[str],                 # documents: a list, or what `load_texts` gives
     tok,                                  # a tokenizer of `gpt_nb.tokenizer`
@@ -446,11 +474,11 @@ def tokenize(
     name = hashlib.blake2b(f"1 {_CHUNK} {content} {_tokenizer_hash(tok)} {val}".encode(), digest_size=8).hexdigest()
     with FileLock(root / "lock"):  # of several processes one works, the others find it done
         if not (tokens := _open_tokens(root / name, temporary)):
-            _make_tokens(texts, hashes, lengths, tok, val, root / name, progress)
+            _make_tokens(*_split(texts, hashes, lengths, val), tok, root / name, progress)
             tokens = _open_tokens(root / name, temporary)
     return tokens
 
-# %% ../nbs/02_data.ipynb #02-101
+# %% ../nbs/02_data.ipynb #02-112
 def shuffled_windows(
     n: int,                    # ids in the stream
     context: int,              # T
@@ -460,7 +488,7 @@ def shuffled_windows(
     rows = max(1, (n - 1) // context - 1)
     return rng.integers(n - rows * context) + context * rng.permutation(rows)
 
-# %% ../nbs/02_data.ipynb #02-111
+# %% ../nbs/02_data.ipynb #02-122
 def shuffled_documents(
     lengths: np.ndarray,       # (rows,) of each document
     batch_size: int,           # B
@@ -475,7 +503,7 @@ def shuffled_documents(
     batches = rng.permutation(order[head:stop].reshape(-1, batch_size))
     return np.concatenate([order[:head], batches.ravel(), order[stop:]])
 
-# %% ../nbs/02_data.ipynb #02-117
+# %% ../nbs/02_data.ipynb #02-128
 _SCAN = 2**24  # ids looked at at a time
 
 
@@ -491,7 +519,7 @@ def _check_ids(ids, vocab_size: int | None = None) -> np.ndarray:
             raise ValueError(f"id {high if high >= vocab_size else low} is outside the vocabulary of {vocab_size}: were these ids made with another tokenizer?")
     return ids
 
-# %% ../nbs/02_data.ipynb #02-118
+# %% ../nbs/02_data.ipynb #02-130
 def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     "Start (n,) and length (n,) of one row a document, or None if one of them does not fit into the context."
     if end_id is None: return None
@@ -500,7 +528,7 @@ def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[n
     starts, lengths = edges[:-1], np.diff(edges)
     return (starts, lengths) if lengths.max() <= context else None
 
-# %% ../nbs/02_data.ipynb #02-119
+# %% ../nbs/02_data.ipynb #02-132
 def _take(
     ids: np.ndarray,      # (n,)
     starts: np.ndarray,   # (B,) first id of each row
@@ -515,13 +543,13 @@ def _take(
     x, y = ids[index].astype(np.int64), ids[index + 1].astype(np.int64)
     return torch.from_numpy(np.where(real, x, pad)), torch.from_numpy(np.where(real, y, -100))
 
-# %% ../nbs/02_data.ipynb #02-120
+# %% ../nbs/02_data.ipynb #02-134
 def _check_sizes(batch_size: int, context: int, rank: int, world: int) -> None:
     if min(batch_size, context, world) < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size={batch_size}, context={context}, rank={rank}, world={world}: expected positive sizes and 0 <= rank < world")
     if batch_size % world: raise ValueError(f"batch_size={batch_size} does not divide among {world} processes: choose a multiple of {world}")
 
-
+# %% ../nbs/02_data.ipynb #02-136
 class _Rows:
     "The rows of every pass over a stream; the last two passes are kept."
 
@@ -544,7 +572,7 @@ class _Rows:
             self.passes = {e: r for e, r in self.passes.items() if abs(e - epoch) == 1} | {epoch: rows}
         return self.passes[epoch]
 
-# %% ../nbs/02_data.ipynb #02-121
+# %% ../nbs/02_data.ipynb #02-138
 class Batches:
     "Batches that are a pure function of (seed, step): `x, y = Batches(...)[step]`, with y one token further on than x."
 
@@ -579,7 +607,7 @@ class Batches:
         mine = slice(self.rank, None, self.world)
         return _take(self.ids, starts[mine], lengths[mine], int(lengths.max()), self.pad)
 
-# %% ../nbs/02_data.ipynb #02-135
+# %% ../nbs/02_data.ipynb #02-152
 def windows(
     ids: np.ndarray,            # (n,) token ids
     context: int,               # T, the longest row

@@ -83,7 +83,7 @@ def paragraphs(
     edges = [0, *cuts, len(text)]
     return [text[a:b] for a, b in zip(edges, edges[1:]) if a < b]
 
-# %% ../nbs/02_data.ipynb #02-031
+# %% ../nbs/02_data.ipynb #02-033
 def distinct_paragraphs(
     texts: Iterable[str],  # documents
 ) -> list[str]:  # the documents with each paragraph only where it stood first; those left empty are gone
@@ -98,12 +98,12 @@ def distinct_paragraphs(
         if "".join(new).strip(): kept.append("".join(new))
     return kept
 
-# %% ../nbs/02_data.ipynb #02-032
+# %% ../nbs/02_data.ipynb #02-036
 def pydocs() -> list[str]:
     "The manual inside Python, each paragraph once."
     return distinct_paragraphs(raw_pydocs())
 
-# %% ../nbs/02_data.ipynb #02-045
+# %% ../nbs/02_data.ipynb #02-050
 _SEPARATOR = re.compile(r"(?m)^[^\S\n]*<\|end(?:oftext)?\|>[^\S\n]*(?:\n|\Z)")  # a line of its own
 _WHOLE = 32 * 2**20  # bytes: a longer plain-text file is not one document
 _PIECE = 2**19       # characters: it is cut into documents of at least this length
@@ -117,7 +117,7 @@ def _kind(path: str) -> str:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     return suffix if suffix in (".jsonl", ".csv", ".parquet") else "text"
 
-# %% ../nbs/02_data.ipynb #02-046
+# %% ../nbs/02_data.ipynb #02-051
 def _read_text(path: str) -> Iterator[str]:
     "Documents of a plain-text file: parted by lines that hold a separator, else the whole file, in pieces if it is very long."
     longest = _PIECE if os.path.getsize(path) * (4 if path.lower().endswith(".gz") else 1) > _WHOLE else sys.maxsize
@@ -137,7 +137,7 @@ def _read_text(path: str) -> Iterator[str]:
             parts, size = [text[cut:]], size - cut
     yield "".join(parts)
 
-# %% ../nbs/02_data.ipynb #02-048
+# %% ../nbs/02_data.ipynb #02-053
 def _choose_column(row: dict, column: str | None, where: str) -> str:
     strings = [name for name, value in row.items() if isinstance(value, str)]
     chosen = column or ("text" if "text" in row else strings[0] if len(strings) == 1 else None)
@@ -145,7 +145,7 @@ def _choose_column(row: dict, column: str | None, where: str) -> str:
     raise ValueError(f"{where} has no column {chosen!r}: it has {sorted(map(str, row))}" if chosen else
                      f"{where} has several columns, {sorted(map(str, row))}: say which holds the text with column=...")
 
-# %% ../nbs/02_data.ipynb #02-049
+# %% ../nbs/02_data.ipynb #02-054
 def _rows(path: str) -> Iterator[dict]:
     "Rows of a table: jsonl (an object a line), csv (names in the first line) or parquet."
     if _kind(path) == ".parquet":
@@ -164,7 +164,7 @@ def _rows(path: str) -> Iterator[dict]:
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{path}: line {i + 1} is not one JSON object: {error.msg}") from None
 
-# %% ../nbs/02_data.ipynb #02-050
+# %% ../nbs/02_data.ipynb #02-055
 def _read_table(path: str, column: str | None) -> Iterator[str]:
     chosen = None
     for i, row in enumerate(_rows(path)):
@@ -173,7 +173,7 @@ def _read_table(path: str, column: str | None) -> Iterator[str]:
         if not isinstance(row[chosen], str): raise ValueError(f"{path}: column {chosen!r} of row {i + 1} holds {row[chosen]!r}, not a string")
         yield row[chosen]
 
-# %% ../nbs/02_data.ipynb #02-052
+# %% ../nbs/02_data.ipynb #02-057
 def _read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file."
     count = 0
@@ -192,7 +192,7 @@ def _read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator
             raise (error if path in str(error) else ValueError(f"{path} cannot be read: {error}")) from None
     if not count: raise ValueError(f"no text in {', '.join(files[:3])}: the file is empty")
 
-# %% ../nbs/02_data.ipynb #02-054
+# %% ../nbs/02_data.ipynb #02-059
 class Texts(Sequence):
     "Documents on disk (one column of an Arrow-backed `datasets.Dataset`) that behave like a list of strings."
 
@@ -209,7 +209,7 @@ class Texts(Sequence):
     def __iter__(self) -> Iterator[str]: return (t for rows in self.dataset.iter(self._batch) for t in rows[self.column])
     def __repr__(self) -> str: return f"Texts({len(self):,} documents, {self.dataset.data.nbytes / 1e6:.1f} MB on disk)"
 
-# %% ../nbs/02_data.ipynb #02-055
+# %% ../nbs/02_data.ipynb #02-062
 def _find_files(pattern: str) -> list[str]:
     path = os.path.expanduser(pattern)
     if os.path.isdir(path): raise ValueError(f"{pattern} is a folder: name its files, for example {pattern.rstrip('/')}/*.txt")
@@ -217,7 +217,7 @@ def _find_files(pattern: str) -> list[str]:
     if not files: raise FileNotFoundError(f"no file matches {pattern}")
     return files
 
-
+# %% ../nbs/02_data.ipynb #02-063
 def _on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     "What a generator yields, in an Arrow file that `datasets` finds again when the arguments are the same."
     from datasets import Dataset, Features, Value
@@ -229,19 +229,7 @@ def _on_disk(generator, batch: int = 1000, **arguments) -> Texts:
         raise (error.__cause__ or error) from None
     return Texts(dataset)
 
-# %% ../nbs/02_data.ipynb #02-056
-def _on_disk(generator, batch: int = 1000, **arguments) -> Texts:
-    "What a generator yields, in an Arrow file that `datasets` finds again when the arguments are the same."
-    from datasets import Dataset, Features, Value
-    from datasets.exceptions import DatasetGenerationError
-    features = Features({"text": Value("large_string")})
-    try:
-        dataset = Dataset.from_generator(generator, gen_kwargs={**arguments, "version": __version__}, features=features, writer_batch_size=batch)
-    except DatasetGenerationError as error:
-        raise (error.__cause__ or error) from None
-    return Texts(dataset)
-
-# %% ../nbs/02_data.ipynb #02-058
+# %% ../nbs/02_data.ipynb #02-065
 def _load_files(pattern: str, column: str | None) -> Texts:
     files = _find_files(pattern)
     stats = [os.stat(p) for p in files]
@@ -249,7 +237,7 @@ def _load_files(pattern: str, column: str | None) -> Texts:
     largest = min(_WHOLE, max(s.st_size for s in stats))
     return _on_disk(_read_files, max(1, min(1000, 2**26 // max(1, largest))), files=tuple(files), column=column, stamp=stamp)
 
-# %% ../nbs/02_data.ipynb #02-060
+# %% ../nbs/02_data.ipynb #02-067
 def _load_hub(name: str, column: str | None) -> Texts:
     from datasets import load_dataset
     parts = name.split("/")
@@ -260,7 +248,7 @@ def _load_hub(name: str, column: str | None) -> Texts:
         raise FileNotFoundError(f"hub:{name} could not be loaded ({type(error).__name__}: {str(error).strip().splitlines()[0]})") from error
     return Texts(dataset, _choose_column(dataset[0], column, f"hub:{name}"))
 
-# %% ../nbs/02_data.ipynb #02-062
+# %% ../nbs/02_data.ipynb #02-069
 _BUILT_IN = re.compile(r"pydocs|pycode|tales(-zh)?(:[123])?")
 _QUICK = 10_000  # stories; more are told once and kept on disk
 
@@ -278,7 +266,7 @@ def _load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
     if n_stories <= _QUICK: return [row["text"] for row in _tell(**kind)]
     return _on_disk(_tell, **kind, source=hashlib.blake2b(Path(tales.__file__).read_bytes()).hexdigest())
 
-# %% ../nbs/02_data.ipynb #02-064
+# %% ../nbs/02_data.ipynb #02-071
 def load_texts(
     name: str,                  # built in: tales, tales-zh, tales:2 (a level), pydocs, pycode, or several joined by +; a file or glob; hub:org/name[/config]
     column: str | None = None,  # of a table: the one that holds the text; by default `text`, or the only one of strings
@@ -295,7 +283,7 @@ def load_texts(
     raise ValueError(f"unknown text {name!r}: expected tales, tales-zh (with :1, :2 or :3 for a level), pydocs, pycode, "
                      "several of them joined by +, a file such as book.txt, a glob such as texts/*.txt, or hub:org/name")
 
-# %% ../nbs/02_data.ipynb #02-076
+# %% ../nbs/02_data.ipynb #02-086
 def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     "One 64-bit hash (n,) and length (n,) a document, and one hash of all."
     hashes, lengths, total = [], [], hashlib.blake2b(digest_size=12)
@@ -310,7 +298,7 @@ def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
         lengths.append(len(text))
     return np.array(hashes, np.uint64), np.array(lengths, np.int64), total.hexdigest()
 
-# %% ../nbs/02_data.ipynb #02-077
+# %% ../nbs/02_data.ipynb #02-088
 def _choose_validation(
     hashes: np.ndarray,  # (n,) uint64
     val: float,          # share of documents
@@ -322,7 +310,7 @@ def _choose_validation(
     if val and not chosen.any(): raise ValueError("all documents are the same text: nothing is left to validate on")
     return chosen
 
-# %% ../nbs/02_data.ipynb #02-080
+# %% ../nbs/02_data.ipynb #02-091
 def split_document(
     text: str,   # one long document
     val: float,  # share of its characters for validation
@@ -337,7 +325,7 @@ def split_document(
     raise ValueError(f"the text is one line of {len(text):,} characters: too short to split into training and validation; "
                      "give at least two documents or two lines")
 
-# %% ../nbs/02_data.ipynb #02-083
+# %% ../nbs/02_data.ipynb #02-094
 _CHUNK = 2**20  # characters encoded at a time; what is finished is on disk and survives a kill
 
 
@@ -349,7 +337,7 @@ def _pieces(text: str) -> list[str]:
         start = cut.start()
     return pieces + [text[start:]]
 
-# %% ../nbs/02_data.ipynb #02-084
+# %% ../nbs/02_data.ipynb #02-096
 def _encode(docs: list[str], tok) -> list[np.ndarray]:
     "Ids of each document with `<|end|>` behind them. Long documents go to the tokenizer in pieces."
     pieces = [_pieces(doc) for doc in docs]
@@ -362,7 +350,7 @@ def _encode(docs: list[str], tok) -> list[np.ndarray]:
     edges = list(itertools.accumulate(map(len, pieces), initial=0))
     return [np.concatenate(ids[a:b] + [np.array([tok.end_id], np.uint32)]) for a, b in zip(edges, edges[1:])]
 
-# %% ../nbs/02_data.ipynb #02-086
+# %% ../nbs/02_data.ipynb #02-101
 def _write_chunk(path: Path, docs: list[str], is_val: np.ndarray, tok, dtype) -> None:
     ids = _encode(docs, tok)
     largest = max(int(row.max()) for row in ids)
@@ -372,7 +360,7 @@ def _write_chunk(path: Path, docs: list[str], is_val: np.ndarray, tok, dtype) ->
         np.savez(file, **{name: np.concatenate(rows or [np.zeros(0)]).astype(dtype) for name, rows in sides.items()})
     os.replace(path.with_suffix(".tmp"), path)
 
-# %% ../nbs/02_data.ipynb #02-088
+# %% ../nbs/02_data.ipynb #02-103
 def _join_chunks(parts: list[Path], folder: Path, tok, dtype) -> None:
     "Write `train.bin` and `val.bin` beside their final place and rename: they are there whole or not at all."
     about = dict(end_id=tok.end_id, vocab_size=tok.vocab_size, dtype=np.dtype(dtype).name, train=0, val=0)
@@ -390,7 +378,7 @@ def _join_chunks(parts: list[Path], folder: Path, tok, dtype) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)
 
-# %% ../nbs/02_data.ipynb #02-089
+# %% ../nbs/02_data.ipynb #02-105
 @dataclass(frozen=True, eq=False)
 class Tokens:
     "A corpus as token ids on disk: `<|end|>` document `<|end|>` document `<|end|>`, one array to train on and one to validate."
@@ -404,7 +392,7 @@ class Tokens:
     def __repr__(self) -> str:
         return f"Tokens(train={len(self.train):,}, val={len(self.val):,}, vocab_size={self.vocab_size:,}, {self.train.dtype})"
 
-# %% ../nbs/02_data.ipynb #02-090
+# %% ../nbs/02_data.ipynb #02-106
 def _open_tokens(folder: Path, temporary=None) -> Tokens | None:
     "The arrays of a finished folder, or None where there is none or a file is cut off."
     try:
@@ -416,7 +404,7 @@ def _open_tokens(folder: Path, temporary=None) -> Tokens | None:
     arrays = [np.memmap(folder / f"{n}.bin", dtype, "r") if about[n] else np.zeros(0, dtype) for n in ("train", "val")]
     return Tokens(*arrays, about["end_id"], about["vocab_size"], folder, temporary)
 
-# %% ../nbs/02_data.ipynb #02-092
+# %% ../nbs/02_data.ipynb #02-108
 def _tokenizer_hash(tok) -> str:
     with tempfile.TemporaryDirectory() as folder:
         tok.save(folder)
@@ -425,7 +413,7 @@ def _tokenizer_hash(tok) -> str:
             if path.is_file(): digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
-# %% ../nbs/02_data.ipynb #02-094
+# %% ../nbs/02_data.ipynb #02-110
 def _split(texts: Sequence[str], hashes: np.ndarray, lengths: np.ndarray, val: float) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
     "Documents, their lengths and which of them validate; a lone document becomes two."
     filled = np.flatnonzero(lengths)
@@ -437,7 +425,7 @@ def _split(texts: Sequence[str], hashes: np.ndarray, lengths: np.ndarray, val: f
     is_val[filled] = _choose_validation(hashes[filled], val)
     return texts, lengths, is_val
 
-# %% ../nbs/02_data.ipynb #02-095
+# %% ../nbs/02_data.ipynb #02-111
 def _make_tokens(texts: Sequence[str], lengths: np.ndarray, is_val: np.ndarray, tok, folder: Path, progress: bool) -> None:
     "Encode chunk by chunk into `folder.parts`, then join."
     from tqdm.auto import tqdm
@@ -454,7 +442,7 @@ def _make_tokens(texts: Sequence[str], lengths: np.ndarray, is_val: np.ndarray, 
     _join_chunks(parts, folder, tok, dtype)
     shutil.rmtree(work)
 
-# %% ../nbs/02_data.ipynb #02-097
+# %% ../nbs/02_data.ipynb #02-113
 def tokenize(
     texts: Sequence[str],                 # documents: a list, or what `load_texts` gives
     tok,                                  # a tokenizer of `gpt_nb.tokenizer`
@@ -478,7 +466,7 @@ def tokenize(
             tokens = _open_tokens(root / name, temporary)
     return tokens
 
-# %% ../nbs/02_data.ipynb #02-112
+# %% ../nbs/02_data.ipynb #02-130
 def shuffled_windows(
     n: int,                    # ids in the stream
     context: int,              # T
@@ -488,7 +476,7 @@ def shuffled_windows(
     rows = max(1, (n - 1) // context - 1)
     return rng.integers(n - rows * context) + context * rng.permutation(rows)
 
-# %% ../nbs/02_data.ipynb #02-122
+# %% ../nbs/02_data.ipynb #02-143
 def shuffled_documents(
     lengths: np.ndarray,       # (rows,) of each document
     batch_size: int,           # B
@@ -503,7 +491,7 @@ def shuffled_documents(
     batches = rng.permutation(order[head:stop].reshape(-1, batch_size))
     return np.concatenate([order[:head], batches.ravel(), order[stop:]])
 
-# %% ../nbs/02_data.ipynb #02-128
+# %% ../nbs/02_data.ipynb #02-153
 _SCAN = 2**24  # ids looked at at a time
 
 
@@ -519,7 +507,7 @@ def _check_ids(ids, vocab_size: int | None = None) -> np.ndarray:
             raise ValueError(f"id {high if high >= vocab_size else low} is outside the vocabulary of {vocab_size}: were these ids made with another tokenizer?")
     return ids
 
-# %% ../nbs/02_data.ipynb #02-130
+# %% ../nbs/02_data.ipynb #02-155
 def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     "Start (n,) and length (n,) of one row a document, or None if one of them does not fit into the context."
     if end_id is None: return None
@@ -528,7 +516,7 @@ def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[n
     starts, lengths = edges[:-1], np.diff(edges)
     return (starts, lengths) if lengths.max() <= context else None
 
-# %% ../nbs/02_data.ipynb #02-132
+# %% ../nbs/02_data.ipynb #02-158
 def _take(
     ids: np.ndarray,      # (n,)
     starts: np.ndarray,   # (B,) first id of each row
@@ -543,13 +531,13 @@ def _take(
     x, y = ids[index].astype(np.int64), ids[index + 1].astype(np.int64)
     return torch.from_numpy(np.where(real, x, pad)), torch.from_numpy(np.where(real, y, -100))
 
-# %% ../nbs/02_data.ipynb #02-134
+# %% ../nbs/02_data.ipynb #02-161
 def _check_sizes(batch_size: int, context: int, rank: int, world: int) -> None:
     if min(batch_size, context, world) < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size={batch_size}, context={context}, rank={rank}, world={world}: expected positive sizes and 0 <= rank < world")
     if batch_size % world: raise ValueError(f"batch_size={batch_size} does not divide among {world} processes: choose a multiple of {world}")
 
-# %% ../nbs/02_data.ipynb #02-136
+# %% ../nbs/02_data.ipynb #02-163
 class _Rows:
     "The rows of every pass over a stream; the last two passes are kept."
 
@@ -572,7 +560,7 @@ class _Rows:
             self.passes = {e: r for e, r in self.passes.items() if abs(e - epoch) == 1} | {epoch: rows}
         return self.passes[epoch]
 
-# %% ../nbs/02_data.ipynb #02-138
+# %% ../nbs/02_data.ipynb #02-165
 class Batches:
     "Batches that are a pure function of (seed, step): `x, y = Batches(...)[step]`, with y one token further on than x."
 
@@ -607,7 +595,7 @@ class Batches:
         mine = slice(self.rank, None, self.world)
         return _take(self.ids, starts[mine], lengths[mine], int(lengths.max()), self.pad)
 
-# %% ../nbs/02_data.ipynb #02-152
+# %% ../nbs/02_data.ipynb #02-180
 def windows(
     ids: np.ndarray,            # (n,) token ids
     context: int,               # T, the longest row

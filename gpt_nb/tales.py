@@ -281,8 +281,8 @@ def actions(scene: Scene, level: Level) -> list[tuple[float, Event]]:
     every += [Event("tell", a, b, topic=len(scene.told)) for a, b in pairs]
     legal = [e for e in every if e.kind in level.forms and all(ok for ok, _ in judge(scene, e))]
     wanted = [] if scene.granted() else [e for e in legal if happen(scene, e).granted()]
-    if wanted: return evenly(wanted, PURPOSE) + [(p * (1 - PURPOSE), e) for p, e in by_kind(legal)]
-    return by_kind(legal)
+    if not wanted: return by_kind(legal)
+    return [(p * (1 - PURPOSE) + PURPOSE * (e in wanted) / len(wanted), e) for p, e in by_kind(legal)]
 
 
 def by_kind(legal: list[Event]) -> list[tuple[float, Event]]:

@@ -3,21 +3,28 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_nb.model import GPT, GPTConfig, to_gpt2
+from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from gpt_nb.model import (GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2,
+                          write_beside)
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 AutoModel = transformers.AutoModelForCausalLM
 
-some = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -82,3 +89,293 @@ def test_parity_both_ways(family, tmp_path_factory, data):
     assert_close(back(ids).logits, want.logits)
     again = json.loads((folder / "ours/config.json").read_text())
     assert again == {k: v for k, v in json.loads(back.config.to_json_string(use_diff=False)).items() if k in again}
+
+@families
+@some
+@given(st.data())
+def test_cache_equals_no_cache(family, tmp_path_factory, data):
+    "Prefill, one token, many tokens, and rows of different lengths padded on the left."
+    folder = tmp_path_factory.mktemp("cache")
+    their_model(data.draw(their_config(family))).save_pretrained(folder)
+    model = GPT.from_pretrained(folder)
+    ids, pad = torch.randint(model.config.vocab_size, (3, 20)), torch.tensor(data.draw(st.sampled_from([[0, 0, 0], [0, 1, 9], [4, 0, 19]])))
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, 19), max_size=4))), 20]
+    with torch.no_grad():
+        plain, padded = model.new_cache(3), model.new_cache(3, max_length=20)
+        parts = torch.cat([model(ids[:, a:b], plain) for a, b in zip(cuts, cuts[1:])], 1)
+        rows = torch.cat([model(ids[:, a:b], padded, pad) for a, b in zip(cuts, cuts[1:])], 1)
+        assert_close(parts, model(ids))
+        assert rows.isfinite().all() and plain.length == padded.length == 20
+        for row, n in enumerate(pad): assert_close(rows[row, n:], model(ids[row:row + 1, n:])[0])
+        assert_close(model(ids, pad=pad)[2, pad[2]:], rows[2, pad[2]:])
+
+
+@families
+def test_same_greedy_continuation(family, tmp_path):
+    "200 tokens, ours with the cache, theirs with `generate`; a batch of different lengths too."
+    sizes = dict(vocab_size=60, initializer_range=0.2)
+    wide = dict(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=40, num_hidden_layers=2, max_position_embeddings=256)
+    config = {"gpt2": lambda: transformers.GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=256, bos_token_id=None, eos_token_id=None, **sizes),
+              "llama": lambda: transformers.LlamaConfig(bos_token_id=None, eos_token_id=None, **wide, **sizes),
+              "qwen3": lambda: transformers.Qwen3Config(**wide, **sizes)}[family]()
+    theirs = their_model(config)
+    theirs.save_pretrained(tmp_path)
+    ours = GPT.from_pretrained(tmp_path)
+    ids, pad = torch.randint(60, (2, 9)), torch.tensor([0, 4])
+    want = theirs.generate(ids, attention_mask=(torch.arange(9) >= pad[:, None]).long(), max_new_tokens=200, do_sample=False, pad_token_id=0)
+    with torch.no_grad():
+        cache, new = ours.new_cache(2), ids
+        for _ in range(200): ids = torch.cat((ids, new := ours(new, cache, pad)[:, -1:].argmax(-1)), 1)
+    assert torch.equal(ids, want)
+
+
+def test_bfloat16_and_dtypes(tmp_path):
+    theirs = their_model(transformers.Qwen3Config(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=40,
+                                                  num_hidden_layers=2, vocab_size=60)).bfloat16()
+    theirs.save_pretrained(tmp_path / "a")
+    ours = GPT.from_pretrained(tmp_path / "a")
+    ids = torch.randint(60, (2, 12))
+    assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
+    assert_close(ours(ids).float(), theirs(ids).logits.float(), 0.03)
+    ours.save_pretrained(tmp_path / "b")
+    assert json.loads((tmp_path / "b/config.json").read_text())["dtype"] == "bfloat16"
+    assert {p.dtype for p in GPT.from_pretrained(tmp_path / "b", dtype=torch.float32).parameters()} == {torch.float32}
+
+
+# --- files as they are found in the wild
+
+TINY = dict(vocab_size=50, context=32, n_layer=2, n_head=2, d_model=16)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("qwen3", **TINY, eos_token_id=3))
+    model.save_pretrained(tmp_path / "ok")
+    return model, tmp_path / "ok"
+
+
+def set_config(folder, **fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_gpt2_of_the_hub(tmp_path):
+    "No `transformer.` before the names, and the mask buffers stored with the weights."
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("gpt2", **TINY))
+    model.save_pretrained(tmp_path)
+    state = {k.removeprefix("transformer."): v for k, v in load_file(tmp_path / "model.safetensors").items()}
+    for i in range(2): state |= {f"h.{i}.attn.bias": torch.ones(1, 1, 32, 32).tril(), f"h.{i}.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(state, tmp_path / "model.safetensors")
+    set_config(tmp_path, n_ctx=32, task_specific_params={"text-generation": {"do_sample": True}}, attn_pdrop=0.1)
+    ids = torch.randint(50, (2, 9))
+    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), model(ids))
+
+
+def test_old_rope_fields_and_a_stored_tied_head(saved):
+    model, folder = saved
+    fields = json.loads((folder / "config.json").read_text())
+    rope = fields.pop("rope_parameters")
+    (folder / "config.json").write_text(json.dumps(fields | {"rope_theta": 777.0, "rope_scaling": None}))
+    assert rope["rope_theta"] == 10000.0 and GPT.from_pretrained(folder).config.rope_theta == 777.0
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
+    again = GPT.from_pretrained(folder)
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"] + 1}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="ties the head"): GPT.from_pretrained(folder)
+
+
+def test_shards(saved):
+    model, folder = saved
+    state = load_file(folder / "model.safetensors")
+    names = sorted(state)
+    for i, part in enumerate((names[::2], names[1::2])): save_file({k: state[k] for k in part}, folder / f"model-{i}.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {k: f"model-{i}.safetensors" for i, part in enumerate((names[::2], names[1::2])) for k in part}
+    write = lambda weight_map: (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    write(index)
+    ids = torch.randint(50, (1, 9))
+    assert torch.equal(GPT.from_pretrained(folder)(ids), model(ids))
+    for bad in ({names[0]: "../model-0.safetensors"}, {names[0]: "/etc/model-0.safetensors"}, {names[0]: 5}, {}, [1]):
+        write(bad)
+        with pytest.raises(ValueError, match="index.json"): GPT.from_pretrained(folder)
+    write(index)
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-1.safetensors"): GPT.from_pretrained(folder)
+
+
+damage = {
+    "cut off": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "cut off"),
+    "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "cut off"),
+    "noise": (lambda f: (f / "model.safetensors").write_bytes(bytes(range(256))), "damaged"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+    "pickle only": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled"),
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
+    "a layer too many": (lambda f: set_config(f, num_hidden_layers=3), "missing model.layers.2"),
+    "a layer too few": (lambda f: set_config(f, num_hidden_layers=1), "unexpected model.layers.1"),
+    "another width": (lambda f: set_config(f, hidden_size=20), r"\(50, 16\) and should be \(50, 20\)"),
+    "untied": (lambda f: set_config(f, tie_word_embeddings=False), "missing lm_head.weight"),
+    "integers": (lambda f: save_file({k: v.int() for k, v in load_file(f / "model.safetensors").items()}, f / "model.safetensors"), "not floats"),
+}
+
+
+@pytest.mark.parametrize("what", damage)
+def test_damaged_folders(saved, what):
+    spoil, says = damage[what]
+    spoil(saved[1])
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as e: GPT.from_pretrained(saved[1])
+    assert "\n" not in str(e.value) and len(str(e.value)) < 600
+
+
+unsupported = [
+    dict(model_type="bert"), dict(model_type=None), dict(model_type=["qwen3"]), dict(hidden_act="gelu"), dict(use_sliding_window=True, sliding_window=5),
+    dict(layer_types=["full_attention", "sliding_attention"]), dict(layer_types=5), dict(something_new=1), dict(something_new=False),
+    dict(rope_scaling={"type": "yarn", "factor": 4.0}), dict(rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}),
+    dict(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}), dict(rope_parameters="x"), dict(partial_rotary_factor=0.5),
+    dict(quantization_config={"bits": 4}), dict(architectures=["Qwen3ForSequenceClassification"]), dict(attn_logit_softcapping=50.0), dict(mlp_bias=True),
+    dict(hidden_size=-1), dict(hidden_size="16"), dict(num_hidden_layers=10**9), dict(vocab_size=10**15), dict(vocab_size=True), dict(num_attention_heads=0),
+    dict(num_key_value_heads=3), dict(rms_norm_eps=0), dict(rms_norm_eps="a"), dict(eos_token_id="x"), dict(tie_word_embeddings=None),
+]
+
+
+@pytest.mark.parametrize("fields", unsupported, ids=str)
+def test_what_is_not_supported_is_an_error(fields):
+    with pytest.raises((ValueError, TypeError)): hub_to_config(config_to_hub(GPTConfig("qwen3", **TINY)) | fields)
+
+
+@pytest.mark.parametrize("fields", [dict(scale_attn_by_inverse_layer_idx=True), dict(reorder_and_upcast_attn=True), dict(scale_attn_weights=False),
+                                    dict(add_cross_attention=True), dict(activation_function="relu"), dict(rope_theta=1.0)], ids=str)
+def test_what_is_not_supported_in_gpt2(fields):
+    with pytest.raises(ValueError): hub_to_config(config_to_hub(GPTConfig("gpt2", **TINY)) | fields)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_a_missing_size_is_an_error_and_a_missing_default_is_theirs(arch):
+    fields = config_to_hub(GPTConfig(arch, **TINY))
+    theirs = type(transformers.AutoConfig.for_model(arch))
+    for name in ("vocab_size", "n_layer" if arch == "gpt2" else "num_hidden_layers"):
+        with pytest.raises(ValueError, match=name): hub_to_config({k: v for k, v in fields.items() if k != name})
+    optional = {"num_key_value_heads", "head_dim", "rms_norm_eps", "layer_norm_epsilon", "n_inner", "tie_word_embeddings", "attention_bias", "mlp_bias"}
+    sizes = dict(hidden_size=128, num_attention_heads=32) if arch == "qwen3" else {}
+    bare = {k: v for k, v in fields.items() if k not in optional} | sizes
+    full = theirs(**{k: v for k, v in bare.items() if k not in ("dtype", "model_type", "architectures")}).to_dict()
+    ours = config_to_hub(hub_to_config(bare))
+    for k in optional & ours.keys():
+        if full[k] is not None: assert ours[k] == full[k], k
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_an_end_token_travels(arch, tmp_path):
+    GPT(GPTConfig(arch, **TINY, bos_token_id=1, eos_token_id=(2, 3))).save_pretrained(tmp_path)
+    assert GPT.from_pretrained(tmp_path).config.eos_token_id == (2, 3)
+    theirs = AutoModel.from_pretrained(tmp_path)
+    assert theirs.generation_config.eos_token_id == [2, 3] and theirs.generation_config.bos_token_id == 1
+
+
+def test_names_that_are_no_folder(tmp_path):
+    for name in (tmp_path / "nothing", "../nothing", "runs/nothing", "nothing-of-that-name"):
+        with pytest.raises(FileNotFoundError, match="no folder"): GPT.from_pretrained(name)
+
+
+def test_saving_is_atomic_and_refuses_what_others_could_not_open(saved, tmp_path):
+    model, folder = saved
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    def dies(part):
+        part.write_bytes(b"half")
+        raise OSError("no space left")
+    with pytest.raises(OSError): write_beside(folder / "model.safetensors", dies)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    model.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="extra.bias"): model.save_pretrained(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+# --- the model itself
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_counts(arch):
+    for changes in ({}, {"tie_embeddings": False}, *([] if arch == "gpt2" else [{"n_kv_head": 1}, {"attention_bias": True}, {"d_head": 6}]), *([{"mlp_bias": True}] if arch == "llama" else [])):
+        config = GPTConfig(arch, **TINY, **changes)
+        model = GPT(config)
+        assert sum(count_params(config).values()) == model.n_params == sum(p.numel() for p in model.parameters())
+        assert memory(config, 2)["cache"] == sum(t.nbytes for t in vars(model.new_cache(2)).values() if isinstance(t, torch.Tensor))
+        with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH): model(torch.zeros(2, 9, dtype=torch.long))
+        assert counter.get_total_flops() == flops_per_token(config, 9) * 18
+
+
+@given(st.integers(1, 60), st.sampled_from(["gpt2", "llama", "qwen3"]), st.integers(1, 10**6), st.integers(1, 10**6))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_every_depth_is_a_model(depth, arch, vocab_size, context):
+    config = GPTConfig.from_depth(depth, vocab_size, context, arch)
+    assert config.n_layer == depth and config.n_head * config.d_head == config.d_model
+    assert config == GPTConfig(**dataclasses.asdict(config)) == hub_to_config(json.loads(json.dumps(config_to_hub(config))))
+
+
+@pytest.mark.parametrize("wrong", [dict(arch="bert"), dict(arch=None), dict(n_head=5), dict(n_head=0), dict(n_head=-2), dict(n_kv_head=3), dict(n_layer=True), dict(n_layer=2.0),
+                                   dict(vocab_size=None), dict(vocab_size=2**40), dict(d_head=7), dict(rope_theta=-1.0), dict(norm_eps=float("nan")), dict(tie_embeddings=1),
+                                   dict(mlp_bias=True), dict(eos_token_id=[3]), dict(arch="gpt2", n_kv_head=1), dict(arch="gpt2", rope_theta=1e4), dict(arch="gpt2", d_head=4),
+                                   dict(arch="gpt2", attention_bias=False), dict(arch="llama", n_head=3, d_head=4)], ids=str)
+def test_wrong_configs(wrong):
+    with pytest.raises(ValueError): GPTConfig(**{**TINY, "arch": "qwen3", **wrong})
+
+
+def test_wrong_input():
+    model, ids = GPT(GPTConfig("llama", **TINY)), torch.randint(50, (2, 8))
+    for bad in (ids + 50, ids - 51, ids[0], ids[:, :0], torch.zeros(1, 33, dtype=torch.long)):
+        with pytest.raises(ValueError): model(bad)
+    for bad in (ids.float(), ids.tolist(), "text"):
+        with pytest.raises(TypeError): model(bad)
+    for targets in (ids + 50, ids[:, 1:], ids * 0 - 5):
+        with pytest.raises(ValueError): model.loss(ids, targets)
+    with pytest.raises(ValueError, match="pad"): model(ids, pad=torch.tensor([1]))
+    cache = model.new_cache(2, max_length=10)
+    model(ids, cache)
+    with pytest.raises(ValueError, match="do not fit"): model(ids, cache)
+    with pytest.raises(ValueError, match="rows"): model(ids[:1, :1], cache)
+    assert cache.length == 8
+    with pytest.raises(ValueError): cache.truncate(9)
+    with pytest.raises(ValueError): model.new_cache(1, max_length=0)
+
+
+def test_cache_truncates_and_reorders():
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig("qwen3", **TINY)), torch.randint(50, (2, 8))
+    with torch.no_grad():
+        cache = model.new_cache(2)
+        model(ids, cache)
+        cache.truncate(5)
+        assert_close(model(ids[:, 5:], cache), model(ids)[:, 5:])
+        cache.reorder(torch.tensor([1, 1, 0]))
+        new = torch.randint(50, (3, 1))
+        assert_close(model(new, cache), model(torch.cat((ids[[1, 1, 0]], new), 1))[:, -1:])
+
+
+def test_loss_ignores_minus_100():
+    model, ids = GPT(GPTConfig("qwen3", **TINY)), torch.randint(50, (2, 8))
+    targets = ids.roll(-1, 1)
+    masked = targets.clone()
+    masked[:, 4:] = -100
+    assert torch.allclose(model.loss(ids, masked), model.loss(ids[:, :4], targets[:, :4]))
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
+def test_forward_is_one_graph(arch):
+    "What torch.compile sees has no break, with a cache and padding too."
+    model, ids, pad = GPT(GPTConfig(arch, **TINY)), torch.randint(50, (2, 8)), torch.tensor([0, 3])
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    assert_close(whole(ids), model(ids))
+    with torch.no_grad():
+        a, b = model.new_cache(2), model.new_cache(2)
+        for part in (ids[:, :4], ids[:, 4:5], ids[:, 5:6], ids[:, 6:]): assert_close(whole(part, a, pad), model(part, b, pad))
+
+
+def test_import_is_light_and_device_names_are_checked():
+    code = "import sys, gpt_nb.model; print({'transformers', 'datasets', 'huggingface_hub', 'IPython', 'fastcore', 'matplotlib'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda", "mps") and pick_device(torch.device("cpu")).type == "cpu"
+    for name in ("gpu", "cuda:99", "", "tpu"):
+        with pytest.raises(ValueError, match="choose"): pick_device(name)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['kn_discounts', 'Grams', 'count_ngrams', 'SmoothedGrams', 'smooth', 'NGram', 'bits_per_byte']
 
-# %% ../nbs/03_ngram.ipynb #03-045
+# %% ../nbs/03_ngram.ipynb #03-046
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-# %% ../nbs/03_ngram.ipynb #03-046
+# %% ../nbs/03_ngram.ipynb #03-047
 def kn_discounts(
     counts: np.ndarray,  # (G,) counts of the k-grams of one order
 ) -> np.ndarray:         # (4,) what to take off a count of 0, 1, 2, and 3 or more
@@ -24,7 +24,7 @@ def kn_discounts(
         if d[1:].min() > 0: return d
     return np.array([0, 0.5, 1, 1.5])
 
-# %% ../nbs/03_ngram.ipynb #03-063
+# %% ../nbs/03_ngram.ipynb #03-064
 def _token_ids(
     ids: Sequence[int],            # (T,) tokens
     vocab_size: int | None = None, # V, if it is known
@@ -42,7 +42,7 @@ def _token_ids(
                          "fit with vocab_size=tok.vocab_size and use the same tokenizer everywhere")
     return ids.astype(np.int64)
 
-# %% ../nbs/03_ngram.ipynb #03-065
+# %% ../nbs/03_ngram.ipynb #03-066
 def _number(
     codes: np.ndarray,  # (T,) int64, not negative
     bound: int,         # every code is below it
@@ -60,7 +60,7 @@ def _number(
     numbers[place] = np.cumsum(new) - 1
     return numbers, place[new], ordered[new]
 
-# %% ../nbs/03_ngram.ipynb #03-068
+# %% ../nbs/03_ngram.ipynb #03-069
 class Grams(NamedTuple):
     "The distinct k-grams of a text, sorted by code."
     codes: np.ndarray                 # (G,) number of the context * V + last token
@@ -88,7 +88,7 @@ def count_ngrams(
         shorter, context, n_context = gram, gram[:-1], len(codes)
     return tables
 
-# %% ../nbs/03_ngram.ipynb #03-071
+# %% ../nbs/03_ngram.ipynb #03-072
 class SmoothedGrams(NamedTuple):
     "One order of a smoothed n-gram model: P(w|h) = mass + back_off * P(w|shorter h)."
     codes: np.ndarray       # (G,) context * V + token, sorted
@@ -113,7 +113,7 @@ def smooth(
     start = np.concatenate([[0], np.cumsum(np.bincount(context, minlength=n_context))])
     return SmoothedGrams(codes, start, np.append(mass, 0.0), np.append(back_off, 1.0), np.concatenate([[0.0], np.cumsum(mass)]))
 
-# %% ../nbs/03_ngram.ipynb #03-074
+# %% ../nbs/03_ngram.ipynb #03-075
 def _look_up(
     levels: list[SmoothedGrams],  # orders 1 to n
     ids: np.ndarray,      # (T,) int64 tokens
@@ -128,7 +128,7 @@ def _look_up(
         yield level, context, gram
         context = np.concatenate([[-1], gram[:-1]])
 
-# %% ../nbs/03_ngram.ipynb #03-076
+# %% ../nbs/03_ngram.ipynb #03-077
 class _Counted:
     "A text's n-grams, counted and smoothed."
     def __init__(self,
@@ -156,7 +156,7 @@ class _Counted:
         if not self.levels: raise ValueError("this model has counted nothing yet: call fit(ids) first")
         return _token_ids(ids, self.vocab_size)
 
-# %% ../nbs/03_ngram.ipynb #03-078
+# %% ../nbs/03_ngram.ipynb #03-079
 class _Scorer(_Counted):
     "What the counts say of a text."
     def log_probs(self,
@@ -182,7 +182,7 @@ class _Scorer(_Counted):
         ids = self._check(ids)
         return sum((level.back_off[context] < 1).astype(int) for level, context, _ in _look_up(self.levels, ids, self.vocab_size)) - 1
 
-# %% ../nbs/03_ngram.ipynb #03-081
+# %% ../nbs/03_ngram.ipynb #03-082
 def _advance(
     levels: list[SmoothedGrams],  # orders 1 to n
     contexts: list[int],  # numbers of the last 0, 1, 2, ... tokens, as far as they were seen
@@ -212,7 +212,7 @@ def _draw(
         u = min((u - kept) / (1 - kept), 1 - 2**-53) if kept < 1 else 0.0   # what is left of u is uniform again
     return int(u * vocab_size)
 
-# %% ../nbs/03_ngram.ipynb #03-082
+# %% ../nbs/03_ngram.ipynb #03-083
 class NGram(_Scorer):
     "An n-gram language model: interpolated modified Kneser-Ney (Chen & Goodman 1999, section 3)."
     def __repr__(self): return f"NGram({self.n}): {sum(len(level.codes) for level in self.levels):,} n-grams of orders 1 to {self.n}"
@@ -250,7 +250,7 @@ class NGram(_Scorer):
             contexts = _advance(levels, contexts, out[-1], self.vocab_size)
         return out
 
-# %% ../nbs/03_ngram.ipynb #03-102
+# %% ../nbs/03_ngram.ipynb #03-103
 def bits_per_byte(
     loss: float,             # mean loss in nats per token over `ids`
     ids: Sequence[int],      # (T,) the tokens that were scored

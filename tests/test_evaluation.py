@@ -1,0 +1,102 @@
+"Figures that must be exact: loss, bits per byte, the floor, what holds."
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_nb.data import tokenize
+from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, text_bytes, token_lengths, write_stories
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.tales import Tales
+from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+
+
+@pytest.fixture(scope="module")
+def small():
+    "A tokenizer, tokens and an untrained model on a mixed text with emoji and Chinese."
+    texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
+    tok = BPETokenizer.train(texts, vocab_size=320)
+    torch.manual_seed(0)
+    return tok, tokenize(texts, tok, progress=False), GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+
+
+def plain_loss(model, ids, context, end_id=None):
+    "A double loop over windows, or over whole documents, and positions."
+    nats, start = [], 0
+    with torch.no_grad():
+        for i in range(1, len(ids)):
+            nats.append(-model(torch.tensor([ids[start:i].tolist()]))[0, -1].log_softmax(-1)[int(ids[i])].item())
+            if (i - start == context) if end_id is None else ids[i] == end_id: start = i
+    return sum(nats)
+
+
+def test_evaluate_equals_a_double_loop_over_documents(small):
+    tok, tokens, model = small
+    ids = np.asarray(tokens.val)[:400]
+    ids = ids[:np.flatnonzero(ids == tok.end_id)[-1] + 1]
+    result = evaluate(model, ids, tok)
+    nats = plain_loss(model, ids, 300, tok.end_id)
+    assert result.tokens == len(ids) - 1
+    assert result.loss == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
+    text = tok.decode(ids.tolist()).replace("<|end|>", "")
+    assert result.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(result.loss))
+
+
+def test_evaluate_equals_a_double_loop_over_windows():
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig("gpt2", 20, 16, 1, 2, 32)).eval(), np.random.default_rng(0).integers(0, 20, 75)
+    result = evaluate(model, ids)
+    assert result.loss == pytest.approx(plain_loss(model, ids, 16) / 74, rel=1e-5) and result.bits_per_byte is None and result.tokens == 74
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(1, 70))
+def test_batches_change_nothing(small, rows):
+    tok, tokens, model = small
+    assert evaluate(model, tokens, tok, batch_size=rows).loss == pytest.approx(evaluate(model, tokens, tok).loss, rel=1e-6)
+
+
+def test_bytes_are_counted_not_decoded(small):
+    tok, tokens, _ = small
+    ids = tokens.val.tolist()
+    assert token_lengths(tok)[ids].sum() == len(tok.decode(ids).replace("<|end|>", "").encode())
+    assert text_bytes(tokens.val, tok).strip(b"\0").split(b"\0")[0].decode() == tok.decode(ids).split("<|end|>")[1]
+
+
+def test_floor_is_the_loss_of_the_truth():
+    world = Tales()
+    tok = WordTokenizer.train(world.texts(500), 1000)
+    ids = np.asarray(tokenize(world.texts(3000, seed=5), tok, val=0, progress=False).train)
+    texts = world.texts(3000, seed=5)
+    direct = -sum(map(world.log2prob, texts)) * math.log(2) / (len(ids) - 1)
+    assert floor(world, ids, tok.end_id) == pytest.approx(direct, rel=0.01)
+
+
+def test_what_holds():
+    world = Tales("zh")
+    assert share_that_holds(world, world.texts(20)) == (1, 1, 1, 1)
+    assert share_that_holds(world, ["", "asdf"]).story == 0
+
+
+def test_stories_of_an_untrained_model_are_judged(small):
+    tok, _, model = small
+    texts = write_stories(model, tok, 3, seed=1)
+    assert texts == write_stories(model, tok, 3, seed=1) and len(set(texts)) == 3 and share_that_holds(Tales(), texts).story == 0
+
+
+def test_lines_to_cross_are_what_they_say(small):
+    tok, tokens, _ = small
+    lines = lines_to_cross(tokens, tok, orders=(3,))
+    assert len(lines) == 2 and all(0 < bits < 8 for bits in lines.values())
+
+
+def test_bad_input(small):
+    tok, tokens, model = small
+    other = CharTokenizer.train(["abc"])
+    with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 20, 300, 1, 2, 32)), tokens)
+    with pytest.raises(ValueError, match="at least two"): evaluate(model, np.array([1]), tok)
+    with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 2, 300, 1, 2, 32)), np.array([0, 1, 1]), other)

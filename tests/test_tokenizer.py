@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer as Engine, decoders, models,
 from transformers import AutoTokenizer
 
 from gpt_nb.tokenizer import (END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer, load_tokenizer, merge_pairs,
-                              merge_word, train_merges)
+                              train_merges)
 
 ENGLISH = list(topics.values())[:12]
 CHINESE = ["今天天气很好，小明带着红色的风筝去公园。", "今天天气不好，小红没有去公园，她在家里看书。", "“你看见我的风筝了吗？”小明问。“没有。”小红说。"] * 3
@@ -51,6 +51,12 @@ def every(bpe):
 def naive_merges(words, n_merges):
     "Recount everything for every merge."
     words, merges = {tuple(w): n for w, n in words.items()}, []
+    def merge(w, pair, new):
+        out = []
+        for i in w:
+            if out and (out[-1], i) == pair: out[-1] = new
+            else: out.append(i)
+        return tuple(out)
     for new in range(256, 256 + n_merges):
         counts = Counter()
         for w, n in words.items():
@@ -58,7 +64,7 @@ def naive_merges(words, n_merges):
         pair = min(counts, key=lambda p: (-counts[p], p), default=None)
         if pair is None or counts[pair] < 2: break
         merges.append(pair)
-        words = {tuple(merge_word(list(w), pair, new)): n for w, n in words.items()}
+        words = {merge(w, pair, new): n for w, n in words.items()}
     return merges
 
 

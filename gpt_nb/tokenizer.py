@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['END', 'UNK', 'END_NAMES', 'CHAR_SPLIT', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'BYTE_TO_CHAR',
            'CHAR_TO_BYTE', 'check_text', 'read_texts', 'Vocabulary', 'Tokenizer', 'alternatives', 'check_ids',
-           'number_special', 'token_name', 'write_json', 'tokenizer_json', 'tokenizer_config', 'split_step',
-           'CharTokenizer', 'WordTokenizer', 'cutter', 'cut', 'count_pieces', 'train_merges', 'replace_pair',
-           'merge_pairs', 'byte_characters', 'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges',
-           'check_bpe', 'build_engine', 'BPETokenizer', 'find_files', 'fetch', 'read_json', 'open_spec',
-           'load_tokenizer']
+           'number_special', 'tokenizer_json', 'tokenizer_config', 'split_step', 'CharTokenizer', 'WordTokenizer',
+           'cutter', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs', 'byte_characters',
+           'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe', 'build_engine',
+           'BPETokenizer', 'write_json', 'find_files', 'fetch', 'read_json', 'open_spec', 'load_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -84,13 +83,13 @@ class Tokenizer(Vocabulary):
         config: dict,                   # the content of tokenizer_config.json
         pieces: dict[int, bytes]        # id -> bytes, without the added tokens
     ):
-        added = {t["content"]: t for t in spec.get("added_tokens", [])}
+        added, eos = {t["content"]: t for t in spec.get("added_tokens", [])}, config.get("eos_token")
         self.always = {name: t["id"] for name, t in added.items() if not t["special"]}     # found in any text
         if odd := [n for n, t in added.items() if not n or t["lstrip"] or t["rstrip"] or t["single_word"]]:
             raise ValueError(f"added tokens that take the space around them are not supported: {odd}")
         check_ids(spec["model"]["vocab"], pieces, {name: t["id"] for name, t in added.items()})
         super().__init__(pieces | {i: n.encode() for n, i in self.always.items()},
-                         {name: t["id"] for name, t in added.items() if t["special"]}, token_name(config.get("eos_token")))
+                         {name: t["id"] for name, t in added.items() if t["special"]}, eos["content"] if isinstance(eos, dict) else eos)
         self.spec, self.config = spec, config
 
     def encode(self,
@@ -147,23 +146,7 @@ def number_special(
         raise ValueError(f"special tokens {bad} are empty or are plain tokens too: take names no text contains, such as {END}")
     return {name: len(vocab) + i for i, name in enumerate(names)}
 
-# %% ../nbs/01_tokenizer.ipynb #01-034
-def token_name(
-    token: str | dict | None    # as tokenizer_config.json has it: a name, or a dict with its name under "content"
-) -> str | None:
-    "The name of a special token."
-    return token.get("content") if isinstance(token, dict) else token
-
 # %% ../nbs/01_tokenizer.ipynb #01-035
-def write_json(path: Path, content: dict) -> None:
-    "Write beside and rename, so that no reader ever sees half a file."
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(beside, path)
-    finally: beside.unlink(missing_ok=True)
-
-# %% ../nbs/01_tokenizer.ipynb #01-037
 def tokenizer_json(
     model: dict,                    # type, vocabulary, merges
     split: list[dict],              # the steps that cut a text into pieces
@@ -177,7 +160,7 @@ def tokenizer_json(
                 normalizer=None, pre_tokenizer=dict(type="Sequence", pretokenizers=split), post_processor=None,
                 decoder=decoder, model=model)
 
-# %% ../nbs/01_tokenizer.ipynb #01-038
+# %% ../nbs/01_tokenizer.ipynb #01-036
 def tokenizer_config(
     special_tokens: Collection[str]
 ) -> dict:
@@ -190,7 +173,7 @@ def split_step(pattern: str) -> dict:
     "The step of a `tokenizer.json` that cuts a text at every match of `pattern`."
     return dict(type="Split", pattern=dict(Regex=pattern), behavior="Isolated", invert=False)
 
-# %% ../nbs/01_tokenizer.ipynb #01-040
+# %% ../nbs/01_tokenizer.ipynb #01-038
 CHAR_SPLIT = r"[\s\S]"
 
 class CharTokenizer(Tokenizer):
@@ -218,7 +201,7 @@ class CharTokenizer(Tokenizer):
             raise ValueError(f"character {text.index(c)}, {c!r} (U+{ord(c):04X}), was not in the training text: "
                              "train on text that has it, or use BPETokenizer, which knows every character") from None
 
-# %% ../nbs/01_tokenizer.ipynb #01-047
+# %% ../nbs/01_tokenizer.ipynb #01-045
 CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 LETTERS = rf"(?:(?!{CJK})[\p{{L}}\p{{M}}\p{{N}}])+"
 WORD_SPLIT = rf" ?{LETTERS}(?:['’]{LETTERS})*|[\s\S]"
@@ -252,12 +235,12 @@ class WordTokenizer(Tokenizer):
         "Ids of a text without special tokens; an unknown word is `<|unk|>`."
         return [self.ids.get(w, self.unk_id) for w in self.words.findall(text)]
 
-# %% ../nbs/01_tokenizer.ipynb #01-071
+# %% ../nbs/01_tokenizer.ipynb #01-069
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GPT4_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 
-# %% ../nbs/01_tokenizer.ipynb #01-073
+# %% ../nbs/01_tokenizer.ipynb #01-071
 def cutter(
     pattern: str                # GPT4_SPLIT, GPT2_SPLIT or another regular expression without groups
 ) -> regex.Pattern:
@@ -276,7 +259,7 @@ def cut(
     for cutter in cutters: pieces = [p for piece in pieces for p in cutter.split(piece) if p]
     return pieces
 
-# %% ../nbs/01_tokenizer.ipynb #01-076
+# %% ../nbs/01_tokenizer.ipynb #01-074
 def count_pieces(
     texts: Iterable[str],       # documents
     split: str,                 # the pattern that cuts them
@@ -289,7 +272,7 @@ def count_pieces(
         for i in range(0, len(piece), longest): parts[piece[i:i + longest].encode()] += n
     return parts
 
-# %% ../nbs/01_tokenizer.ipynb #01-080
+# %% ../nbs/01_tokenizer.ipynb #01-078
 def train_merges(
     words: dict[bytes, int],        # distinct pre-tokens -> how often each occurs
     n_merges: int                   # how many merges to learn at most
@@ -310,7 +293,7 @@ def train_merges(
             heappush(queue, (-counts[made], made))
     return merges
 
-# %% ../nbs/01_tokenizer.ipynb #01-082
+# %% ../nbs/01_tokenizer.ipynb #01-080
 def replace_pair(
     pair: str, new: str,                        # two characters, and the one that takes their place
     texts: list[str], times: list[int],         # every word, and how often it occurs
@@ -330,7 +313,7 @@ def replace_pair(
             where[made].add(i); fresh.add(made)
     return fresh
 
-# %% ../nbs/01_tokenizer.ipynb #01-098
+# %% ../nbs/01_tokenizer.ipynb #01-096
 def merge_pairs(
     ids: list[int],                                     # one id a byte
     merges: dict[tuple[int, int], tuple[int, int]]      # pair -> (rank, the id that takes its place)
@@ -360,7 +343,7 @@ def merge_pairs(
         if todo: places.setdefault((left, right), []).extend(todo); heappush(queue, (rank, (left, right)))
     return [i for i in ids if i >= 0]
 
-# %% ../nbs/01_tokenizer.ipynb #01-107
+# %% ../nbs/01_tokenizer.ipynb #01-105
 def byte_characters() -> dict[int, str]:        # byte -> character
     "The visible character that stands for each byte in a `tokenizer.json` (GPT-2's table: a space is Ġ, a newline Ċ)."
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -370,7 +353,7 @@ def byte_characters() -> dict[int, str]:        # byte -> character
 BYTE_TO_CHAR = byte_characters()
 CHAR_TO_BYTE = {c: b for b, c in BYTE_TO_CHAR.items()}
 
-# %% ../nbs/01_tokenizer.ipynb #01-108
+# %% ../nbs/01_tokenizer.ipynb #01-106
 def from_visible(
     token: str                  # as it stands in a tokenizer.json, e.g. "Ġthe"
 ) -> bytes:                     # e.g. b" the"
@@ -382,7 +365,7 @@ def to_visible(token: bytes) -> str:
     "A token as it stands in a `tokenizer.json`."
     return "".join(BYTE_TO_CHAR[b] for b in token)
 
-# %% ../nbs/01_tokenizer.ipynb #01-112
+# %% ../nbs/01_tokenizer.ipynb #01-110
 def bpe_json(
     merges: list[tuple[int, int]],      # the k-th makes token 256 + k; tokens 0 to 255 are the bytes
     special_tokens: Collection[str],
@@ -398,7 +381,7 @@ def bpe_json(
     to_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
     return tokenizer_json(model, [split_step(split), to_bytes], to_bytes, number_special(special_tokens, model["vocab"]))
 
-# %% ../nbs/01_tokenizer.ipynb #01-114
+# %% ../nbs/01_tokenizer.ipynb #01-112
 def read_cutters(
     step: dict                  # "pre_tokenizer" of a tokenizer.json
 ) -> list[regex.Pattern]:       # what `cut` applies
@@ -413,7 +396,7 @@ def read_cutters(
             case _: raise ValueError(f"its text is cut by {s}; known are a Split by a Regex with behavior Isolated, and single Digits")
     return cutters + ([cutter(GPT2_SPLIT)] if last.get("use_regex", True) else [])
 
-# %% ../nbs/01_tokenizer.ipynb #01-115
+# %% ../nbs/01_tokenizer.ipynb #01-113
 def read_merges(
     model: dict                 # "model" of a tokenizer.json
 ) -> dict[tuple[int, int], tuple[int, int]]:    # pair -> (rank, the id that takes its place)
@@ -421,7 +404,7 @@ def read_merges(
     vocab, pairs = model["vocab"], [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
     return {(vocab[a], vocab[b]): (rank, vocab[a + b]) for rank, (a, b) in enumerate(pairs)}
 
-# %% ../nbs/01_tokenizer.ipynb #01-116
+# %% ../nbs/01_tokenizer.ipynb #01-114
 def check_bpe(
     model: dict,                # "model" of a tokenizer.json
     normalizer: dict | None     # its "normalizer"
@@ -431,7 +414,7 @@ def check_bpe(
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key): raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one of GPT-2, Llama 3 and Qwen")
 
-# %% ../nbs/01_tokenizer.ipynb #01-118
+# %% ../nbs/01_tokenizer.ipynb #01-116
 def build_engine(
     spec: dict          # the content of tokenizer.json
 ):                      # a tokenizers.Tokenizer
@@ -441,7 +424,7 @@ def build_engine(
     engine.encode_special_tokens = True         # the names of special tokens are plain text, as in ours
     return engine
 
-# %% ../nbs/01_tokenizer.ipynb #01-120
+# %% ../nbs/01_tokenizer.ipynb #01-118
 class BPETokenizer(Tokenizer):
     "Byte-level byte-pair encoding (GPT-2: Radford et al. 2019, section 2.2): any text, no unknown token."
     def __init__(self, spec: dict, config: dict | None = None):
@@ -487,7 +470,16 @@ class BPETokenizer(Tokenizer):
         self.engine = self.engine or build_engine(self.spec)
         return [e.ids for e in self.engine.encode_batch_fast(list(read_texts(texts)), add_special_tokens=False)]
 
-# %% ../nbs/01_tokenizer.ipynb #01-160
+# %% ../nbs/01_tokenizer.ipynb #01-156
+def write_json(path: Path, content: dict) -> None:
+    "Write beside and rename, so that no reader ever sees half a file."
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+        os.replace(beside, path)
+    finally: beside.unlink(missing_ok=True)
+
+# %% ../nbs/01_tokenizer.ipynb #01-159
 def find_files(
     name: str | Path            # a folder, or an id on the Hub such as "Qwen/Qwen3-0.6B"
 ) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
@@ -500,7 +492,7 @@ def find_files(
     if found[0] is None: raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not vocab.json, merges.txt or .model files)")
     return tuple(found)
 
-# %% ../nbs/01_tokenizer.ipynb #01-161
+# %% ../nbs/01_tokenizer.ipynb #01-160
 def fetch(
     hub_id: str,                # e.g. "openai-community/gpt2"
     file: str
@@ -514,7 +506,7 @@ def fetch(
     except (OSError, ValueError) as e: reason = e
     raise FileNotFoundError(f"there is no folder {hub_id}, and the Hub does not give {file}: {reason}") from None
 
-# %% ../nbs/01_tokenizer.ipynb #01-162
+# %% ../nbs/01_tokenizer.ipynb #01-161
 def read_json(path: Path) -> dict:
     "A JSON file that holds one object."
     try: content = json.loads(path.read_text(encoding="utf-8"))
@@ -522,7 +514,7 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict): raise ValueError(f"{path} holds {type(content).__name__}, not an object")
     return content
 
-# %% ../nbs/01_tokenizer.ipynb #01-163
+# %% ../nbs/01_tokenizer.ipynb #01-162
 def open_spec(
     spec: dict,                 # the content of tokenizer.json
     config: dict                # the content of tokenizer_config.json
@@ -536,7 +528,7 @@ def open_spec(
     if split == [split_step(WORD_SPLIT)]: return WordTokenizer(spec, config)
     raise ValueError("it cuts text into words in a way of its own; only words and characters saved here are read")
 
-# %% ../nbs/01_tokenizer.ipynb #01-164
+# %% ../nbs/01_tokenizer.ipynb #01-163
 def load_tokenizer(
     folder_or_hub_id: str | Path    # a folder with a tokenizer.json, or an id such as "openai-community/gpt2"
 ) -> Tokenizer:

@@ -25,6 +25,7 @@ import sysconfig
 import tempfile
 import warnings
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def _open(path: str):
 
 def _kind(path: str) -> str:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
-    return suffix if suffix in (".jsonl", ".csv", ".parquet") else "text"
+    return suffix if suffix in (".jsonl", ".json", ".csv", ".parquet") else "text"
 
 # %% ../nbs/02_data.ipynb #02-051
 def _read_text(path: str) -> Iterator[str]:
@@ -268,12 +269,13 @@ def _load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
 
 # %% ../nbs/02_data.ipynb #02-071
 def load_texts(
-    name: str,                  # built in: tales, tales-zh, tales:2 (a level), pydocs, pycode, or several joined by +; a file or glob; hub:org/name[/config]
+    name: str | Path,           # built in: tales, tales-zh, tales:2 (a level), pydocs, pycode, or several joined by +; a file or glob; hub:org/name[/config]
     column: str | None = None,  # of a table: the one that holds the text; by default `text`, or the only one of strings
     n_stories: int = 50_000,    # of each world of tales
     seed: int = 0,              # of the tales
 ) -> Sequence[str]:             # documents: a list, or for files and hub names `Texts`, which stay on disk
     "The documents of a corpus, as they are: nothing is normalised."
+    name = str(name)
     parts = name.split("+")
     if all(_BUILT_IN.fullmatch(p) for p in parts):
         loaded = [_load_built_in(p, n_stories, seed) for p in parts]
@@ -286,7 +288,7 @@ def load_texts(
 # %% ../nbs/02_data.ipynb #02-086
 def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
     "One 64-bit hash (n,) and length (n,) a document, and one hash of all."
-    hashes, lengths, total = [], [], hashlib.blake2b(digest_size=12)
+    hashes, lengths, total = array("Q"), array("q"), hashlib.blake2b(digest_size=12)
     for i, text in enumerate(texts):
         if not isinstance(text, str): raise TypeError(f"document {i} is {type(text).__name__}, not a string (of a datasets.Dataset, give one column: dataset['text'])")
         try:
@@ -296,7 +298,7 @@ def _hash_documents(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
         total.update(digest)
         hashes.append(int.from_bytes(digest[:8], "little"))
         lengths.append(len(text))
-    return np.array(hashes, np.uint64), np.array(lengths, np.int64), total.hexdigest()
+    return np.array(hashes), np.array(lengths), total.hexdigest()
 
 # %% ../nbs/02_data.ipynb #02-088
 def _choose_validation(
@@ -466,7 +468,7 @@ def tokenize(
             tokens = _open_tokens(root / name, temporary)
     return tokens
 
-# %% ../nbs/02_data.ipynb #02-130
+# %% ../nbs/02_data.ipynb #02-131
 def shuffled_windows(
     n: int,                    # ids in the stream
     context: int,              # T
@@ -476,7 +478,7 @@ def shuffled_windows(
     rows = max(1, (n - 1) // context - 1)
     return rng.integers(n - rows * context) + context * rng.permutation(rows)
 
-# %% ../nbs/02_data.ipynb #02-143
+# %% ../nbs/02_data.ipynb #02-144
 def shuffled_documents(
     lengths: np.ndarray,       # (rows,) of each document
     batch_size: int,           # B
@@ -491,7 +493,7 @@ def shuffled_documents(
     batches = rng.permutation(order[head:stop].reshape(-1, batch_size))
     return np.concatenate([order[:head], batches.ravel(), order[stop:]])
 
-# %% ../nbs/02_data.ipynb #02-153
+# %% ../nbs/02_data.ipynb #02-154
 _SCAN = 2**24  # ids looked at at a time
 
 
@@ -507,7 +509,7 @@ def _check_ids(ids, vocab_size: int | None = None) -> np.ndarray:
             raise ValueError(f"id {high if high >= vocab_size else low} is outside the vocabulary of {vocab_size}: were these ids made with another tokenizer?")
     return ids
 
-# %% ../nbs/02_data.ipynb #02-155
+# %% ../nbs/02_data.ipynb #02-156
 def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     "Start (n,) and length (n,) of one row a document, or None if one of them does not fit into the context."
     if end_id is None: return None
@@ -516,7 +518,7 @@ def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[n
     starts, lengths = edges[:-1], np.diff(edges)
     return (starts, lengths) if lengths.max() <= context else None
 
-# %% ../nbs/02_data.ipynb #02-158
+# %% ../nbs/02_data.ipynb #02-159
 def _take(
     ids: np.ndarray,      # (n,)
     starts: np.ndarray,   # (B,) first id of each row
@@ -531,13 +533,13 @@ def _take(
     x, y = ids[index].astype(np.int64), ids[index + 1].astype(np.int64)
     return torch.from_numpy(np.where(real, x, pad)), torch.from_numpy(np.where(real, y, -100))
 
-# %% ../nbs/02_data.ipynb #02-161
+# %% ../nbs/02_data.ipynb #02-162
 def _check_sizes(batch_size: int, context: int, rank: int, world: int) -> None:
     if min(batch_size, context, world) < 1 or not 0 <= rank < world:
         raise ValueError(f"batch_size={batch_size}, context={context}, rank={rank}, world={world}: expected positive sizes and 0 <= rank < world")
     if batch_size % world: raise ValueError(f"batch_size={batch_size} does not divide among {world} processes: choose a multiple of {world}")
 
-# %% ../nbs/02_data.ipynb #02-163
+# %% ../nbs/02_data.ipynb #02-164
 class _Rows:
     "The rows of every pass over a stream; the last two passes are kept."
 
@@ -560,7 +562,7 @@ class _Rows:
             self.passes = {e: r for e, r in self.passes.items() if abs(e - epoch) == 1} | {epoch: rows}
         return self.passes[epoch]
 
-# %% ../nbs/02_data.ipynb #02-165
+# %% ../nbs/02_data.ipynb #02-166
 class Batches:
     "Batches that are a pure function of (seed, step): `x, y = Batches(...)[step]`, with y one token further on than x."
 
@@ -595,7 +597,7 @@ class Batches:
         mine = slice(self.rank, None, self.world)
         return _take(self.ids, starts[mine], lengths[mine], int(lengths.max()), self.pad)
 
-# %% ../nbs/02_data.ipynb #02-180
+# %% ../nbs/02_data.ipynb #02-181
 def windows(
     ids: np.ndarray,            # (n,) token ids
     context: int,               # T, the longest row

@@ -16,7 +16,7 @@ import numpy as np
 def kn_discounts(
     counts: np.ndarray,  # (G,) counts of the k-grams of one order
 ) -> np.ndarray:         # (4,) what to take off a count of 0, 1, 2, and 3 or more
-    "The discounts of modified Kneser-Ney (Chen & Goodman 1999, equation 26), or 1/2, 1, 3/2 where counts are too few for them."
+    "The discounts of modified Kneser-Ney (Chen & Goodman 1999, section 3), or 1/2, 1, 3/2 where counts are too few for them."
     n = np.bincount(np.minimum(counts, 5), minlength=6).astype(float)  # n[r]: how many k-grams occur r times
     if n[1:5].min() > 0:
         y = n[1] / (n[1] + 2 * n[2])
@@ -104,7 +104,7 @@ def smooth(
     vocab_size: int,        # V
     discounts: np.ndarray,  # (4,) for a count of 0, 1, 2, and 3 or more
 ) -> SmoothedGrams:
-    "Take the discount off each count and hand what is left over to the shorter context (Chen & Goodman 1999, equation 24)."
+    "Take the discount off each count and hand what is left over to the shorter context (Chen & Goodman 1999, section 3)."
     context = codes // vocab_size
     off = discounts[np.minimum(counts, 3)]
     total = np.bincount(context, counts, n_context)
@@ -146,6 +146,7 @@ class _Counted:
         "Count the text."
         ids = _token_ids(ids, vocab_size)
         if len(ids) < self.n: raise ValueError(f"the text has {len(ids)} tokens, too short for n = {self.n}: give more text or a smaller n")
+        if end_id is not None: _token_ids([end_id], vocab_size)
         self.vocab_size, self.levels = int(vocab_size or ids.max() + 1), []
         for grams in count_ngrams(ids, self.n, self.vocab_size, end_id):
             counts = grams.counts if grams.continuations is None else grams.continuations

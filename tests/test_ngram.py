@@ -203,6 +203,7 @@ def test_other_bad_input():
     with pytest.raises(ValueError, match="outside the vocabulary"): model.next([3])
     with pytest.raises(ValueError, match="outside the vocabulary"): model.sample(2, [9, 1])
     with pytest.raises(ValueError, match="negative"): model.sample(-1)
+    with pytest.raises(ValueError, match="outside the vocabulary"): NGram(2).fit([0, 1], 3, end_id=3)
 
 
 class Bytes:

@@ -243,6 +243,8 @@ def test_the_same_kind_comes_back():
     assert out.shape == (2, 6) and out.dtype == torch.long and out[0].tolist() == row
     assert generate(model, torch.tensor([1, 2]), 4, seed=0).tolist() == row
     assert generate(model, [1, 2], 0) == [1, 2] and generate(model, torch.tensor([[1, 2]]), 0).tolist() == [[1, 2]]
+    assert generate(model, [1, 2], 4, seed=0, stop=None) == row
+    assert generate(model, [1, 2], 4, seed=0, stop=np.int64(row[3])) == generate(model, [1, 2], 4, seed=0, stop=[np.array(row[3:4])]) == row[:row.index(row[3], 2) + 1]
     stopped = generate(model, torch.tensor([[1, 2], [3, 4]]), 30, seed=0, stop=[row[2]])
     assert stopped[0, 2:].unique().tolist() == [row[2]]
 

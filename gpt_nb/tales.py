@@ -17,12 +17,12 @@ from typing import NamedTuple
 # %% auto #0
 __all__ = ['WORDS', 'KIND', 'SPELLED', 'NAMES', 'ROLES', 'PRONOUNS', 'SHORT', 'LONG', 'LONGEST', 'FIRST', 'THEN', 'ACTIONS',
            'RECAPS', 'NEWCOMERS', 'PRONOUN_KINDS', 'CHANGES', 'ALL', 'LEVELS', 'PURPOSE', 'MARKS', 'STOP', 'Known',
-           'SPANS', 'ASK', 'VERB', 'FACTS', 'plot_fonts', 'Entry', 'Event', 'Person', 'Scene', 'judge', 'happen',
-           'grants', 'Level', 'evenly', 'possible', 'newcomers', 'bare', 'actions', 'recaps', 'Way', 'sayings', 'ways',
-           'Slot', 'fill', 'cased', 'surface', 'entry_of', 'spell', 'join', 'allowed', 'templates', 'match', 'fits',
-           'number', 'event_of', 'Telling', 'Question', 'Story', 'unit', 'known_words', 'pick', 'newcomer',
-           'vocabulary', 'Teller', 'readings', 'Listener', 'Entropy', 'Tales', 'outcomes', 'choice', 'length',
-           'letters', 'counted', 'estimated', 'Check', 'explain', 'Checker', 'check', 'Dependence', 'about',
+           'LINKS', 'GENDER', 'SPANS', 'ASK', 'VERB', 'FACTS', 'plot_fonts', 'Entry', 'Event', 'Person', 'Scene',
+           'judge', 'happen', 'grants', 'Level', 'evenly', 'possible', 'newcomers', 'bare', 'actions', 'recaps', 'Way',
+           'sayings', 'ways', 'Slot', 'fill', 'cased', 'surface', 'entry_of', 'spell', 'join', 'allowed', 'templates',
+           'match', 'fits', 'number', 'event_of', 'named', 'Telling', 'Question', 'Story', 'unit', 'known_words',
+           'pick', 'newcomer', 'vocabulary', 'Teller', 'readings', 'Listener', 'Entropy', 'Tales', 'outcomes', 'choice',
+           'length', 'letters', 'counted', 'estimated', 'Check', 'explain', 'Checker', 'check', 'Dependence', 'about',
            'dependences', 'shows_gender']
 
 # %% ../nbs/00_tales.ipynb #00-015
@@ -411,12 +411,14 @@ def templates(lang: str) -> dict[int, list[tuple[str, list[str]]]]:
     return result
 
 # %% ../nbs/00_tales.ipynb #00-063
+LINKS = {lang: [link[lang == "zh"].split() for link in FIRST + THEN] for lang in ("en", "zh")}
+
+
 def match(words: list[str],  # the words and marks of one sentence
           lang: str,
          ) -> tuple[str, dict[str, str]] | None:  # kind of event, and the word for each key; None if it is no sentence of the world
     "Find the form of a sentence."
-    links = [link[lang == "zh"].split() for link in FIRST + THEN]
-    skip = next((len(link) for link in links if words[:len(link)] == link), 0)
+    skip = next((len(link) for link in LINKS[lang] if words[:len(link)] == link), 0)
     for kind, parts in templates(lang).get(len(words) - skip, ()):
         if skip and kind not in ACTIONS: continue
         said = fits(parts, words[skip:], lang, start=not skip)
@@ -437,6 +439,9 @@ def fits(parts: list[str], words: list[str], lang: str, start: bool) -> dict[str
     return said
 
 # %% ../nbs/00_tales.ipynb #00-064
+GENDER = {word: gender for gender in ROLES for words in PRONOUNS[gender].values() for word in words}  # "she" -> "woman"
+
+
 def number(known: Known, kind: str, word: str | None, lang: str, new: bool = False) -> int | None:
     "The number of what a word names; the next free one if it may be new; else None."
     if word is None: return None
@@ -446,14 +451,20 @@ def number(known: Known, kind: str, word: str | None, lang: str, new: bool = Fal
 
 def event_of(kind: str, said: dict[str, str], known: Known, scene: Scene, lang: str) -> Event:
     "The event a sentence tells; None stands for a person or thing nobody has heard of."
-    gender = {word: g for g in PRONOUNS for word in PRONOUNS[g][lang]}
-    pronoun, his = (gender.get(said.get(key, "").lower(), "") for key in ("who", "his"))
+    pronoun, his = (GENDER.get(said.get(key, "").lower(), "") for key in ("who", "his"))
     who = scene.last if pronoun else number(known, "name", said.get("who"), lang)
     to = number(known, "name", said.get("to"), lang)
     if kind in NEWCOMERS: who, to = len(scene.people), None if kind == "begin" else 0
     if kind == "together" and "who" not in said: who, to = (0, 1) if len(scene.people) > 1 else (None, None)
     thing, topic = (number(known, key, said.get(key), lang, new) for key, new in (("thing", kind == "own"), ("topic", True)))
     return Event(kind, who, to, thing, number(known, "place", said.get("place"), lang, True), topic, pronoun, his)
+
+
+def named(event: Event, said: dict[str, str], lang: str) -> Known:
+    "What the words of a sentence name."
+    _, who, _, thing, place, topic, *_ = event
+    index = dict(role=who, name=who, trait=who, thing=thing, look=thing, place=place, topic=topic)
+    return {Slot(key, index[key]): SPELLED[lang][word] for key, word in said.items() if key in index}
 
 # %% ../nbs/00_tales.ipynb #00-067
 class Telling:
@@ -606,7 +617,7 @@ class Teller:
         self._words = words | {"role": words["woman"] + words["man"], "name of a woman": words["female"] + words["either"], "name of a man": words["male"] + words["either"]}
         self._chances = lru_cache(20_000)(lambda scene: possible(scene, self._level))
 
-    def __repr__(self): return f"Tales(lang={self.lang!r}, level={self.level})"
+    def __repr__(self): return f"{type(self).__name__}(lang={self.lang!r}, level={self.level})"
 
     def _candidates(self, slot: Slot, known: Known) -> list[Entry]:
         "The entries a new slot may take, all equally likely."
@@ -665,17 +676,27 @@ class Listener(Teller):
     "Reads stories: the choices a teller would have made to say the same, and their probability."
     def _sentence(self, text: str, scene: Scene, known: Known) -> tuple[float, Event, Known] | None:
         "Read a whole sentence: (probability, event, known then); None if the world cannot say it now."
-        found = match(unit(self.lang).findall(text), self.lang)
-        if not found: return None
+        if not (found := match(unit(self.lang).findall(text), self.lang)): return None
         event, chances = event_of(*found, known, scene, self.lang), self._chances(scene)
         plain = event._replace(pronoun="")
         if plain not in chances: return None
-        told = ways(plain, scene, self._level)
+        told, then = ways(plain, scene, self._level), named(event, found[1], self.lang) | known
         for way in told:
-            if way.event != event: continue
-            for p, then, _, left in readings(self, fill(getattr(way, self.lang), event, self.lang), text, known):
-                if not left: return chances[plain] / len(told) * p, event, then
+            atoms = fill(getattr(way, self.lang), way.event, self.lang)
+            if way.event == event and text == "".join([surface(spell(then, atom, self.lang), self.lang) for atom in atoms]):
+                p = chances[plain] / len(told) * self._naming(atoms, known, then)
+                return (p, event, then) if p else None
         return None
+
+    def _naming(self, atoms: tuple, known: Known, then: Known) -> float:
+        "The probability that what is new in a sentence gets these names."
+        p, known = 1.0, dict(known)
+        for slot in map(entry_of, atoms):
+            if slot and slot not in known:
+                entries = self._candidates(slot, known)
+                p *= (then[slot] in entries) / len(entries)
+                known[slot] = then[slot]
+        return p
 
     def _read(self, text: str) -> tuple[float, Scene, Known, str] | None:
         "Read all whole sentences: (log2 of their probability, scene, known, the rest); None if the world cannot tell them."
@@ -733,7 +754,7 @@ class Tales(Listener):
         return {word: p / total for word, p in sorted(result.items(), key=lambda item: -item[1])}
 
     def entropy(self) -> Entropy:
-        "The entropy of the source: exact at level 1, at the others the mean of the exact entropies of all choices of 2,000 stories."
+        "The entropy of the source: exact at level 1, at the others the mean of the exact entropies of all choices of 1,000 stories."
         return counted(self.lang, self.level) if self.level == 1 else estimated(self.lang, self.level)
 
     def check(self, text: str) -> Check:
@@ -744,7 +765,7 @@ class Tales(Listener):
         "Every word and mark that a text of this world may hold, sorted."
         return vocabulary(self)
 
-# %% ../nbs/00_tales.ipynb #00-104
+# %% ../nbs/00_tales.ipynb #00-102
 def outcomes(tales: Tales, scene: Scene, event: Event) -> list[tuple[float, float, tuple[str, str] | None]]:
     "Who and what may be named, like cases together: (probability, bits of one such choice, gender and list of the name of somebody new)."
     size = lambda kind: len(tales._words[kind])
@@ -766,7 +787,7 @@ def choice(tales: Tales, scene: Scene) -> float:
     named = lambda event: sum(p * bits for p, bits, _ in outcomes(tales, scene, event))
     return sum(p * (math.log2(len(ways(event, scene, tales._level)) / p) + named(event)) for event, p in tales._chances(scene).items())
 
-# %% ../nbs/00_tales.ipynb #00-105
+# %% ../nbs/00_tales.ipynb #00-103
 def length(tales: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ...]) -> float:
     "The number of characters of a sentence, on average over the words that may fill its slots."
     def of(atom):
@@ -805,21 +826,20 @@ def counted(lang: str, level: int) -> Entropy:
     bits, words, characters = expect(Scene())
     return Entropy(bits, bits / words, bits / (characters - (lang == "en")), 0.0)
 
-# %% ../nbs/00_tales.ipynb #00-111
+# %% ../nbs/00_tales.ipynb #00-109
 @lru_cache(None)
-def estimated(lang: str, level: int, n: int = 2000) -> Entropy:
+def estimated(lang: str, level: int, n: int = 1000) -> Entropy:
     "The entropy as the mean, over n stories, of the exact entropies of the choices met on the way."
     tales, rng, bits, words, characters = Tales(lang, level), random.Random(0), [], 0, 0
     entropy_of = lru_cache(None)(lambda scene: choice(tales, scene))
-    for _ in range(n):
-        story = tales._tell(rng)
+    for story in (tales._tell(rng) for _ in range(n)):
         bits.append(sum(map(entropy_of, story.scenes)))
         words, characters = words + len(story.words), characters + len(story.text)
     mean = sum(bits) / n
     error = math.sqrt(sum((b - mean) ** 2 for b in bits) / (n - 1) / n)
     return Entropy(mean, mean * n / words, mean * n / characters, error)
 
-# %% ../nbs/00_tales.ipynb #00-116
+# %% ../nbs/00_tales.ipynb #00-114
 class Check(NamedTuple):
     "What is right about a text: shares from 0 to 1 (0 where there is nothing to judge), and the reasons for what is wrong."
     words: float  # share of words that are words of the world
@@ -831,7 +851,7 @@ class Check(NamedTuple):
 
 VERB = dict(give="gives", lose="loses", has="is said to have")
 
-# %% ../nbs/00_tales.ipynb #00-117
+# %% ../nbs/00_tales.ipynb #00-115
 def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) -> str:
     "A reason with the names of the text in it."
     word = lambda kind, i: getattr(known[kind, i], lang) if (kind, i) in known else "nobody"
@@ -846,7 +866,7 @@ def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) ->
     owner = fields["who" if event.kind == "smile" else "to"]
     return reason.format(**fields, dream=dream, pronoun=he, his=his, last=word("name", scene.last), verb=VERB.get(event.kind), owner_of_his=owner)
 
-# %% ../nbs/00_tales.ipynb #00-118
+# %% ../nbs/00_tales.ipynb #00-116
 class Checker:
     "Reads free text sentence by sentence, keeps the scene, and judges each fact against it."
     def __init__(self, lang: str):
@@ -883,19 +903,17 @@ class Checker:
 
     def learn(self, said: dict[str, str], event: Event):
         "Note what is new; what was said of a thing or a name before must agree."
-        index = dict(role=event.who, name=event.who, trait=event.who, thing=event.thing, look=event.thing, place=event.place, topic=event.topic)
-        for key in index.keys() & said.keys():
-            entry = SPELLED[self.lang][said[key]]
-            before = self.known.setdefault(Slot(key, index[key]), entry)
-            if key == "look" and event.kind != "own": self.fact(before == entry, f"the {said['thing']} is {getattr(before, self.lang)}, not {said[key]}")
-        if "name" in said:
+        for slot, entry in named(event, said, self.lang).items():
+            before = self.known.setdefault(slot, entry)
+            if slot.kind == "look" and event.kind != "own": self.fact(before == entry, f"the {said['thing']} is {getattr(before, self.lang)}, not {said['look']}")
+        if event.kind in NEWCOMERS:
             self.fact(newcomer(event, self.known) not in (("woman", "male"), ("man", "female")), f"{said['name']} is no name of a {said['role']}")
 
     def whole(self) -> bool:
         "Whether the sentences make a story: a beginning, a dream, an end."
         return self.kinds[:1] == ["begin"] and self.kinds[-1:] == ["smile"] and self.kinds.count("smile") == 1 and self.scene.wish is not None
 
-# %% ../nbs/00_tales.ipynb #00-119
+# %% ../nbs/00_tales.ipynb #00-117
 def check(text: str,  # any text, from a model in any state
           lang: str,  # "en" or "zh"
          ) -> Check:
@@ -915,7 +933,7 @@ def check(text: str,  # any text, from a model in any state
     share = lambda marks: sum(marks) / len(marks) if marks else 0.0
     return Check(share(real), share(well_formed), share(reader.facts), float(not reader.reasons), reader.reasons)
 
-# %% ../nbs/00_tales.ipynb #00-133
+# %% ../nbs/00_tales.ipynb #00-131
 class Dependence(NamedTuple):
     "A word that is right or wrong because of an earlier word; positions count words and marks."
     kind: str  # pronoun, or one of FACTS
@@ -958,6 +976,5 @@ def dependences(story: Story) -> list[Dependence]:
 def shows_gender(event: Event, atom: str | Slot, people: tuple[Person, ...]) -> tuple | None:
     "Whose gender a word shows: a pronoun, a role, a name that is a woman's or a man's only."
     if isinstance(atom, str):
-        said = any(atom.lower() in word for gender in PRONOUNS.values() for word in gender.values())
-        return ("pronoun", 0 if event.kind in NEWCOMERS else event.who) if said else None
+        return ("pronoun", 0 if event.kind in NEWCOMERS else event.who) if atom.lower() in GENDER else None
     return ("pronoun", atom.index) if atom.kind == "role" or atom.kind == "name" and people[atom.index].name != "either" else None

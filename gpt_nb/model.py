@@ -109,25 +109,30 @@ NAMES = {"gpt2": GPT2, "llama": LLAMA, "qwen3": {ours: theirs for ours, theirs i
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 # %% ../nbs/06_model.ipynb #06-041
+def make_embedding(n: int, width: int) -> nn.Embedding:
+    "A vector for each of `n` things, left empty: `init_weights` or a checkpoint fills it."
+    return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
+
+# %% ../nbs/06_model.ipynb #06-042
 def make_norm(c: GPTConfig) -> nn.Module:
     "The normalisation of `c`'s family."
     return nn.LayerNorm(c.d_model, c.norm_eps) if c.arch == "gpt2" else RMSNorm(c.d_model, c.norm_eps)
 
-# %% ../nbs/06_model.ipynb #06-042
+# %% ../nbs/06_model.ipynb #06-043
 def make_block(c: GPTConfig) -> Block:
     "One layer of `c`'s family."
     attention = Attention(c.d_model, c.n_head, c.n_kv_head, c.d_head, bias=c.attention_bias, qk_norm=c.arch == "qwen3", norm_eps=c.norm_eps)
     mlp = (MLP if c.arch == "gpt2" else SwiGLU)(c.d_model, c.d_ff, bias=c.mlp_bias)
     return Block(attention, mlp, make_norm(c), make_norm(c))
 
-# %% ../nbs/06_model.ipynb #06-044
+# %% ../nbs/06_model.ipynb #06-045
 class Transformer(nn.Module):
     "Tokens to hidden states: embeddings, one block after another, a last norm."
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.embed_positions = nn.Embedding(config.context, config.d_model) if config.arch == "gpt2" else None
+        self.embed_tokens = make_embedding(config.vocab_size, config.d_model)
+        self.embed_positions = make_embedding(config.context, config.d_model) if config.arch == "gpt2" else None
         self.layers = nn.ModuleList(make_block(config) for _ in range(config.n_layer))
         self.norm = make_norm(config)
 
@@ -149,7 +154,7 @@ class Transformer(nn.Module):
         if cache is not None: cache.length += T
         return self.norm(x)
 
-# %% ../nbs/06_model.ipynb #06-046
+# %% ../nbs/06_model.ipynb #06-047
 def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:
     "Raise where `ids` is no (B, T) batch of tokens that fits; the values are looked at on the CPU alone, where that costs no waiting."
     if not isinstance(ids, Tensor) or ids.is_floating_point():
@@ -162,7 +167,7 @@ def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = Non
     low, high = (int(x) for x in ids.aminmax())
     if low < 0 or high >= c.vocab_size: raise ValueError(f"id {low if low < 0 else high} is outside the vocabulary, 0 to {c.vocab_size - 1}")
 
-# %% ../nbs/06_model.ipynb #06-048
+# %% ../nbs/06_model.ipynb #06-049
 class GPT(nn.Module):
     "A decoder-only language model: GPT-2, Llama or Qwen3, as the config says."
     def __init__(self, config: GPTConfig):
@@ -205,20 +210,21 @@ class GPT(nn.Module):
         "Open a folder, or a model on the Hugging Face Hub, in the dtype it is stored in and on the CPU unless told otherwise."
         return load_model(cls, name, dtype, device)
 
-# %% ../nbs/06_model.ipynb #06-051
+# %% ../nbs/06_model.ipynb #06-052
 @torch.no_grad()
 def init_weights(
     model: GPT,
     std: float = 0.02,   # GPT-2's; 1 / sqrt(d_model) starts with a higher loss, but small models then learn faster
 ) -> None:
     "Normal weights, biases 0; the two projections that write to the stream 1 / sqrt(2 n_layer) of that (GPT-2, section 2.3)."
+    if model.lm_head.weight.is_meta: return
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)): continue
         writes = name.endswith(("o_proj", "down_proj"))
         module.weight.normal_(0, std / math.sqrt(2 * model.config.n_layer) if writes else std)
         if getattr(module, "bias", None) is not None: module.bias.zero_()
 
-# %% ../nbs/06_model.ipynb #06-098
+# %% ../nbs/06_model.ipynb #06-099
 def count_params(c: GPTConfig) -> dict[str, int]:  # part -> parameters; their sum is the model's
     "Parameters by part, from the config alone."
     norm = 2 * c.d_model if c.arch == "gpt2" else c.d_model
@@ -231,7 +237,7 @@ def count_params(c: GPTConfig) -> dict[str, int]:  # part -> parameters; their s
             "attention": c.n_layer * attention, "feed-forward": c.n_layer * mlp, "norms": (2 * c.n_layer + 1) * norm,
             "head": 0 if c.tie_embeddings else c.vocab_size * c.d_model}
 
-# %% ../nbs/06_model.ipynb #06-111
+# %% ../nbs/06_model.ipynb #06-112
 def flops_per_token(
     c: GPTConfig,
     length: int,   # T, tokens read at once
@@ -240,7 +246,7 @@ def flops_per_token(
     linear = c.n_layer * c.d_model * (2 * (c.n_head + c.n_kv_head) * c.d_head + (2 if c.arch == "gpt2" else 3) * c.d_ff)
     return 2 * (linear + c.vocab_size * c.d_model) + 4 * c.n_layer * c.n_head * c.d_head * length
 
-# %% ../nbs/06_model.ipynb #06-123
+# %% ../nbs/06_model.ipynb #06-124
 def memory(
     c: GPTConfig,
     batch_size: int = 1,
@@ -252,7 +258,7 @@ def memory(
     cache = 2 * c.n_layer * batch_size * c.n_kv_head * (length or c.context) * c.d_head * bytes_each
     return {"weights": weights, "cache": cache, "gradients": weights, "optimizer": 2 * weights}
 
-# %% ../nbs/06_model.ipynb #06-147
+# %% ../nbs/06_model.ipynb #06-148
 # What a field stands for where it is not in the file; every other one must be there.
 ABSENT = {"gpt2": dict(n_inner=None, layer_norm_epsilon=1e-5, tie_word_embeddings=True),
           "llama": dict(num_key_value_heads=None, head_dim=None, rms_norm_eps=1e-6, tie_word_embeddings=False, attention_bias=False, mlp_bias=False),
@@ -270,7 +276,7 @@ FREE_ANYWHERE = {"architectures", "model_type", "dtype", "torch_dtype", "transfo
                  "bos_token_id", "eos_token_id", "pad_token_id", "n_ctx", "task_specific_params", "output_hidden_states", "output_attentions",
                  "return_dict", "id2label", "label2id", "problem_type", "chunk_size_feed_forward"}
 
-# %% ../nbs/06_model.ipynb #06-148
+# %% ../nbs/06_model.ipynb #06-149
 def config_to_hub(
     c: GPTConfig,
     dtype: torch.dtype = torch.float32,   # of the weights beside it
@@ -283,7 +289,7 @@ def config_to_hub(
     if c.arch == "qwen3": fields["layer_types"] = ["full_attention"] * c.n_layer
     return fields
 
-# %% ../nbs/06_model.ipynb #06-151
+# %% ../nbs/06_model.ipynb #06-152
 def hub_to_config(fields: dict[str, object]) -> GPTConfig:
     "The config for a config.json; a field that we do not support is an error, never ignored."
     arch = fields.get("model_type")
@@ -301,7 +307,7 @@ def hub_to_config(fields: dict[str, object]) -> GPTConfig:
     ids = {k: tuple(v) if isinstance(v := fields.get(k), list) else v for k in ("bos_token_id", "eos_token_id")}
     return GPTConfig(arch, **{ours: fields[theirs] for ours, theirs in names.items()}, **theta, **ids)
 
-# %% ../nbs/06_model.ipynb #06-153
+# %% ../nbs/06_model.ipynb #06-154
 PLAIN_ROPE = [("rope_type", "default"), ("type", "default"), ("partial_rotary_factor", 1.0)]
 
 def read_rope(fields: dict[str, object]) -> float:
@@ -313,38 +319,40 @@ def read_rope(fields: dict[str, object]) -> float:
     if scaled: raise ValueError(f"scaled rotary positions are not supported: {json.dumps(scaled)}")
     return rope.get("rope_theta", fields.get("rope_theta", 10000.0))
 
-# %% ../nbs/06_model.ipynb #06-158
+# %% ../nbs/06_model.ipynb #06-159
 GPT2_NAMES = [("model.embed_tokens", "transformer.wte"), ("model.embed_positions", "transformer.wpe"), ("model.norm", "transformer.ln_f"),
               ("model.layers.", "transformer.h."), ("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2"), ("self_attn.q_proj", "attn.c_attn"),
               ("self_attn.o_proj", "attn.c_proj"), ("mlp.up_proj", "mlp.c_fc"), ("mlp.down_proj", "mlp.c_proj")]
 
-# %% ../nbs/06_model.ipynb #06-160
+# %% ../nbs/06_model.ipynb #06-161
 def to_gpt2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "Our parameters as OpenAI stored them: q, k and v in one matrix, and matrices transposed."
     theirs = {}
     for name, w in state.items():
         if ".k_proj." in name or ".v_proj." in name: continue
-        if ".q_proj." in name: w = torch.cat([state[name.replace("q_proj", p)] for p in ("q_proj", "k_proj", "v_proj")])
+        if ".q_proj." in name:
+            w = w.new_empty(3 * len(w), *w.shape[1:])   # torch.cat would load the compiler where there are only shapes (meta)
+            for part, p in zip(w.chunk(3), ("q_proj", "k_proj", "v_proj")): part.copy_(state[name.replace("q_proj", p)])
         if "_proj.weight" in name: w = w.t()
         for a, b in GPT2_NAMES: name = name.replace(a, b)
         theirs[name] = w
     return theirs
 
-# %% ../nbs/06_model.ipynb #06-161
+# %% ../nbs/06_model.ipynb #06-162
 def from_gpt2(name: str, w: Tensor) -> Iterator[tuple[str, Tensor]]:
     "One of OpenAI's tensors as ours: the way back."
     for b, a in GPT2_NAMES: name = name.replace(a, b)
     if "_proj.weight" in name: w = w.t()
-    if ".q_proj." not in name: yield name, w.contiguous()
+    if ".q_proj." not in name: yield name, w
     else: yield from ((name.replace("q_proj", p), part.contiguous()) for p, part in zip(("q_proj", "k_proj", "v_proj"), w.chunk(3)))
 
-# %% ../nbs/06_model.ipynb #06-163
+# %% ../nbs/06_model.ipynb #06-164
 def hub_state(model: GPT) -> dict[str, Tensor]:
     "The tensors of a checkpoint by the names `transformers` gives them; a tied head is not stored twice."
     state = {name: w for name, w in model.state_dict().items() if not (model.config.tie_embeddings and name == "lm_head.weight")}
     return to_gpt2(state) if model.config.arch == "gpt2" else state
 
-# %% ../nbs/06_model.ipynb #06-167
+# %% ../nbs/06_model.ipynb #06-168
 def write_beside(path: Path, write: Callable[[Path], None]) -> None:
     "Let `write` fill a file beside `path`, then rename it: whenever it is killed, `path` is the old file or the new one."
     part = path.with_name(path.name + ".part")
@@ -353,13 +361,13 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/06_model.ipynb #06-171
+# %% ../nbs/06_model.ipynb #06-172
 def list_some(names) -> str:
     "A few of many names, for an error."
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-# %% ../nbs/06_model.ipynb #06-173
+# %% ../nbs/06_model.ipynb #06-174
 def save_model(model: GPT, folder: Path) -> None:
     "Write the three files of a checkpoint."
     c, state = model.config, hub_state(model)
@@ -374,7 +382,7 @@ def save_model(model: GPT, folder: Path) -> None:
     write_beside(folder / "config.json", text(config_to_hub(c, model.model.embed_tokens.weight.dtype)))
     write_beside(folder / "generation_config.json", text({"_from_model_config": True} | {k: v for k, v in ids.items() if v is not None}))
 
-# %% ../nbs/06_model.ipynb #06-176
+# %% ../nbs/06_model.ipynb #06-177
 def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "cuda:1", "mps"
     "The device of that name; \"auto\" is a GPU if there is one."
     mps, gpus = torch.backends.mps.is_available(), torch.cuda.device_count()
@@ -383,7 +391,7 @@ def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "
     if str(name) not in there: raise ValueError(f"no device {str(name)!r} here: choose auto or {', '.join(there)}")
     return torch.device(name)
 
-# %% ../nbs/06_model.ipynb #06-180
+# %% ../nbs/06_model.ipynb #06-181
 def find_folder(name: str | Path) -> Path:
     "A folder as it is; for a name on the Hugging Face Hub, the folder its JSON and safetensors files are downloaded to."
     if Path(name).is_dir(): return Path(name)
@@ -394,7 +402,7 @@ def find_folder(name: str | Path) -> Path:
         why = str(e).strip().split("\n")[0].split(". ")[0]
         raise FileNotFoundError(f"no folder {name} here, and the Hugging Face Hub did not give a model of that name: {why}") from e
 
-# %% ../nbs/06_model.ipynb #06-182
+# %% ../nbs/06_model.ipynb #06-183
 def read_json(path: Path) -> dict[str, object]:
     "A JSON object from a file."
     if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {path.parent}")
@@ -403,7 +411,7 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(fields, dict): raise ValueError(f"{path} is not a JSON object")
     return fields
 
-# %% ../nbs/06_model.ipynb #06-184
+# %% ../nbs/06_model.ipynb #06-185
 def weight_files(folder: Path) -> list[Path]:
     "The safetensors files of a checkpoint, one or many."
     if (folder / "model.safetensors").is_file(): return [folder / "model.safetensors"]
@@ -417,7 +425,7 @@ def weight_files(folder: Path) -> list[Path]:
     if gone := [f for f in files if not (folder / f).is_file()]: raise FileNotFoundError(f"no {list_some(gone)} in {folder}")
     return [folder / f for f in files]
 
-# %% ../nbs/06_model.ipynb #06-186
+# %% ../nbs/06_model.ipynb #06-187
 IGNORED = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")   # buffers of old files
 
 def plain_name(name: str, arch: str) -> str | None:
@@ -425,7 +433,7 @@ def plain_name(name: str, arch: str) -> str | None:
     if IGNORED.fullmatch(name): return None
     return "transformer." + name if arch == "gpt2" and not name.startswith(("transformer.", "lm_head.")) else name
 
-# %% ../nbs/06_model.ipynb #06-187
+# %% ../nbs/06_model.ipynb #06-188
 def open_weights(files: list[Path], arch: str) -> dict[str, tuple[object, str]]:  # name -> (open file, name in it)
     "Find every tensor without reading any."
     found = {}
@@ -438,7 +446,7 @@ def open_weights(files: list[Path], arch: str) -> dict[str, tuple[object, str]]:
             if name: found[name] = file, stored
     return found
 
-# %% ../nbs/06_model.ipynb #06-189
+# %% ../nbs/06_model.ipynb #06-190
 def check_weights(found: dict[str, tuple[object, str]], model: GPT, folder: Path) -> None:
     "Raise unless the files hold what the config asks for, judged by their headers alone."
     want, extra = hub_state(model), found.keys() - hub_state(model).keys()
@@ -451,7 +459,7 @@ def check_weights(found: dict[str, tuple[object, str]], model: GPT, folder: Path
     faults += [f"{n} holds {s.get_dtype()}, not floats" for n, s in slices.items() if s.get_dtype() not in ("F64", "F32", "F16", "BF16")][:4]
     if faults: raise ValueError(f"the weights in {folder} do not fit its config.json: " + "; ".join(faults))
 
-# %% ../nbs/06_model.ipynb #06-191
+# %% ../nbs/06_model.ipynb #06-192
 def load_model(cls: type[GPT], name: str | Path, dtype: torch.dtype | None, device: str | None) -> GPT:
     "Open a checkpoint: config, headers, and only then the weights, straight from the mapped file."
     device, folder = pick_device(device or "cpu"), find_folder(name)
@@ -468,12 +476,12 @@ def load_model(cls: type[GPT], name: str | Path, dtype: torch.dtype | None, devi
             state[ours] = w.to(device, dtype)
     return fill_model(model, state)
 
-# %% ../nbs/06_model.ipynb #06-193
+# %% ../nbs/06_model.ipynb #06-194
 def fill_model(model: GPT, state: dict[str, Tensor]) -> GPT:
     "Put the tensors in place and tie again what is tied."
     if model.config.tie_embeddings:
         embedding = state["model.embed_tokens.weight"]
-        if not torch.equal(state.get("lm_head.weight", embedding), embedding):
+        if "lm_head.weight" in state and not torch.equal(state["lm_head.weight"], embedding):
             raise ValueError("config.json ties the head to the embeddings, but the file holds a head of its own: set tie_word_embeddings to false")
         state["lm_head.weight"] = embedding
     model.load_state_dict(state, assign=True)

@@ -21,9 +21,9 @@ __all__ = ['WORDS', 'KIND', 'SPELLED', 'NAMES', 'ROLES', 'PRONOUNS', 'SHORT', 'L
            'judge', 'happen', 'grants', 'Level', 'evenly', 'possible', 'newcomers', 'bare', 'actions', 'recaps', 'Way',
            'sayings', 'ways', 'Slot', 'fill', 'cased', 'surface', 'entry_of', 'spell', 'join', 'allowed', 'templates',
            'match', 'fits', 'number', 'event_of', 'named', 'Telling', 'Question', 'Story', 'unit', 'known_words',
-           'pick', 'newcomer', 'vocabulary', 'Teller', 'readings', 'Listener', 'Entropy', 'Tales', 'outcomes', 'choice',
-           'length', 'letters', 'counted', 'estimated', 'Check', 'explain', 'Checker', 'check', 'Dependence', 'about',
-           'dependences', 'shows_gender']
+           'pick', 'newcomer', 'vocabulary', 'tell', 'Teller', 'readings', 'Listener', 'Entropy', 'Tales', 'outcomes',
+           'choice', 'length', 'letters', 'counted', 'estimated', 'Check', 'explain', 'Checker', 'check', 'Dependence',
+           'about', 'dependences', 'shows_gender']
 
 # %% ../nbs/00_tales.ipynb #00-015
 def plot_fonts():
@@ -280,7 +280,7 @@ def bare(scene: Scene) -> Scene:
     return Scene(people, scene.things, scene.places, scene.wish, scene.seen, ((0, 0, 0),) * len(scene.told))
 
 
-@lru_cache(20_000)
+@lru_cache(5_000)
 def actions(scene: Scene, level: Level) -> dict[Event, float]:
     "What the people may do now; some of the time they see to the wish."
     people, things, places = range(len(scene.people)), range(len(scene.things)), range(scene.places + 1)
@@ -604,6 +604,22 @@ def vocabulary(tales: Teller) -> list[str]:
     return sorted(said)
 
 # %% ../nbs/00_tales.ipynb #00-072
+def tell(world: Teller, rng: random.Random) -> Story:
+    "One story: an event, a way to say it, words for what is new, until somebody smiles."
+    scene, known, steps, level = Scene(), {}, [], world._level
+    while not scene.over:
+        event = pick(world._chances(scene), rng.random())
+        told = ways(event, scene, level)
+        way = told[int(rng.random() * len(told))]
+        for slot in map(entry_of, fill(getattr(way, world.lang), way.event, world.lang)):
+            if slot and slot not in known:
+                entries = world._candidates(slot, known)
+                known[slot] = entries[int(rng.random() * len(entries))]
+        scene = happen(scene, way.event, newcomer(event, known))
+        steps.append(way)
+    return Story(world.lang, steps, known, scene)
+
+# %% ../nbs/00_tales.ipynb #00-073
 class Teller:
     "Tells stories."
     def __init__(self,
@@ -615,7 +631,7 @@ class Teller:
         self.lang, self.level, self._level = lang, level, LEVELS[level]
         words = {kind: entries[:self._level.words[kind]] for kind, entries in WORDS.items()}
         self._words = words | {"role": words["woman"] + words["man"], "name of a woman": words["female"] + words["either"], "name of a man": words["male"] + words["either"]}
-        self._chances = lru_cache(20_000)(lambda scene: possible(scene, self._level))
+        self._chances = lru_cache(5_000)(lambda scene: possible(scene, self._level))
 
     def __repr__(self): return f"{type(self).__name__}(lang={self.lang!r}, level={self.level})"
 
@@ -627,30 +643,21 @@ class Teller:
         used = [entry for (k, _), entry in known.items() if k == kind]
         return [entry for entry in entries if entry not in used] if used else entries
 
-    def _tell(self, rng: random.Random) -> Story:
-        scene, known, steps, level = Scene(), {}, [], self._level
-        while not scene.over:
-            event = pick(self._chances(scene), rng.random())
-            told = ways(event, scene, level)
-            way = told[int(rng.random() * len(told))]
-            for slot in map(entry_of, fill(getattr(way, self.lang), way.event, self.lang)):
-                if slot and slot not in known:
-                    entries = self._candidates(slot, known)
-                    known[slot] = entries[int(rng.random() * len(entries))]
-            scene = happen(scene, way.event, newcomer(event, known))
-            steps.append(way)
-        return Story(self.lang, steps, known, scene)
-
-    def sample(self, seed: int = 0) -> Story:
+    def sample(self,
+               seed: int = 0,  # the same seed tells the same story
+              ) -> Story:
         "One story."
-        return self._tell(random.Random(seed))
+        return tell(self, random.Random(seed))
 
-    def texts(self, n: int, seed: int = 0) -> list[str]:
-        "The texts of n stories."
+    def texts(self,
+              n: int,  # how many
+              seed: int = 0,  # of all of them together
+             ) -> list[str]:
+        "The texts of n stories, quickly."
         rng = random.Random(seed)
-        return [self._tell(rng).text for _ in range(n)]
+        return [tell(self, rng).text for _ in range(n)]
 
-# %% ../nbs/00_tales.ipynb #00-080
+# %% ../nbs/00_tales.ipynb #00-081
 def readings(teller: Teller, atoms: tuple, text: str, known: Known, p: float = 1.0) -> Iterator[tuple[float, Known, str, str]]:
     "Every way the text can be these atoms or their beginning: (probability, known then, the word it stops in, what is left of that)."
     pos = 0
@@ -671,7 +678,7 @@ def readings(teller: Teller, atoms: tuple, text: str, known: Known, p: float = 1
         if text.startswith(said, pos): yield from readings(teller, atoms[i + 1:], text[pos + len(said):], known | {slot: entry}, p / len(entries))
         elif said.startswith(text[pos:]): yield p / len(entries), known | {slot: entry}, said, said[len(text) - pos:]
 
-# %% ../nbs/00_tales.ipynb #00-081
+# %% ../nbs/00_tales.ipynb #00-082
 class Listener(Teller):
     "Reads stories: the choices a teller would have made to say the same, and their probability."
     def _sentence(self, text: str, scene: Scene, known: Known) -> tuple[float, Event, Known] | None:
@@ -716,7 +723,7 @@ class Listener(Teller):
             told = ways(event, scene, self._level)
             for way in told: yield from readings(self, fill(getattr(way, self.lang), way.event, self.lang), text, known, p / len(told))
 
-# %% ../nbs/00_tales.ipynb #00-082
+# %% ../nbs/00_tales.ipynb #00-083
 class Entropy(NamedTuple):
     "How many bits the world chooses, and the standard error of per_story (0 where it is exact)."
     per_story: float
@@ -724,7 +731,7 @@ class Entropy(NamedTuple):
     per_character: float
     standard_error: float
 
-# %% ../nbs/00_tales.ipynb #00-083
+# %% ../nbs/00_tales.ipynb #00-084
 class Tales(Listener):
     "A world of stories in English or Chinese that knows the probability of every text."
     def log2prob(self,
@@ -757,7 +764,9 @@ class Tales(Listener):
         "The entropy of the source: exact at level 1, at the others the mean of the exact entropies of all choices of 1,000 stories."
         return counted(self.lang, self.level) if self.level == 1 else estimated(self.lang, self.level)
 
-    def check(self, text: str) -> Check:
+    def check(self,
+              text: str,  # any text, whole or cut off, by whomever
+             ) -> Check:
         "What is right and wrong about a text; the same for every level."
         return check(text, self.lang)
 
@@ -765,7 +774,7 @@ class Tales(Listener):
         "Every word and mark that a text of this world may hold, sorted."
         return vocabulary(self)
 
-# %% ../nbs/00_tales.ipynb #00-102
+# %% ../nbs/00_tales.ipynb #00-103
 def outcomes(tales: Tales, scene: Scene, event: Event) -> list[tuple[float, float, tuple[str, str] | None]]:
     "Who and what may be named, like cases together: (probability, bits of one such choice, gender and list of the name of somebody new)."
     size = lambda kind: len(tales._words[kind])
@@ -787,7 +796,7 @@ def choice(tales: Tales, scene: Scene) -> float:
     named = lambda event: sum(p * bits for p, bits, _ in outcomes(tales, scene, event))
     return sum(p * (math.log2(len(ways(event, scene, tales._level)) / p) + named(event)) for event, p in tales._chances(scene).items())
 
-# %% ../nbs/00_tales.ipynb #00-103
+# %% ../nbs/00_tales.ipynb #00-104
 def length(tales: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ...]) -> float:
     "The number of characters of a sentence, on average over the words that may fill its slots."
     def of(atom):
@@ -826,20 +835,20 @@ def counted(lang: str, level: int) -> Entropy:
     bits, words, characters = expect(Scene())
     return Entropy(bits, bits / words, bits / (characters - (lang == "en")), 0.0)
 
-# %% ../nbs/00_tales.ipynb #00-109
+# %% ../nbs/00_tales.ipynb #00-110
 @lru_cache(None)
 def estimated(lang: str, level: int, n: int = 1000) -> Entropy:
     "The entropy as the mean, over n stories, of the exact entropies of the choices met on the way."
     tales, rng, bits, words, characters = Tales(lang, level), random.Random(0), [], 0, 0
     entropy_of = lru_cache(None)(lambda scene: choice(tales, scene))
-    for story in (tales._tell(rng) for _ in range(n)):
+    for story in (tell(tales, rng) for _ in range(n)):
         bits.append(sum(map(entropy_of, story.scenes)))
         words, characters = words + len(story.words), characters + len(story.text)
     mean = sum(bits) / n
     error = math.sqrt(sum((b - mean) ** 2 for b in bits) / (n - 1) / n)
     return Entropy(mean, mean * n / words, mean * n / characters, error)
 
-# %% ../nbs/00_tales.ipynb #00-114
+# %% ../nbs/00_tales.ipynb #00-115
 class Check(NamedTuple):
     "What is right about a text: shares from 0 to 1 (0 where there is nothing to judge), and the reasons for what is wrong."
     words: float  # share of words that are words of the world
@@ -851,7 +860,7 @@ class Check(NamedTuple):
 
 VERB = dict(give="gives", lose="loses", has="is said to have")
 
-# %% ../nbs/00_tales.ipynb #00-115
+# %% ../nbs/00_tales.ipynb #00-116
 def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) -> str:
     "A reason with the names of the text in it."
     word = lambda kind, i: getattr(known[kind, i], lang) if (kind, i) in known else "nobody"
@@ -866,7 +875,7 @@ def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) ->
     owner = fields["who" if event.kind == "smile" else "to"]
     return reason.format(**fields, dream=dream, pronoun=he, his=his, last=word("name", scene.last), verb=VERB.get(event.kind), owner_of_his=owner)
 
-# %% ../nbs/00_tales.ipynb #00-116
+# %% ../nbs/00_tales.ipynb #00-117
 class Checker:
     "Reads free text sentence by sentence, keeps the scene, and judges each fact against it."
     def __init__(self, lang: str):
@@ -913,7 +922,7 @@ class Checker:
         "Whether the sentences make a story: a beginning, a dream, an end."
         return self.kinds[:1] == ["begin"] and self.kinds[-1:] == ["smile"] and self.kinds.count("smile") == 1 and self.scene.wish is not None
 
-# %% ../nbs/00_tales.ipynb #00-117
+# %% ../nbs/00_tales.ipynb #00-118
 def check(text: str,  # any text, from a model in any state
           lang: str,  # "en" or "zh"
          ) -> Check:
@@ -933,7 +942,7 @@ def check(text: str,  # any text, from a model in any state
     share = lambda marks: sum(marks) / len(marks) if marks else 0.0
     return Check(share(real), share(well_formed), share(reader.facts), float(not reader.reasons), reader.reasons)
 
-# %% ../nbs/00_tales.ipynb #00-131
+# %% ../nbs/00_tales.ipynb #00-132
 class Dependence(NamedTuple):
     "A word that is right or wrong because of an earlier word; positions count words and marks."
     kind: str  # pronoun, or one of FACTS
@@ -958,7 +967,7 @@ def about(kind: str, event: Event) -> list[int | None]:
 
 
 def dependences(story: Story) -> list[Dependence]:
-    "Each word of a story that earlier words decide."
+    "The words of a story that earlier words decide."
     result, stated, at, last = [], {}, 0, 0
     for event, atoms in zip(story.events, story.sentences()):
         for i, atom in enumerate(atoms, at):

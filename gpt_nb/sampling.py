@@ -245,7 +245,7 @@ class Stops:
         stop: Any,        # token ids, sequences of token ids and strings; or just one id or string
         tok: Any = None,  # the tokenizer, which strings need
     ):
-        is_id = lambda s: hasattr(s, "__index__")
+        is_id = lambda s: isinstance(s, int) or getattr(s, "ndim", None) == 0
         stop = () if stop is None else (stop,) if isinstance(stop, str) or is_id(stop) else tuple(stop)
         texts = [s for s in stop if isinstance(s, str)]
         ids = [[index(s)] if is_id(s) else [index(i) for i in s] for s in stop if not isinstance(s, str)]
@@ -302,7 +302,7 @@ def generate(
     written = torch.stack(new, 1).tolist() if new else [[] for _ in rows]
     return _like(ids, [row + w[:n] for row, w, n in zip(rows, written, length)])
 
-# %% ../nbs/08_sampling.ipynb #08-162
+# %% ../nbs/08_sampling.ipynb #08-165
 def stream(
     model: Any,                # GPT
     tok: Any,                  # its tokenizer
@@ -327,7 +327,7 @@ def _pieces(tokens: Iterator[Tensor], stops: Stops) -> Iterator[str]:
         if stops.done: break
     if piece := whole.decode(stops.rest()): yield piece
 
-# %% ../nbs/08_sampling.ipynb #08-182
+# %% ../nbs/08_sampling.ipynb #08-185
 class Beam(NamedTuple):
     "A text that beam search found."
     ids: list[int]   # prompt + new tokens
@@ -341,12 +341,12 @@ def _one(ids: Any) -> list[int]:
     if len(rows) != 1: raise ValueError(f"ids holds {len(rows)} prompts; give one at a time.")
     return rows[0]
 
-# %% ../nbs/08_sampling.ipynb #08-183
+# %% ../nbs/08_sampling.ipynb #08-186
 def _beams(prompt: list[int], text: Tensor, log_prob: Tensor, length_penalty: float) -> list[Beam]:
     "Rows of new tokens as beams."
     return [Beam(prompt + new, p, p / max(1, len(new)) ** length_penalty) for new, p in zip(text.tolist(), log_prob.tolist())]
 
-# %% ../nbs/08_sampling.ipynb #08-184
+# %% ../nbs/08_sampling.ipynb #08-187
 @torch.inference_mode()
 def beam_search(
     model: Any,                   # GPT
@@ -380,13 +380,13 @@ def beam_search(
             if len(ended) == width and hope <= ended[-1].score or not len(keep): text = text[:0]; break
     return sorted(ended + _beams(prompt, text, log_prob, length_penalty), key=lambda b: -b.score)[:width]
 
-# %% ../nbs/08_sampling.ipynb #08-196
+# %% ../nbs/08_sampling.ipynb #08-199
 def _read(model: Any, cache: Any, text: list[int], sampler: Sampler) -> Tensor:
     "(T, V) the distributions after each token that the cache does not hold yet."
     fresh = torch.tensor([text[cache.length:]], device=next(model.parameters()).device)
     return sampler.probabilities(model(fresh, cache=cache)[0]).cpu()
 
-# %% ../nbs/08_sampling.ipynb #08-197
+# %% ../nbs/08_sampling.ipynb #08-200
 @torch.inference_mode()
 def speculative(
     model: Any,                  # the GPT whose distribution counts

@@ -15,15 +15,7 @@ from itertools import chain
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['WORDS', 'KIND', 'SPELLED', 'NAMES', 'ROLES', 'PRONOUNS', 'SHORT', 'LONG', 'LONGEST', 'FIRST', 'THEN', 'ACTIONS',
-           'RECAPS', 'NEWCOMERS', 'PRONOUN_KINDS', 'CHANGES', 'ALL', 'LEVELS', 'PURPOSE', 'MARKS', 'STOP', 'Known',
-           'LINKS', 'GENDER', 'SPANS', 'ASK', 'VERB', 'FACTS', 'plot_fonts', 'Entry', 'Event', 'Person', 'Scene',
-           'judge', 'happen', 'grants', 'Level', 'evenly', 'possible', 'newcomers', 'bare', 'actions', 'recaps', 'Way',
-           'sayings', 'ways', 'Slot', 'fill', 'cased', 'surface', 'entry_of', 'spell', 'join', 'allowed', 'templates',
-           'match', 'fits', 'number', 'event_of', 'named', 'Telling', 'Question', 'Story', 'unit', 'known_words',
-           'pick', 'newcomer', 'vocabulary', 'tell', 'Teller', 'readings', 'Listener', 'Entropy', 'Tales', 'outcomes',
-           'choice', 'length', 'letters', 'counted', 'estimated', 'Check', 'explain', 'Checker', 'check', 'Dependence',
-           'about', 'dependences', 'shows_gender']
+__all__ = ['VERB', 'plot_fonts', 'Event', 'Scene', 'Question', 'Story', 'Entropy', 'Tales', 'Check', 'Dependence', 'dependences']
 
 # %% ../nbs/00_tales.ipynb #00-015
 def plot_fonts():
@@ -148,7 +140,7 @@ class Person(NamedTuple):
     at: int  # place
     home: int  # place
 
-
+# %% ../nbs/00_tales.ipynb #00-036
 class Scene(NamedTuple):
     "All that is true at one moment of a story."
     people: tuple[Person, ...] = ()
@@ -168,7 +160,7 @@ class Scene(NamedTuple):
         who, kind, which = self.wish
         return self.things[which] == ("with", who) if kind == "thing" else self.seen
 
-# %% ../nbs/00_tales.ipynb #00-037
+# %% ../nbs/00_tales.ipynb #00-038
 def judge(scene: Scene,  # what was true before
           event: Event,  # what the sentence says
          ) -> Iterator[tuple[bool, str]]:  # each fact it takes for granted: does it hold, and what to say if not
@@ -194,7 +186,7 @@ def judge(scene: Scene,  # what was true before
         yield scene.wish is not None and (scene.wish[0] == who) == scene.granted(), "only {who} is happy, but {dream}"
         if place is not None: yield place == person(who).home, "{who} has a home in the {home_who}, not in the {place}"
 
-# %% ../nbs/00_tales.ipynb #00-038
+# %% ../nbs/00_tales.ipynb #00-039
 def happen(scene: Scene,
            event: Event,
            person: tuple[str, str] | None = None,  # gender and list of the name of somebody new
@@ -214,7 +206,7 @@ def happen(scene: Scene,
                  None if kind in ("together", "lies", "knows", "friend", "other") else who,
                  scene.events + (kind in ACTIONS), scene.recaps + (event,) * (kind in RECAPS), over=kind == "smile")
 
-
+# %% ../nbs/00_tales.ipynb #00-041
 CHANGES = ("give", "take", "lose", "find")  # who has what
 
 
@@ -224,7 +216,7 @@ def grants(event: Event, wish: tuple[int, str, int]) -> bool:
     if kind == "place": return event.place == which and event.kind in ("go", "together") and who in (event.who, event.to)
     return event.thing == which and event.kind in CHANGES and event.kind != "lose" and who == (event.to if event.kind == "give" else event.who)
 
-# %% ../nbs/00_tales.ipynb #00-044
+# %% ../nbs/00_tales.ipynb #00-047
 @dataclass(frozen=True, eq=False)
 class Level:
     "The size of a world: how many people, things, events and words it has."
@@ -245,12 +237,12 @@ LEVELS = {
 }
 PURPOSE = 1 / 3  # how often somebody makes the wish come true, if that can be done at once
 
-# %% ../nbs/00_tales.ipynb #00-046
+# %% ../nbs/00_tales.ipynb #00-049
 def evenly(events: list[Event], total: float = 1.0) -> dict[Event, float]:
     "Give each the same share of the total."
     return {event: total / len(events) for event in events}
 
-
+# %% ../nbs/00_tales.ipynb #00-050
 def possible(scene: Scene, level: Level) -> dict[Event, float]:
     "The events that may come next, each with its probability."
     if len(scene.people) < level.people: return newcomers(scene, level)
@@ -264,7 +256,7 @@ def possible(scene: Scene, level: Level) -> dict[Event, float]:
     acts = {event: p * (1 - stop) for event, p in actions(bare(scene), level).items()} if stop < 1 else {}
     return acts | evenly(recaps(scene, level), stop) if stop else acts
 
-
+# %% ../nbs/00_tales.ipynb #00-051
 def newcomers(scene: Scene, level: Level) -> dict[Event, float]:
     "Who the story is about: the first person, then friends."
     i = len(scene.people)
@@ -273,13 +265,13 @@ def newcomers(scene: Scene, level: Level) -> dict[Event, float]:
     if "{place}" not in level.forms["friend"][0][0]: return {known_as: 1.0}
     return evenly([known_as._replace(place=place) for place in range(scene.places + 1)])
 
-# %% ../nbs/00_tales.ipynb #00-047
+# %% ../nbs/00_tales.ipynb #00-053
 def bare(scene: Scene) -> Scene:
     "The scene without what actions do not depend on, so that many scenes share theirs."
     people = tuple(Person("", "", person.at, 0) for person in scene.people)
     return Scene(people, scene.things, scene.places, scene.wish, scene.seen, ((0, 0, 0),) * len(scene.told))
 
-
+# %% ../nbs/00_tales.ipynb #00-054
 @lru_cache(5_000)
 def actions(scene: Scene, level: Level) -> dict[Event, float]:
     "What the people may do now; some of the time they see to the wish."
@@ -299,7 +291,7 @@ def actions(scene: Scene, level: Level) -> dict[Event, float]:
     if not wanted: return chances
     return {e: (1 - PURPOSE) * p + PURPOSE * (e in wanted) / len(wanted) for e, p in chances.items()}
 
-# %% ../nbs/00_tales.ipynb #00-048
+# %% ../nbs/00_tales.ipynb #00-056
 def recaps(scene: Scene, level: Level) -> list[Event]:
     "How a story ends: where people and things are now, and who smiles."
     if len(scene.recaps) < level.recaps:
@@ -311,14 +303,14 @@ def recaps(scene: Scene, level: Level) -> list[Event]:
     if "{place}" not in level.forms["smile"][0][0]: return [Event("smile", i) for i in happy]
     return [Event("smile", i, place=scene.people[i].home, his=scene.people[i].gender) for i in happy]
 
-# %% ../nbs/00_tales.ipynb #00-054
+# %% ../nbs/00_tales.ipynb #00-063
 class Way(NamedTuple):
     "One way to tell an event."
     event: Event
     en: str
     zh: str
 
-
+# %% ../nbs/00_tales.ipynb #00-064
 @lru_cache(20_000)
 def sayings(event: Event,
             pronoun: str,  # "woman" or "man" if she or he would be understood
@@ -330,19 +322,19 @@ def sayings(event: Event,
     said = [event, event._replace(pronoun=pronoun)] if pronoun and event.kind in PRONOUN_KINDS else [event]
     return [Way(e, f"{en_link} {en}", f"{zh_link} {zh}") for e in said for en_link, zh_link in links for en, zh in level.forms[event.kind]]
 
-
+# %% ../nbs/00_tales.ipynb #00-065
 def ways(event: Event, scene: Scene, level: Level) -> list[Way]:
     "The ways to tell an event in a scene."
     pronoun = scene.people[event.who].gender if event.who is not None and event.who == scene.last else ""
     return sayings(event, pronoun, scene.events == 0, level)
 
-# %% ../nbs/00_tales.ipynb #00-055
+# %% ../nbs/00_tales.ipynb #00-066
 class Slot(NamedTuple):
     "A word that depends on who or what is meant: the name of person 1, the place 0."
     kind: str
     index: int
 
-
+# %% ../nbs/00_tales.ipynb #00-067
 @lru_cache(50_000)
 def fill(form: str,  # "{who} went to the {place} ."
          event: Event,
@@ -358,12 +350,12 @@ def fill(form: str,  # "{who} went to the {place} ."
         return Slot(key, event.who if key in ("trait", "role", "name") else event.thing if key in ("thing", "look", "measure") else getattr(event, key))
     return tuple(part(i, word) for i, word in enumerate(form.split()))
 
-
+# %% ../nbs/00_tales.ipynb #00-068
 def cased(word: str, capital: bool) -> str:
     "she or She."
     return word.capitalize() if capital else word
 
-# %% ../nbs/00_tales.ipynb #00-058
+# %% ../nbs/00_tales.ipynb #00-072
 MARKS, STOP = ".,;:!?", dict(en=".", zh="。")
 Known = dict[Slot, Entry]  # what has been named so far: the thing 0 is the kite
 
@@ -372,7 +364,7 @@ def surface(word: str, lang: str) -> str:
     "How a word is joined to the text before it: English puts a space before words, not before marks."
     return " " + word if lang == "en" and word not in MARKS else word
 
-
+# %% ../nbs/00_tales.ipynb #00-073
 def entry_of(atom: str | Slot) -> Slot | None:
     "The slot whose entry spells the atom: the measure word belongs to the thing."
     if isinstance(atom, str): return None
@@ -384,12 +376,12 @@ def spell(known: Known, atom: str | Slot, lang: str) -> str:
     if isinstance(atom, str): return atom
     return "一" + known[entry_of(atom)].measure if atom.kind == "measure" else getattr(known[atom], lang)
 
-
+# %% ../nbs/00_tales.ipynb #00-074
 def join(words: list[str], lang: str) -> str:
     "The text of words and marks."
     return "".join(surface(word, lang) for word in words).strip()
 
-# %% ../nbs/00_tales.ipynb #00-062
+# %% ../nbs/00_tales.ipynb #00-079
 @lru_cache(None)
 def allowed(lang: str) -> dict[str, frozenset[str]]:
     "The words that may stand for each {key} of a form; Who is who at the start of a sentence."
@@ -400,7 +392,7 @@ def allowed(lang: str) -> dict[str, frozenset[str]]:
     keys |= dict(his_to=his, his_who=his, His_to=up(his), measure={"一" + entry.measure for entry in WORDS["thing"]})
     return {key: frozenset(group) for key, group in keys.items()}
 
-
+# %% ../nbs/00_tales.ipynb #00-080
 @lru_cache(None)
 def templates(lang: str) -> dict[int, list[tuple[str, list[str]]]]:
     "The forms of all levels by their number of words: (kind, parts)."
@@ -410,7 +402,7 @@ def templates(lang: str) -> dict[int, list[tuple[str, list[str]]]]:
             result.setdefault(len(form.split()), []).append((kind, form.split()))
     return result
 
-# %% ../nbs/00_tales.ipynb #00-063
+# %% ../nbs/00_tales.ipynb #00-082
 LINKS = {lang: [link[lang == "zh"].split() for link in FIRST + THEN] for lang in ("en", "zh")}
 
 
@@ -425,7 +417,7 @@ def match(words: list[str],  # the words and marks of one sentence
         if said is not None: return kind, said
     return None
 
-
+# %% ../nbs/00_tales.ipynb #00-083
 def fits(parts: list[str], words: list[str], lang: str, start: bool) -> dict[str, str] | None:
     "The words for the keys of a form, or None if a word does not fit."
     said = {}
@@ -438,7 +430,7 @@ def fits(parts: list[str], words: list[str], lang: str, start: bool) -> dict[str
     if "measure" in said and said["measure"] != "一" + SPELLED[lang][said["thing"]].measure: return None
     return said
 
-# %% ../nbs/00_tales.ipynb #00-064
+# %% ../nbs/00_tales.ipynb #00-085
 GENDER = {word: gender for gender in ROLES for words in PRONOUNS[gender].values() for word in words}  # "she" -> "woman"
 
 
@@ -448,7 +440,7 @@ def number(known: Known, kind: str, word: str | None, lang: str, new: bool = Fal
     same = [slot.index for slot in known if slot.kind == kind]
     return next((i for i in same if getattr(known[kind, i], lang) == word), len(same) if new else None)
 
-
+# %% ../nbs/00_tales.ipynb #00-086
 def event_of(kind: str, said: dict[str, str], known: Known, scene: Scene, lang: str) -> Event:
     "The event a sentence tells; None stands for a person or thing nobody has heard of."
     pronoun, his = (GENDER.get(said.get(key, "").lower(), "") for key in ("who", "his"))
@@ -459,14 +451,14 @@ def event_of(kind: str, said: dict[str, str], known: Known, scene: Scene, lang: 
     thing, topic = (number(known, key, said.get(key), lang, new) for key, new in (("thing", kind == "own"), ("topic", True)))
     return Event(kind, who, to, thing, number(known, "place", said.get("place"), lang, True), topic, pronoun, his)
 
-
+# %% ../nbs/00_tales.ipynb #00-087
 def named(event: Event, said: dict[str, str], lang: str) -> Known:
     "What the words of a sentence name."
     _, who, _, thing, place, topic, *_ = event
     index = dict(role=who, name=who, trait=who, thing=thing, look=thing, place=place, topic=topic)
     return {Slot(key, index[key]): SPELLED[lang][word] for key, word in said.items() if key in index}
 
-# %% ../nbs/00_tales.ipynb #00-067
+# %% ../nbs/00_tales.ipynb #00-091
 class Telling:
     "What is told: the ways chosen and the words that fill them."
     def __init__(self, lang: str, steps: list[Way], known: Known, scene: Scene):
@@ -510,7 +502,7 @@ class Telling:
         for event in self.events: result.append(happen(result[-1], event, newcomer(event, self.known)))
         return result[:-1]
 
-# %% ../nbs/00_tales.ipynb #00-068
+# %% ../nbs/00_tales.ipynb #00-093
 SPANS = dict(name="PERSON", place="PLACE", thing="THING")
 ASK = dict(
     en={"with": "Who had the {} in the end?", "in": "Where was the {} in the end?", "at": "Where was {} in the end?", "told": "What did {} tell {} about?",
@@ -521,12 +513,12 @@ ASK = dict(
         "sum": "{}是{}，梦想{}{}，{}。", "came": "后来梦想实现了", "never": "可是梦想没有实现"},
 )
 
-# %% ../nbs/00_tales.ipynb #00-069
+# %% ../nbs/00_tales.ipynb #00-095
 class Question(NamedTuple):
     text: str
     answer: str
 
-
+# %% ../nbs/00_tales.ipynb #00-096
 class Story(Telling):
     "One story: its text, and everything the world knows about it."
     @cached_property
@@ -563,7 +555,7 @@ class Story(Telling):
         ask, (who, kind, which) = ASK[self.lang], self.scene.wish
         return ask["sum"].format(self._name("name", who), self._name("role", who), ask[kind], self._name(kind, which), ask["came" if self.scene.granted() else "never"])
 
-# %% ../nbs/00_tales.ipynb #00-070
+# %% ../nbs/00_tales.ipynb #00-098
 @lru_cache(None)
 def unit(lang: str) -> re.Pattern:
     "A word or a mark; in Chinese the longest word of the world that fits."
@@ -576,7 +568,7 @@ def known_words(lang: str) -> frozenset[str]:
     "All words of all levels."
     return frozenset(chain.from_iterable(vocabulary(Teller(lang, level)) for level in LEVELS))
 
-
+# %% ../nbs/00_tales.ipynb #00-099
 def pick(chances: dict[Event, float], at: float) -> Event:
     "The event whose share of the line from 0 to 1 holds the point."
     for event, p in chances.items():
@@ -584,12 +576,12 @@ def pick(chances: dict[Event, float], at: float) -> Event:
         if at < 0: break
     return event
 
-
+# %% ../nbs/00_tales.ipynb #00-100
 def newcomer(event: Event, known: Known) -> tuple[str, str] | None:
     "Gender and list of the name of the person an event introduces."
     return (KIND[known["role", event.who]], KIND[known["name", event.who]]) if event.kind in NEWCOMERS else None
 
-# %% ../nbs/00_tales.ipynb #00-071
+# %% ../nbs/00_tales.ipynb #00-102
 def vocabulary(tales: Teller) -> list[str]:
     "Every word and mark of a world, sorted."
     lang, level, i = tales.lang, tales._level, int(tales.lang == "zh")
@@ -603,7 +595,7 @@ def vocabulary(tales: Teller) -> list[str]:
         said |= {cased(his, word[1] == "H") for _, form in forms for word in form if word[1:4].lower() == "his"}
     return sorted(said)
 
-# %% ../nbs/00_tales.ipynb #00-072
+# %% ../nbs/00_tales.ipynb #00-104
 def tell(world: Teller, rng: random.Random) -> Story:
     "One story: an event, a way to say it, words for what is new, until somebody smiles."
     scene, known, steps, level = Scene(), {}, [], world._level
@@ -619,7 +611,7 @@ def tell(world: Teller, rng: random.Random) -> Story:
         steps.append(way)
     return Story(world.lang, steps, known, scene)
 
-# %% ../nbs/00_tales.ipynb #00-073
+# %% ../nbs/00_tales.ipynb #00-105
 class Teller:
     "Tells stories."
     def __init__(self,
@@ -657,7 +649,7 @@ class Teller:
         rng = random.Random(seed)
         return [tell(self, rng).text for _ in range(n)]
 
-# %% ../nbs/00_tales.ipynb #00-081
+# %% ../nbs/00_tales.ipynb #00-112
 def readings(teller: Teller, atoms: tuple, text: str, known: Known, p: float = 1.0) -> Iterator[tuple[float, Known, str, str]]:
     "Every way the text can be these atoms or their beginning: (probability, known then, the word it stops in, what is left of that)."
     pos = 0
@@ -678,7 +670,7 @@ def readings(teller: Teller, atoms: tuple, text: str, known: Known, p: float = 1
         if text.startswith(said, pos): yield from readings(teller, atoms[i + 1:], text[pos + len(said):], known | {slot: entry}, p / len(entries))
         elif said.startswith(text[pos:]): yield p / len(entries), known | {slot: entry}, said, said[len(text) - pos:]
 
-# %% ../nbs/00_tales.ipynb #00-082
+# %% ../nbs/00_tales.ipynb #00-113
 class Listener(Teller):
     "Reads stories: the choices a teller would have made to say the same, and their probability."
     def _sentence(self, text: str, scene: Scene, known: Known) -> tuple[float, Event, Known] | None:
@@ -723,7 +715,7 @@ class Listener(Teller):
             told = ways(event, scene, self._level)
             for way in told: yield from readings(self, fill(getattr(way, self.lang), way.event, self.lang), text, known, p / len(told))
 
-# %% ../nbs/00_tales.ipynb #00-083
+# %% ../nbs/00_tales.ipynb #00-115
 class Entropy(NamedTuple):
     "How many bits the world chooses, and the standard error of per_story (0 where it is exact)."
     per_story: float
@@ -731,7 +723,7 @@ class Entropy(NamedTuple):
     per_character: float
     standard_error: float
 
-# %% ../nbs/00_tales.ipynb #00-084
+# %% ../nbs/00_tales.ipynb #00-116
 class Tales(Listener):
     "A world of stories in English or Chinese that knows the probability of every text."
     def log2prob(self,
@@ -774,7 +766,7 @@ class Tales(Listener):
         "Every word and mark that a text of this world may hold, sorted."
         return vocabulary(self)
 
-# %% ../nbs/00_tales.ipynb #00-103
+# %% ../nbs/00_tales.ipynb #00-136
 def outcomes(tales: Tales, scene: Scene, event: Event) -> list[tuple[float, float, tuple[str, str] | None]]:
     "Who and what may be named, like cases together: (probability, bits of one such choice, gender and list of the name of somebody new)."
     size = lambda kind: len(tales._words[kind])
@@ -790,13 +782,13 @@ def outcomes(tales: Tales, scene: Scene, event: Event) -> list[tuple[float, floa
         result += [(share * n / total, bits + math.log2(size("role") * total), (gender, name)) for name, n in left.items() if n]
     return result
 
-
+# %% ../nbs/00_tales.ipynb #00-137
 def choice(tales: Tales, scene: Scene) -> float:
     "The entropy of the next sentence, in bits."
     named = lambda event: sum(p * bits for p, bits, _ in outcomes(tales, scene, event))
     return sum(p * (math.log2(len(ways(event, scene, tales._level)) / p) + named(event)) for event, p in tales._chances(scene).items())
 
-# %% ../nbs/00_tales.ipynb #00-104
+# %% ../nbs/00_tales.ipynb #00-139
 def length(tales: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ...]) -> float:
     "The number of characters of a sentence, on average over the words that may fill its slots."
     def of(atom):
@@ -806,13 +798,13 @@ def length(tales: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ..
         return letters(tales, kind, tales.lang) + (tales.lang == "en")
     return sum(map(of, atoms))
 
-
+# %% ../nbs/00_tales.ipynb #00-140
 @lru_cache(None)
 def letters(tales: Tales, kind: str, column: str) -> float:
     "The mean length of the words of a list."
     return sum(len(getattr(entry, column)) for entry in tales._words[kind]) / len(tales._words[kind])
 
-
+# %% ../nbs/00_tales.ipynb #00-141
 @lru_cache(None)
 def counted(lang: str, level: int) -> Entropy:
     "The entropy by recursion over all scenes: of the next sentence, plus on average that of what follows."
@@ -835,7 +827,7 @@ def counted(lang: str, level: int) -> Entropy:
     bits, words, characters = expect(Scene())
     return Entropy(bits, bits / words, bits / (characters - (lang == "en")), 0.0)
 
-# %% ../nbs/00_tales.ipynb #00-110
+# %% ../nbs/00_tales.ipynb #00-147
 @lru_cache(None)
 def estimated(lang: str, level: int, n: int = 1000) -> Entropy:
     "The entropy as the mean, over n stories, of the exact entropies of the choices met on the way."
@@ -848,7 +840,7 @@ def estimated(lang: str, level: int, n: int = 1000) -> Entropy:
     error = math.sqrt(sum((b - mean) ** 2 for b in bits) / (n - 1) / n)
     return Entropy(mean, mean * n / words, mean * n / characters, error)
 
-# %% ../nbs/00_tales.ipynb #00-115
+# %% ../nbs/00_tales.ipynb #00-152
 class Check(NamedTuple):
     "What is right about a text: shares from 0 to 1 (0 where there is nothing to judge), and the reasons for what is wrong."
     words: float  # share of words that are words of the world
@@ -860,7 +852,7 @@ class Check(NamedTuple):
 
 VERB = dict(give="gives", lose="loses", has="is said to have")
 
-# %% ../nbs/00_tales.ipynb #00-116
+# %% ../nbs/00_tales.ipynb #00-154
 def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) -> str:
     "A reason with the names of the text in it."
     word = lambda kind, i: getattr(known[kind, i], lang) if (kind, i) in known else "nobody"
@@ -875,7 +867,7 @@ def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) ->
     owner = fields["who" if event.kind == "smile" else "to"]
     return reason.format(**fields, dream=dream, pronoun=he, his=his, last=word("name", scene.last), verb=VERB.get(event.kind), owner_of_his=owner)
 
-# %% ../nbs/00_tales.ipynb #00-117
+# %% ../nbs/00_tales.ipynb #00-156
 class Checker:
     "Reads free text sentence by sentence, keeps the scene, and judges each fact against it."
     def __init__(self, lang: str):
@@ -922,7 +914,7 @@ class Checker:
         "Whether the sentences make a story: a beginning, a dream, an end."
         return self.kinds[:1] == ["begin"] and self.kinds[-1:] == ["smile"] and self.kinds.count("smile") == 1 and self.scene.wish is not None
 
-# %% ../nbs/00_tales.ipynb #00-118
+# %% ../nbs/00_tales.ipynb #00-157
 def check(text: str,  # any text, from a model in any state
           lang: str,  # "en" or "zh"
          ) -> Check:
@@ -942,14 +934,14 @@ def check(text: str,  # any text, from a model in any state
     share = lambda marks: sum(marks) / len(marks) if marks else 0.0
     return Check(share(real), share(well_formed), share(reader.facts), float(not reader.reasons), reader.reasons)
 
-# %% ../nbs/00_tales.ipynb #00-132
+# %% ../nbs/00_tales.ipynb #00-171
 class Dependence(NamedTuple):
     "A word that is right or wrong because of an earlier word; positions count words and marks."
     kind: str  # pronoun, or one of FACTS
     word: int
     source: int  # the nearest earlier word that suffices
 
-
+# %% ../nbs/00_tales.ipynb #00-173
 FACTS = dict(  # kind of fact: which word depends on it, in which sentences, and which sentences state it
     holder=("thing", ("give", "take", "lose", "find", "has"), ("own", "give", "take", "lose", "find", "has", "lies")),
     place=("place", ("stands",), ("begin", "friend", "other", "go", "together", "stands")),
@@ -959,13 +951,13 @@ FACTS = dict(  # kind of fact: which word depends on it, in which sentences, and
     look=("look", ("has", "lies"), ("own", "has", "lies")),
 )
 
-
+# %% ../nbs/00_tales.ipynb #00-174
 def about(kind: str, event: Event) -> list[int | None]:
     "Whom or what a fact of this kind is about."
     if kind == "place" and event.kind == "together": return [event.who, event.to]
     return [dict(holder=event.thing, look=event.thing, told=event.topic, home=event.who, place=event.who).get(kind)]
 
-
+# %% ../nbs/00_tales.ipynb #00-175
 def dependences(story: Story) -> list[Dependence]:
     "The words of a story that earlier words decide."
     result, stated, at, last = [], {}, 0, 0
@@ -981,7 +973,7 @@ def dependences(story: Story) -> list[Dependence]:
         at += len(atoms)
     return result
 
-
+# %% ../nbs/00_tales.ipynb #00-176
 def shows_gender(event: Event, atom: str | Slot, people: tuple[Person, ...]) -> tuple | None:
     "Whose gender a word shows: a pronoun, a role, a name that is a woman's or a man's only."
     if isinstance(atom, str):

@@ -51,9 +51,9 @@ class GPTConfig:
 
     @classmethod
     def from_depth(cls, depth: int, vocab_size: int, context: int, arch: str = "qwen3", **changes) -> "GPTConfig":
-        "One dial for all sizes: `depth` layers, 96 `depth` wide (rounded up to whole heads); `changes` are other fields."
+        "One dial for all sizes: `depth` layers, 64 `depth` wide, so that 12 is the shape of GPT-2 small; `changes` are other fields."
         if depth < 1: raise ValueError(f"depth {depth}: a model has at least one layer")
-        d_model = 64 * math.ceil(1.5 * depth)
+        d_model = 64 * depth
         n_head = d_model // (32 if d_model < 512 else 64)
         return cls(**dict(arch=arch, vocab_size=vocab_size, context=context, n_layer=depth, n_head=n_head, d_model=d_model) | changes)
 

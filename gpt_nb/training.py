@@ -140,7 +140,7 @@ class TrainConfig:
         if extra := sorted(values.keys() - set(known)): raise ValueError(f"unknown settings {', '.join(extra)}: known are {', '.join(known)}")
         return cls(**values)
 
-# %% ../nbs/07_training.ipynb #07-084
+# %% ../nbs/07_training.ipynb #07-085
 _LEAST = {name: 1 for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_tokens", "log_every")}
 _MOST = {"decay": 1, "final_lr": 1, "seed": 2**63 - 1}
 _CHOICES = {"optimizer": ("muon", "adamw"), "precision": ("auto", "float32", "bfloat16"), "compile": ("auto", True, False)}
@@ -154,7 +154,7 @@ def _check_number(name: str, value: object, whole: bool, optional: bool) -> None
         upto = "up" if high == math.inf else f"to {high}"
         raise ValueError(f"{name} is {value!r}: expected a {'whole ' if whole else ''}number from {low} {upto}")
 
-# %% ../nbs/07_training.ipynb #07-085
+# %% ../nbs/07_training.ipynb #07-086
 def _check_config(c: TrainConfig) -> None:
     "Raise a ValueError that names the field that cannot be."
     for f in fields(c):
@@ -167,7 +167,7 @@ def _check_config(c: TrainConfig) -> None:
     if c.minutes == 0 or c.grad_clip == 0: raise ValueError("minutes and grad_clip must be above 0")
     if c.batch_size % c.accumulate: raise ValueError(f"batch_size {c.batch_size} does not divide into {c.accumulate} equal parts: choose another accumulate")
 
-# %% ../nbs/07_training.ipynb #07-088
+# %% ../nbs/07_training.ipynb #07-089
 def make_optimizers(
     model: nn.Module,
     config: TrainConfig,
@@ -186,7 +186,7 @@ def make_optimizers(
     for group in (g for o in optimizers for g in o.param_groups): group["peak"] = group["lr"]
     return optimizers
 
-# %% ../nbs/07_training.ipynb #07-092
+# %% ../nbs/07_training.ipynb #07-093
 @dataclass
 class Run:
     "A trained model and how it came to be."
@@ -206,7 +206,7 @@ class Run:
         if not folder.is_dir(): raise FileNotFoundError(f"no run folder {folder}: train one, or check the path")
         about, tok = read_json(folder / "training.json"), None
         try: config, rest = TrainConfig.from_dict(about["config"]), {k: about[k] for k in ("seconds", "val_loss", "floor")}
-        except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{folder / 'training.json'} is no record of a run: {e!r}") from e
+        except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"{folder / 'training.json'} is no record of a run: {e!r}") from e
         if about.get("tokenizer"):
             from gpt_nb.tokenizer import load_tokenizer
             tok = load_tokenizer(folder)
@@ -224,7 +224,7 @@ class Run:
         ax.legend()
         return ax.figure
 
-# %% ../nbs/07_training.ipynb #07-093
+# %% ../nbs/07_training.ipynb #07-094
 def _read_log(folder: Path) -> list[dict]:
     "The lines of `log.jsonl`; a last one that a kill cut off is left out."
     path, rows = folder / "log.jsonl", []
@@ -234,7 +234,7 @@ def _read_log(folder: Path) -> list[dict]:
         except ValueError as e: raise ValueError(f"line {i + 1} of {path} is damaged: {e}") from e
     return rows
 
-# %% ../nbs/07_training.ipynb #07-095
+# %% ../nbs/07_training.ipynb #07-096
 class Single:
     "The backend of one process. Another one may spread the work, with the same few methods."
     rank, world = 0, 1
@@ -264,7 +264,7 @@ class Single:
             with safe_open(path, "pt") as file: return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["info"])
         except (SafetensorError, KeyError, ValueError) as e: raise ValueError(f"{path} is damaged or cut off: {e}") from e
 
-# %% ../nbs/07_training.ipynb #07-098
+# %% ../nbs/07_training.ipynb #07-099
 class Trainer:
     "A run in progress."
     def __init__(self, run: Run, tokens, backend: Single):
@@ -298,7 +298,7 @@ class Trainer:
 
     def autocast(self): return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
-# %% ../nbs/07_training.ipynb #07-100
+# %% ../nbs/07_training.ipynb #07-101
 def train_step(
     t: Trainer,
     used: float,   # share of the budget, for the schedule
@@ -320,7 +320,7 @@ def train_step(
     t.recent.append(loss)
     t.step, t.seen = t.step + 1, t.seen + int(total)
 
-# %% ../nbs/07_training.ipynb #07-104
+# %% ../nbs/07_training.ipynb #07-105
 def _log_line(t: Trainer) -> dict:
     "What happened since the last line. A loss or gradient that is no number is an error."
     losses, c = torch.stack(t.recent) if t.recent else torch.zeros(0, device=t.device), t.run.config
@@ -334,12 +334,12 @@ def _log_line(t: Trainer) -> dict:
     t.recent, t.mark = [], (now, t.seen)
     return dict(step=t.step, tokens=t.seen, loss=loss, val_loss=None, lr=c.lr * t.scale, tokens_per_second=round((t.seen - seen) / (now - then)))
 
-# %% ../nbs/07_training.ipynb #07-105
+# %% ../nbs/07_training.ipynb #07-106
 def _kept(t: Trainer) -> str:
     "What is still there if it ends now, for an error."
     return "Nothing was saved" if t.saved is None else f"The state of step {t.saved} is saved"
 
-# %% ../nbs/07_training.ipynb #07-106
+# %% ../nbs/07_training.ipynb #07-108
 def _measure(
     t: Trainer,
     everything: bool,   # read all validation text, not a sample
@@ -352,21 +352,21 @@ def _measure(
     if not math.isfinite(loss): raise FloatingPointError(f"the validation loss is {loss} at step {t.step}: start again with lower rates. {_kept(t)}")
     return loss
 
-# %% ../nbs/07_training.ipynb #07-110
+# %% ../nbs/07_training.ipynb #07-112
 def _settings(t: Trainer) -> dict:
     "What two sittings of one run must have in common."
     train = t.tokens.train
     text = dict(tokens=len(train), checksum=zlib.crc32(np.concatenate([train[:2**20], train[-2**20:]]).tobytes()))
     return json.loads(json.dumps(dict(config=asdict(t.run.config), model=asdict(t.model.config), text=text)))
 
-# %% ../nbs/07_training.ipynb #07-111
+# %% ../nbs/07_training.ipynb #07-114
 def _optimizer_memory(t: Trainer) -> Iterator[tuple[str, nn.Parameter, dict]]:
     "Every trained parameter: its name, itself, and what its optimizer remembers of it."
     names = {p: name for name, p in t.model.named_parameters()}
     for o in t.optimizers:
         for p in (p for g in o.param_groups for p in g["params"]): yield names[p], p, o.state[p]
 
-# %% ../nbs/07_training.ipynb #07-112
+# %% ../nbs/07_training.ipynb #07-115
 def get_state(t: Trainer) -> tuple[dict[str, Tensor], dict]:
     "All that the rest of the run depends on."
     tensors = {f"model.{name}": p.detach() for name, p in t.model.named_parameters()}
@@ -376,7 +376,7 @@ def get_state(t: Trainer) -> tuple[dict[str, Tensor], dict]:
     if t.recent: tensors["recent"] = torch.stack(t.recent)
     return tensors, dict(step=t.step, seen=t.seen, seconds=t.seconds, settings=_settings(t))
 
-# %% ../nbs/07_training.ipynb #07-115
+# %% ../nbs/07_training.ipynb #07-118
 def set_state(t: Trainer, tensors: dict[str, Tensor], info: dict) -> None:
     "Put a trainer where another one stood; it must have been made for the same run."
     _check_same(info["settings"], _settings(t))
@@ -391,14 +391,14 @@ def set_state(t: Trainer, tensors: dict[str, Tensor], info: dict) -> None:
     t.step, t.seen, t.before, t.saved = info["step"], info["seen"], info["seconds"], info["step"]
     t.mark = time.perf_counter(), t.seen
 
-# %% ../nbs/07_training.ipynb #07-116
+# %% ../nbs/07_training.ipynb #07-119
 def _check_same(was: dict, now: dict) -> None:
     "Raise a ValueError that names the settings in which two runs differ."
     differ = [f"{part} {name} was {was[part].get(name)!r} and is {now[part].get(name)!r}" for part in now
               for name in {**was[part], **now[part]} if was[part].get(name) != now[part].get(name)]
     if differ: raise ValueError(f"this is another run: {'; '.join(differ)}. Resume with what it was started with, or start a new one in another folder")
 
-# %% ../nbs/07_training.ipynb #07-120
+# %% ../nbs/07_training.ipynb #07-123
 @contextmanager
 def _writing(t: Trainer) -> Iterator[None]:
     "Where the disk does not take it, say what is still there."
@@ -406,11 +406,11 @@ def _writing(t: Trainer) -> Iterator[None]:
     except (OSError, SafetensorError) as e:
         raise OSError(f"step {t.step} could not be written to {t.run.folder}: {e}. {_kept(t)}") from e
 
-# %% ../nbs/07_training.ipynb #07-121
+# %% ../nbs/07_training.ipynb #07-124
 def _write_text(path: Path, text: str) -> None:
     write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
 
-# %% ../nbs/07_training.ipynb #07-122
+# %% ../nbs/07_training.ipynb #07-126
 def _start_folder(t: Trainer) -> None:
     "Begin a folder that holds no other run."
     folder = t.run.folder
@@ -423,7 +423,7 @@ def _start_folder(t: Trainer) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder / "log.jsonl", "")
 
-# %% ../nbs/07_training.ipynb #07-123
+# %% ../nbs/07_training.ipynb #07-127
 def _resume_folder(t: Trainer) -> None:
     "Go back to the last saved state; what was logged after it is dropped."
     run = t.run
@@ -431,13 +431,17 @@ def _resume_folder(t: Trainer) -> None:
     set_state(t, *t.backend.load(run.folder / "state"))
     run.history, run.seconds = [r for r in _read_log(run.folder) if r["step"] <= t.step], t.before
     run.val_loss = next((r["val_loss"] for r in reversed(run.history) if r["val_loss"] is not None), None)
-    if t.backend.rank == 0 and t.progress() < 1:
+    about = read_json(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
+    if run.floor is None: run.floor = about.get("floor")
+    if about.get("steps") == t.step and about.get("finished"): return    # all is there already
+    if t.backend.rank == 0:
         with _writing(t): _write_text(run.folder / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.history))
+    if t.progress() == 1: _save_run(t)      # killed between the last state and the end
 
-# %% ../nbs/07_training.ipynb #07-124
+# %% ../nbs/07_training.ipynb #07-129
 def _save_run(t: Trainer) -> None:
     "Write the state, then the run folder."
-    run = t.run
+    run, finished = t.run, t.progress() == 1
     run.seconds = t.seconds
     if run.folder is None: return
     with _writing(t):
@@ -447,10 +451,10 @@ def _save_run(t: Trainer) -> None:
         if t.backend.rank: return
         if run.tok: run.tok.save(run.folder)
         about = dict(config=asdict(run.config), seed=run.config.seed, steps=t.step, tokens=t.seen, seconds=round(run.seconds, 1), val_loss=run.val_loss,
-                     floor=run.floor, tokenizer=run.tok is not None, finished=t.progress() == 1)
+                     floor=run.floor, tokenizer=(run.folder / "tokenizer.json").is_file(), finished=finished)
         _write_text(run.folder / "training.json", json.dumps(about, indent=2) + "\n")
 
-# %% ../nbs/07_training.ipynb #07-125
+# %% ../nbs/07_training.ipynb #07-131
 def _note(t: Trainer, row: dict) -> None:
     "A line for the log, the history and TensorBoard."
     t.run.history.append(row)
@@ -461,7 +465,7 @@ def _note(t: Trainer, row: dict) -> None:
         for key in row.keys() - {"step"}:
             if t.board and row[key] is not None: t.board.add_scalar(key, row[key], row["step"])
 
-# %% ../nbs/07_training.ipynb #07-126
+# %% ../nbs/07_training.ipynb #07-132
 def _open_board(folder: Path, step: int):  # None where tensorboard is not installed
     "A TensorBoard writer; it hides what an earlier sitting wrote from `step` on."
     try: from torch.utils.tensorboard import SummaryWriter
@@ -469,20 +473,20 @@ def _open_board(folder: Path, step: int):  # None where tensorboard is not insta
     _number_events(folder)
     return SummaryWriter(folder, purge_step=step or None)
 
-# %% ../nbs/07_training.ipynb #07-127
+# %% ../nbs/07_training.ipynb #07-133
 def _number_events(folder: Path) -> None:
     "TensorBoard puts the time and the machine's name into the names of its files: number them instead."
     new = sorted(folder.glob("events.out.tfevents.*.*"))
     have = len(list(folder.glob("events.out.tfevents.*"))) - len(new)
     for i, path in enumerate(new, have): path.rename(folder / f"events.out.tfevents.{i:04d}")
 
-# %% ../nbs/07_training.ipynb #07-129
+# %% ../nbs/07_training.ipynb #07-136
 def _in_jupyter() -> bool:
     "Whether a notebook shows what this process displays."
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
-# %% ../nbs/07_training.ipynb #07-130
+# %% ../nbs/07_training.ipynb #07-137
 class _Display:
     "How a run goes: a bar on stderr, or in Jupyter a picture that grows."
     def __init__(self, t: Trainer, show: bool):
@@ -515,7 +519,7 @@ class _Display:
     def close(self) -> None:
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/07_training.ipynb #07-131
+# %% ../nbs/07_training.ipynb #07-138
 def _status(run: Run) -> str:
     "The newest line of the log in words."
     row, val = run.history[-1], next((r["val_loss"] for r in reversed(run.history) if r["val_loss"] is not None), None)
@@ -523,7 +527,7 @@ def _status(run: Run) -> str:
              run.floor is not None and f"best possible {run.floor:.3f}", f"{row['tokens_per_second']:,} tokens/s"]
     return ", ".join(w for w in words if w)
 
-# %% ../nbs/07_training.ipynb #07-133
+# %% ../nbs/07_training.ipynb #07-140
 def _to_image(figure):
     "A picture for a notebook, whether or not it draws figures inline."
     from io import BytesIO
@@ -531,7 +535,7 @@ def _to_image(figure):
     figure.savefig(data := BytesIO(), format="png")
     return Image(data.getvalue())
 
-# %% ../nbs/07_training.ipynb #07-134
+# %% ../nbs/07_training.ipynb #07-142
 def _use_threads() -> None:
     "Let torch use no more threads than there are cores for this process."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -540,7 +544,7 @@ def _use_threads() -> None:
         cores = min(cores, max(1, int(quota) // int(period)))
     if torch.get_num_threads() > cores: torch.set_num_threads(cores)
 
-# %% ../nbs/07_training.ipynb #07-137
+# %% ../nbs/07_training.ipynb #07-145
 @contextmanager
 def _finish_step() -> Iterator[threading.Event]:  # is set once Ctrl-C was pressed
     "Let Ctrl-C wait for the end of the update; a second one does not wait."
@@ -555,7 +559,7 @@ def _finish_step() -> Iterator[threading.Event]:  # is set once Ctrl-C was press
     try: yield stop
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/07_training.ipynb #07-139
+# %% ../nbs/07_training.ipynb #07-148
 def _look(t: Trainer, display: _Display, used: float, check: bool) -> None:
     "Write a line of the log; if it is time to `check`, evaluate and save too."
     row = _log_line(t)
@@ -565,12 +569,12 @@ def _look(t: Trainer, display: _Display, used: float, check: bool) -> None:
     display.update(used)
     t.mark = time.perf_counter(), t.seen
 
-# %% ../nbs/07_training.ipynb #07-140
+# %% ../nbs/07_training.ipynb #07-149
 def train_loop(t: Trainer, display: _Display, stop: threading.Event) -> None:
     "Update, and now and then look."
     c, used = t.run.config, t.progress()
     if not t.run.history: _look(t, display, 0.0, check=True)
-    while used < 1 and not stop.is_set():
+    while used < 1 and not t.backend.sum(stop.is_set()):   # whichever process it reached
         train_step(t, used)
         used = t.progress()
         check = t.step % c.eval_every == 0 or used == 1
@@ -579,7 +583,7 @@ def train_loop(t: Trainer, display: _Display, stop: threading.Event) -> None:
     _save_run(t)
     raise KeyboardInterrupt(f"stopped after step {t.step}: " + (f"resume from {t.run.folder}" if t.run.folder else "the model holds the weights"))
 
-# %% ../nbs/07_training.ipynb #07-141
+# %% ../nbs/07_training.ipynb #07-150
 def train(
     model: GPT,                      # is trained in place
     tokens,                          # of `tokenize`: .train .val .end_id .vocab_size
@@ -604,6 +608,7 @@ def train(
         try: train_loop(t, display, stop)
         finally:
             display.close()
-            if t.board: t.board.close(), _number_events(run.folder / "tensorboard")
+            with suppress(OSError):   # a full disk has been reported already
+                if t.board: t.board.close(), _number_events(run.folder / "tensorboard")
     model.eval()
     return run

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['VERB', 'plot_fonts', 'Event', 'Scene', 'Question', 'Story', 'Entropy', 'Tales', 'Check', 'Dependence', 'dependences']
+__all__ = ['plot_fonts', 'Event', 'Scene', 'Question', 'Story', 'Entropy', 'Tales', 'Check', 'Dependence', 'dependences']
 
 # %% ../nbs/00_tales.ipynb #00-015
 def plot_fonts():
@@ -849,10 +849,10 @@ class Check(NamedTuple):
     story: float  # 1.0 if it is one whole story that holds together, else 0.0
     reasons: list[str]
 
-
+# %% ../nbs/00_tales.ipynb #00-154
 VERB = dict(give="gives", lose="loses", has="is said to have")
 
-# %% ../nbs/00_tales.ipynb #00-154
+
 def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) -> str:
     "A reason with the names of the text in it."
     word = lambda kind, i: getattr(known[kind, i], lang) if (kind, i) in known else "nobody"

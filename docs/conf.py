@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(HERE)]
 parser = ConfigParser(delimiters=["="])
 parser.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
@@ -28,10 +28,11 @@ def directives(source: str) -> dict[str, str]:
 def publish(cell: dict) -> dict | None:
     "A cell as the site shows it: nbdev's directives become tags; None if it is hidden."
     cell = cell | {"source": "".join(cell["source"])}
-    if cell["cell_type"] != "code": return cell
+    if cell["cell_type"] != "code":  # Jupyter writes the anchors of headings with capitals, the site without
+        return cell | {"source": re.sub(r"\]\(#([^)]+)\)", lambda m: f"](#{m[1].lower()})", cell["source"])}
     said = directives(cell["source"])
     if said.keys() & {"hide", "default_exp"} or said.get("include") == "false": return None
-    tags = {"exported": "export" in said, "remove-input": said.get("echo") == "false", "remove-output": said.get("output") == "false",
+    tags = {"exported": any(name.startswith("export") for name in said), "remove-input": said.get("echo") == "false", "remove-output": said.get("output") == "false",
             "hide-input": said.get("code-fold") == "true"}
     source = "\n".join(line for line in cell["source"].splitlines() if not DIRECTIVE.match(line)).strip("\n")
     return cell | {"source": source, "metadata": {"tags": [tag for tag, wanted in tags.items() if wanted]}}
@@ -85,14 +86,16 @@ def write_home(target: Path) -> None:
 
 
 def add_docments(app, what, name, obj, options, lines):
-    "The comments beside parameters become fields of the reference."
+    "Docstrings are plain text; the comments beside parameters become fields of the reference."
+    plain = lambda text: re.sub(r"([*|\\])", r"\\\1", text)
+    lines[:] = [plain(line) for line in lines]
     if what not in ("function", "method", "class"): return
     from fastcore.docments import docments
 
     try: found = docments(obj, full=True)
     except Exception: return  # an object without a signature has no parameters to describe
-    fields = [f":param {key}: {value['docment']}" for key, value in found.items() if key not in ("self", "return") and value.get("docment")]
-    if (result := found.get("return")) and result.get("docment"): fields.append(f":returns: {result['docment']}")
+    fields = [f":param {key}: {plain(value['docment'])}" for key, value in found.items() if key not in ("self", "return") and value.get("docment")]
+    if (result := found.get("return")) and result.get("docment"): fields.append(f":returns: {plain(result['docment'])}")
     if fields: lines.extend(["", *fields])
 
 
@@ -105,7 +108,9 @@ index = HERE / "notebooks" / "index.ipynb"
 if index.exists():
     from readme import markdown
 
-    (HERE / "notebooks" / "index.md").write_text(markdown(ROOT / "nbs" / "index.ipynb"), "utf-8")
+    text = markdown(ROOT / "nbs" / "index.ipynb").replace("](nbs/", "](notebooks/")
+    text = re.sub(r"\]\((CONTRIBUTING\.md|LICENSE)\)", rf"]({cfg['git_url']}/blob/{cfg['branch']}/\1)", text)
+    (HERE / "notebooks" / "index.md").write_text(text, "utf-8")
     index.unlink()
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 write_reference(HERE / "reference")

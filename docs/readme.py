@@ -1,5 +1,6 @@
 "README.md is the home page: nbs/index.ipynb as markdown, without the cells that only set it up."
 import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +16,8 @@ def markdown(path: Path) -> str:
             parts.append(f"```python\n{text}\n```")
             shown = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", []))) for o in cell["outputs"]).strip()
             if shown: parts.append(f"```text\n{shown}\n```")
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    return re.sub(r"\]\((\d\d_\w+\.ipynb)\)", r"](nbs/\1)", text).replace("](../", "](")  # links from the project's root
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_scale', 'orthogonalize', 'Muon', 'validation_loss', 'TrainConfig', 'make_optimizers', 'Run', 'Single', 'Trainer',
-           'train_step', 'get_state', 'set_state', 'train_loop', 'train']
+           'train_step', 'get_state', 'set_state', 'check_new', 'train_loop', 'train']
 
 # %% ../nbs/07_training.ipynb #07-004
 import json
@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +198,7 @@ class Run:
     seconds: float = 0.0            # wall time of all sittings
     val_loss: float | None = None   # nats per token, of all validation text once the run is finished
     floor: float | None = None      # the best possible, where it is known
+    options: dict = field(default_factory=dict)   # what else it was started with, such as the name of its data
 
     @classmethod
     def open(cls, folder: str | Path, device: str = "cpu") -> "Run":
@@ -210,7 +211,7 @@ class Run:
         if about.get("tokenizer"):
             from gpt_nb.tokenizer import load_tokenizer
             tok = load_tokenizer(folder)
-        return cls(GPT.from_pretrained(folder, device=device), tok, config, _read_log(folder), folder, **rest)
+        return cls(GPT.from_pretrained(folder, device=device), tok, config, _read_log(folder), folder, options=about.get("options", {}), **rest)
 
     def plot(self, ax=None):
         "Training and validation loss over the tokens read, with the floor where it is known."
@@ -411,14 +412,20 @@ def _write_text(path: Path, text: str) -> None:
     write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 # %% ../nbs/07_training.ipynb #07-126
-def _start_folder(t: Trainer) -> None:
-    "Begin a folder that holds no other run."
-    folder = t.run.folder
-    if folder is None or t.backend.rank: return
+def check_new(
+    folder: Path,   # where a run is to be written
+) -> None:
+    "Raise FileExistsError if the folder holds a run or a model already."
     if folder.exists() and not folder.is_dir(): raise FileExistsError(f"{folder} is a file: choose a folder")
     files = [p for name in ("state/*", "training.json", "model.safetensors", "config.json") for p in folder.glob(name)]
     if held := [str(p.relative_to(folder)) for p in files if p.suffix != ".part"]:   # a part is what a kill left unfinished
         raise FileExistsError(f"{folder} holds a run or a model already ({', '.join(held)}): resume it, or choose another folder")
+
+def _start_folder(t: Trainer) -> None:
+    "Begin a folder that holds no other run."
+    folder = t.run.folder
+    if folder is None or t.backend.rank: return
+    check_new(folder)
     with _writing(t):
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder / "log.jsonl", "")
@@ -433,6 +440,7 @@ def _resume_folder(t: Trainer) -> None:
     run.val_loss = next((r["val_loss"] for r in reversed(run.history) if r["val_loss"] is not None), None)
     about = read_json(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
     if run.floor is None: run.floor = about.get("floor")
+    run.options = run.options or about.get("options", {})
     if about.get("steps") == t.step and about.get("finished"): return    # all is there already
     if t.backend.rank == 0:
         with _writing(t): _write_text(run.folder / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.history))
@@ -451,7 +459,8 @@ def _save_run(t: Trainer) -> None:
         if t.backend.rank: return
         if run.tok: run.tok.save(run.folder)
         about = dict(config=asdict(run.config), seed=run.config.seed, steps=t.step, tokens=t.seen, seconds=round(run.seconds, 1), val_loss=run.val_loss,
-                     floor=run.floor, tokenizer=(run.folder / "tokenizer.json").is_file(), finished=finished)
+                     floor=run.floor, tokenizer=(run.folder / "tokenizer.json").is_file(), finished=finished,
+                     options=run.options)
         _write_text(run.folder / "training.json", json.dumps(about, indent=2) + "\n")
 
 # %% ../nbs/07_training.ipynb #07-131
@@ -594,11 +603,12 @@ def train(
     floor: float | None = None,      # best possible loss in nats per token, shown beside ours
     backend: Single | None = None,   # spreads the work over processes; None: this one alone
     show: bool = True,               # a progress bar, or in Jupyter a growing picture
+    options: dict | None = None,     # kept in training.json beside the settings
 ) -> Run:
     "The training loop. Ctrl-C ends the step, saves and raises KeyboardInterrupt; `resume=True` goes on as if nothing had been."
     end = tokens.end_id
     if model.config.eos_token_id is None: model.config = replace(model.config, bos_token_id=end, eos_token_id=end)
-    run = Run(model, tok, config, [], Path(out) if out else None, floor=floor)
+    run = Run(model, tok, config, [], Path(out) if out else None, floor=floor, options=options or {})
     t = Trainer(run, tokens, backend or Single())
     if t.device.type == "cpu": _use_threads()
     with torch.random.fork_rng([t.device] if t.device.type == "cuda" else []), _finish_step() as stop:

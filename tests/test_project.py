@@ -1,6 +1,7 @@
 "The house rules: modules are what the notebooks export, import only smaller numbers, and the README's commands exist."
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -87,5 +88,6 @@ def test_readme_commands_exist():
 
 
 def test_readme_python_runs(tmp_path):
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.S):
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.S))
+    assert code
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

@@ -1,0 +1,152 @@
+"The command line as a user types it: what it prints, where, and how it ends."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt_nb.cli import run_app
+
+COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
+
+
+def text_file(folder: Path) -> Path:
+    path = folder / "lines.txt"
+    path.write_text("".join(f"{n} times {n + 1} makes {n * (n + 1)}\n\n" for n in range(2000)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A finished run on a small file."
+    folder = tmp_path_factory.mktemp("cli")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
+    out = folder / "run"
+    assert run_app(["train", "--data", str(text_file(folder)), "--tokenizer", "char", "--depth", "1", "--context", "32", "--steps", "12", "--out", str(out)]) == 0
+    return out
+
+
+def fails(capsys, *arguments) -> str:
+    "The one line with which a command refuses its input."
+    before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
+    assert run_app(list(map(str, arguments))) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("gpt-nb: ")]
+    assert len(lines) == 1 and "Traceback" not in captured.err and captured.out == ""
+    assert before == {p: p.stat().st_mtime_ns for p in Path().rglob("*")}, "something was overwritten"
+    return lines[0]
+
+
+def test_help_is_quick_and_complete():
+    start = time.perf_counter()
+    shown = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(name in shown for name in ("train", "sample", "eval", "demo")) and time.perf_counter() - start < 20
+    code = "import sys, gpt_nb.cli; print([m for m in ('torch', 'datasets', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_run_folder_holds_what_it_should(run):
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "training.json", "log.jsonl"}
+    assert names <= {p.name for p in run.iterdir()}
+    about = json.loads((run / "training.json").read_text())
+    assert about["seed"] == 0 and about["val_loss"] > 0 and about["seconds"] > 0 and about["options"]["tokenizer"] == "char"
+
+
+def test_sample_writes_the_prompt_and_text_on_stdout_only(run, capsys):
+    write = lambda *more: run_app(["sample", str(run), "--prompt", "3 times", "--tokens", "20", "--seed", "1", *more]) or capsys.readouterr()
+    first, again, greedy = write(), write(), write("--temperature", "0")
+    assert first.out == again.out and first.out.startswith("3 times") and len(first.out) > 10 and first.err == ""
+    assert greedy.out.startswith("3 times")
+    assert run_app(["sample", str(run), "--tokens", "0", "--prompt", "3"]) == 0 and capsys.readouterr().out == "3\n"
+
+
+def test_eval_measures_other_text_too(run, tmp_path, capsys):
+    assert run_app(["eval", str(run)]) == 0
+    assert "validation part" in (own := capsys.readouterr().out) and "bits per byte" in own
+    other = tmp_path / "other.txt"
+    other.write_text("7 times 8 makes 56\n\n" * 30)
+    assert run_app(["eval", str(run), "--data", str(other)]) == 0 and "loss" in capsys.readouterr().out
+
+
+def test_config_file_instead_of_depth(run, tmp_path, capsys):
+    out = tmp_path / "again"
+    arguments = ["train", "--data", str(text_file(tmp_path)), "--tokenizer", str(run), "--context", "16", "--steps", "2", "--out", str(out)]
+    assert run_app([*arguments, "--config", str(run / "config.json")]) == 0
+    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (out, run))
+    assert ours["hidden_size"] == theirs["hidden_size"] and ours["max_position_embeddings"] == 16
+
+
+def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text("")
+    Path("short.txt").write_text("a line\n\nanother\n")
+    Path("binary.txt").write_bytes(bytes(range(256)))
+    data = text_file(tmp_path)
+    train = ["train", "--depth", 1, "--steps", 2, "--out", "new", "--tokenizer", "char"]
+    assert "empty" in fails(capsys, *train, "--data", "empty.txt")
+    assert "UTF-8" in fails(capsys, *train, "--data", "binary.txt")
+    assert "context" in fails(capsys, *train, "--data", "short.txt", "--context", 64)
+    assert "no file" in fails(capsys, *train, "--data", "missing.txt")
+    assert "tales" in fails(capsys, *train, "--data", "shakespeare")
+    assert "device" in fails(capsys, *train, "--data", data, "--device", "abacus")
+    assert "bpe:N" in fails(capsys, *train[:-1], "bpe:many", "--data", data)
+    assert "exclude" in fails(capsys, *train, "--config", "config.json")
+    assert "minutes" in fails(capsys, "train", "--minutes", 0, "--out", "new", "--data", data, "--tokenizer", "char")
+    assert not Path("new").exists()
+    assert "resume" in fails(capsys, "train", "--data", data, "--tokenizer", "char", "--depth", 1, "--steps", 2, "--out", run)
+    assert "--depth was 1 and is 3" in fails(capsys, "train", "--resume", "--depth", 3, "--out", run)
+    assert "no run" in fails(capsys, "train", "--resume", "--out", "nothing")
+    assert "top_p" in fails(capsys, "sample", run, "--top-p", 1.5)
+    assert "temperature" in fails(capsys, "sample", run, "--temperature", -1)
+    assert "context" in fails(capsys, "sample", run, "--prompt", "7 " * 40)
+    assert "character" in fails(capsys, "sample", run, "--prompt", "é")
+    assert "No such option" in fails(capsys, "sample", run, "--topk", 3)
+    assert "no run folder" in fails(capsys, "sample", "nowhere")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "training.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_damaged_run_folder(run, tmp_path, capsys, name, damage):
+    for path in run.iterdir():
+        if path.is_file(): (tmp_path / path.name).write_bytes(path.read_bytes())
+    if damage == "missing": (tmp_path / name).unlink()
+    else: (tmp_path / name).write_bytes((run / name).read_bytes()[:40])
+    assert name in fails(capsys, "sample", tmp_path)
+
+
+def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
+    data = text_file(tmp_path)
+    train = lambda out, *more: [*COMMAND, "train", "--data", str(data), "--tokenizer", "char", "--depth", "1", "--context", "32", "--steps", "150", "--out", str(out), *more]
+    run_it = lambda command: subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run_it(train(tmp_path / "whole")).returncode == 0
+    process = subprocess.Popen(train(tmp_path / "broken"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "broken" / "state").exists(): time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    about = json.loads((tmp_path / "broken" / "training.json").read_text())
+    assert not about["finished"]
+    assert run_it([*COMMAND, "train", "--out", str(tmp_path / "broken"), "--resume"]).returncode == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+
+
+def test_demo_tells_how_far_it_is_from_the_best(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gpt_nb.data.load_texts.__defaults__", (None, 400, 0))
+    out = tmp_path / "demo"
+    assert run_app(["demo", "--minutes", "0.05", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "no model can do better than" in shown and "Once" in shown and f"gpt-nb sample {out}" in shown and (out / "run.png").exists()
+    assert run_app(["demo", "--out", str(out)]) == 0
+    assert "showing that one" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def fill_in_options(options: dict) -> dict:
 
 def recall_options(out: Path, given: dict) -> dict:
     "What an interrupted run was started with; options given again must agree."
-    from gpt_nb.model import read_json
+    from gpt_nb.tokenizer import read_json
 
     if not (out / "training.json").is_file(): raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out of the run")
     saved = read_json(out / "training.json").get("options")
@@ -116,12 +116,15 @@ def longest_document(tokens) -> int:
 
 def prepare(options: dict):  # (tok, tokens, model)
     "Texts, tokenizer, token arrays and a new model for a run."
+    import datasets
     import torch
 
     from gpt_nb.data import load_texts, tokenize
-    from gpt_nb.model import GPT, GPTConfig, hub_to_config, init_weights, read_json
+    from gpt_nb.model import GPT, GPTConfig, hub_to_config, init_weights
+    from gpt_nb.tokenizer import read_json
 
     say(f"reading {options['data']} ...")
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
     texts = load_texts(options["data"])
     tok = make_tokenizer(options["tokenizer"], texts)
     tokens = tokenize(texts, tok, cache_folder(), progress=sys.stderr.isatty())
@@ -236,11 +239,11 @@ def eval_command(
     "Measure a model on text: loss, perplexity, accuracy, bits per byte."
     from gpt_nb.data import load_texts, tokenize
     from gpt_nb.evaluation import evaluate, floor
-    from gpt_nb.model import pick_device, read_json
+    from gpt_nb.model import pick_device
     from gpt_nb.training import Run
 
     opened = Run.open(run, device=str(pick_device(device)))
-    own = read_json(run / "training.json").get("options", {}).get("data")
+    own = opened.options.get("data")
     data = data or own
     if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
     tokens = tokenize(load_texts(data), opened.tok, cache_folder(), val=0.1 if data == own else 0, progress=sys.stderr.isatty())

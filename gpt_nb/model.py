@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['GPTConfig', 'make_norm', 'make_block', 'Transformer', 'GPT', 'init_weights', 'count_params', 'flops_per_token',
            'memory', 'config_to_hub', 'hub_to_config', 'to_gpt2', 'from_gpt2', 'hub_state', 'write_beside',
-           'pick_device', 'find_folder', 'read_json', 'weight_files']
+           'pick_device', 'find_folder', 'weight_files']
 
 # %% ../nbs/06_model.ipynb #06-028
 import json
@@ -358,6 +358,9 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(path.name + ".part")
     try:
         write(part)
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)   # as readable as any file: safetensors writes for the owner alone
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
@@ -403,13 +406,7 @@ def find_folder(name: str | Path) -> Path:
         raise FileNotFoundError(f"no folder {name} here, and the Hugging Face Hub did not give a model of that name: {why}") from e
 
 # %% ../nbs/06_model.ipynb #06-183
-def read_json(path: Path) -> dict[str, object]:
-    "A JSON object from a file."
-    if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    try: fields = json.loads(path.read_text("utf-8"))
-    except ValueError as e: raise ValueError(f"{path} is not JSON: {e}") from e
-    if not isinstance(fields, dict): raise ValueError(f"{path} is not a JSON object")
-    return fields
+from .tokenizer import read_json
 
 # %% ../nbs/06_model.ipynb #06-185
 def weight_files(folder: Path) -> list[Path]:

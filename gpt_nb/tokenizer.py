@@ -509,6 +509,7 @@ def fetch(
 # %% ../nbs/01_tokenizer.ipynb #01-161
 def read_json(path: Path) -> dict:
     "A JSON file that holds one object."
+    if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {path.parent}")
     try: content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e: raise ValueError(f"{path} is no JSON: {e}") from None
     if not isinstance(content, dict): raise ValueError(f"{path} holds {type(content).__name__}, not an object")

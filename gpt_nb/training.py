@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .data import Batches, windows
-from .model import GPT, pick_device, read_json, write_beside
+from .model import GPT, pick_device, write_beside
+from .tokenizer import read_json
 
 # %% ../nbs/07_training.ipynb #07-039
 def lr_scale(

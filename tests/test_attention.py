@@ -1,0 +1,247 @@
+"Attention against loops written out, whatever its shape; rotary positions by distance alone; the cache against none; errors."
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_nb.attention import Attention, KVCache, RMSNorm, causal_mask, rope, rope_frequencies, rope_table
+
+some = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def close(a, b, eps=1e-5):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert torch.isfinite(a).all()
+    torch.testing.assert_close(a, b, rtol=0, atol=eps * max(1.0, b.abs().max().item()))
+
+
+@st.composite
+def layers(draw, d_head=st.sampled_from([2, 4, 6, 16])):
+    "A random layer, whose norms and biases are random too."
+    n_kv_head, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    torch.manual_seed(draw(st.integers(0, 99)))
+    layer = Attention(draw(st.integers(1, 20)), n_kv_head * groups, n_kv_head, draw(d_head), bias=draw(st.booleans()), qk_norm=draw(st.booleans()))
+    for p in layer.parameters(): torch.nn.init.normal_(p, std=0.5)
+    return layer.requires_grad_(False)
+
+
+def width(layer): return layer.q_proj.in_features
+
+
+def positions_of(start, n, pad=None):
+    positions = torch.arange(start, start + n)
+    return positions if pad is None else (positions - pad[:, None]).clamp(min=0)
+
+
+def rotation_of(layer, start, n, pad=None): return rope_table(positions_of(start, n, pad), rope_frequencies(layer.d_head))
+
+
+def turn_by_pairs(vector, position, frequencies):
+    "Each pair as a complex number, in double precision."
+    half, out = len(vector) // 2, vector.double().clone()
+    for i in range(half):
+        z = complex(vector[i], vector[i + half]) * complex(math.cos(position * frequencies[i]), math.sin(position * frequencies[i]))
+        out[i], out[i + half] = z.real, z.imag
+    return out
+
+
+def root_mean_square_norm(norm, vector):
+    if isinstance(norm, torch.nn.Identity): return vector
+    return vector / math.sqrt(vector.pow(2).mean() + norm.eps) * norm.weight.double()
+
+
+def by_loops(layer, x, rotate):
+    "One text, (T, D) -> (T, D): no product of matrices over tokens or heads, no mask, no softmax of torch."
+    K, x = layer.d_head, x.double()
+    linear = lambda projection, v: projection.weight.double() @ v + (0 if projection.bias is None else projection.bias.double())
+    n_head, n_kv_head = layer.q_proj.out_features // K, layer.k_proj.out_features // K
+    frequencies = [10000 ** (-2 * i / K) for i in range(K // 2)]
+    out = []
+    for t in range(len(x)):
+        heads = []
+        for h in range(n_head):
+            shared = h // (n_head // n_kv_head)
+            mine, theirs = slice(h * K, (h + 1) * K), slice(shared * K, (shared + 1) * K)
+            turn = lambda v, s: turn_by_pairs(v, s, frequencies) if rotate else v
+            query = turn(root_mean_square_norm(layer.q_norm, linear(layer.q_proj, x[t])[mine]), t)
+            keys = [turn(root_mean_square_norm(layer.k_norm, linear(layer.k_proj, x[s])[theirs]), s) for s in range(t + 1)]
+            scores = [(query @ key).item() / math.sqrt(K) for key in keys]
+            weights = [math.exp(score - max(scores)) for score in scores]
+            heads.append(sum(w / sum(weights) * linear(layer.v_proj, x[s])[theirs] for s, w in enumerate(weights)))
+        out.append(linear(layer.o_proj, torch.cat(heads)))
+    return torch.stack(out)
+
+
+@settings(some, max_examples=30)
+@given(layers(), st.integers(1, 3), st.integers(1, 7), st.booleans())
+def test_layer_is_the_loops(layer, B, T, rotate):
+    x = torch.randn(B, T, width(layer))
+    out = layer(x, rotation_of(layer, 0, T) if rotate else None)
+    close(out.double(), torch.stack([by_loops(layer, row, rotate) for row in x]))
+
+
+@some
+@given(layers(), st.integers(1, 9))
+def test_grouped_queries_are_repeated_heads(layer, T):
+    K, D = layer.d_head, width(layer)
+    n_head, n_kv_head = layer.q_proj.out_features // K, layer.k_proj.out_features // K
+    bias = layer.q_proj.bias is not None
+    full = Attention(D, n_head, n_head, K, bias=bias, qk_norm=isinstance(layer.q_norm, RMSNorm))
+    state = layer.state_dict()
+    for name in [n for n in state if n.startswith(("k_proj", "v_proj"))]:
+        state[name] = state[name].unflatten(0, (n_kv_head, K)).repeat_interleave(n_head // n_kv_head, 0).flatten(0, 1)
+    full.load_state_dict(state)
+    x, rotation = torch.randn(2, T, D), rotation_of(layer, 0, T)
+    close(layer(x, rotation), full(x, rotation).detach())
+
+
+@some
+@given(layers(), st.integers(2, 12), st.data())
+def test_no_output_sees_the_future(layer, T, data):
+    t = data.draw(st.integers(0, T - 2))
+    x = torch.randn(1, T, width(layer))
+    changed = x.clone()
+    changed[:, t + 1:] = torch.randn_like(changed[:, t + 1:]) * 100
+    before, after = layer(x), layer(changed)
+    close(after[:, :t + 1], before[:, :t + 1])
+
+
+@some
+@given(st.sampled_from([2, 6, 64]), st.integers(0, 300), st.integers(0, 300), st.integers(0, 500), st.sampled_from([100.0, 1e4, 1e6]))
+def test_rope_knows_distances_only(K, m, n, shift, theta):
+    q, k = torch.randn(2, 1, 1, 1, K)
+    at = lambda x, position: rope(x, *rope_table(torch.tensor([position]), rope_frequencies(K, theta)))
+    score = lambda m, n: (at(q, m) * at(k, n)).sum()
+    assert abs(score(m, n) - score(m + shift, n + shift)) < 2e-4 * q.norm() * k.norm()
+    close(at(q, m).norm(), q.norm())
+    close(at(q, 0), q)
+
+
+@some
+@given(st.sampled_from([2, 8, 10]), st.integers(1, 5), st.integers(1, 5), st.integers(0, 40))
+def test_rope_turns_each_pair(K, B, T, start):
+    x, frequencies = torch.randn(B, 2, T, K), rope_frequencies(K)
+    out = rope(x, *rope_table(torch.arange(start, start + T), frequencies))
+    for b in range(B):
+        for t in range(T): close(out[b, 1, t].double(), turn_by_pairs(x[b, 1, t], start + t, frequencies.tolist()))
+    each_row = rope(x, *rope_table(torch.arange(start, start + T).expand(B, T), frequencies))   # (B, T) positions
+    close(each_row, out)
+
+
+@some
+@given(st.integers(1, 5), st.integers(0, 5), st.data())
+def test_mask_cell_by_cell(T, past, data):
+    pads = data.draw(st.none() | st.lists(st.integers(0, past + T - 1), min_size=1, max_size=3))
+    mask = causal_mask(T, past, None if pads is None else torch.tensor(pads))
+    if mask is None:
+        assert pads is None and (T == 1 or past == 0)
+        return
+    mask = mask[None, None] if pads is None else mask
+    assert mask.shape == (len(pads or [0]), 1, T, past + T) and mask.dtype == torch.bool
+    for row, pad in enumerate(pads or [0]):
+        for t in range(T):
+            for s in range(past + T): assert mask[row, 0, t, s] == (s <= past + t and (s >= pad or s == past + t))
+
+
+def read(layer, x, sizes, pad=None):
+    cache = KVCache(1, len(x), layer.k_proj.out_features // layer.d_head, x.shape[1] + 2, layer.d_head)
+    outs = []
+    for piece in x.split(sizes, 1):
+        n, past = piece.shape[1], cache.length
+        mask = None if pad is None else causal_mask(n, past, pad)   # None: the layer makes its own
+        outs.append(layer(piece, rotation_of(layer, past, n, pad), mask, cache))
+        cache.length += n
+    return torch.cat(outs, 1)
+
+
+@some
+@given(layers(), st.integers(1, 3), st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_cache_is_no_cache(layer, B, sizes):
+    x = torch.randn(B, sum(sizes), width(layer))
+    close(read(layer, x, sizes), layer(x, rotation_of(layer, 0, sum(sizes))))
+
+
+@some
+@given(layers(), st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data())
+def test_left_padding_is_each_text_alone(layer, sizes, data):
+    T = sum(sizes)
+    lengths = data.draw(st.lists(st.integers(1, T), min_size=1, max_size=4))
+    x = torch.randn(len(lengths), T, width(layer))
+    together = read(layer, x, sizes, torch.tensor([T - n for n in lengths]))
+    assert torch.isfinite(together).all()
+    for row, n in enumerate(lengths):
+        close(together[row:row + 1, T - n:], layer(x[row:row + 1, T - n:], rotation_of(layer, 0, n)))
+
+
+@some
+@given(layers(), st.integers(1, 6), st.integers(1, 6), st.data())
+def test_cache_goes_back_and_branches(layer, kept, dropped, data):
+    "Read on from an earlier point in rows of another order and number, as if nothing else had been read."
+    x, new = torch.randn(3, kept + dropped, width(layer)), data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=5))
+    cache = KVCache(1, 3, layer.k_proj.out_features // layer.d_head, kept + dropped, layer.d_head)
+    layer(x, rotation_of(layer, 0, kept + dropped), cache=cache)
+    cache.length += kept + dropped
+    cache.truncate(kept)
+    cache.reorder(torch.tensor(new))
+    assert cache.length == kept and cache.max_length == kept + dropped
+    tail = torch.randn(len(new), dropped, width(layer))
+    out = layer(tail, rotation_of(layer, kept, dropped), cache=cache)
+    whole = torch.cat([x[new, :kept], tail], 1)
+    close(out, layer(whole, rotation_of(layer, 0, kept + dropped))[:, kept:])
+
+
+def test_layers_of_a_cache_are_apart():
+    cache, first, second = KVCache(2, 1, 1, 4, 2), torch.ones(1, 1, 3, 2), torch.zeros(1, 1, 3, 2)
+    cache.append(0, first, first)
+    cache.append(1, second, second)
+    assert cache.length == 0                     # moved by the caller, after the last layer
+    assert (cache.keys[0, :, :, :3] == 1).all() and (cache.values[1, :, :, :3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_norm_in_each_precision(dtype):
+    x, norm = torch.randn(4, 8, dtype=dtype), RMSNorm(8, 1e-5)
+    torch.nn.init.normal_(norm.weight)
+    wanted = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
+    assert norm(x).dtype == dtype
+    close(norm(x).double(), wanted, 2e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert (norm(torch.zeros(1, 8)) == 0).all()
+
+
+def test_gradients_reach_all_parameters_and_none_flows_through_the_cache():
+    layer, x = Attention(12, 6, 3, qk_norm=True, bias=True, d_head=4), torch.randn(2, 5, 12, requires_grad=True)
+    layer(x, rotation_of(layer, 0, 5)).pow(2).sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in layer.parameters()) and x.grad.abs().sum() > 0
+    layer.q_proj.weight.grad = layer.k_proj.weight.grad = None
+    layer(x, cache=KVCache(1, 2, 3, 5, 4)).sum().backward()
+    assert layer.q_proj.weight.grad is not None and layer.k_proj.weight.grad is None
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(d_model=10, n_head=3), "d_model 10 is no multiple of n_head 3"),
+    (dict(d_model=12, n_head=4, n_kv_head=3), "n_head 4 is no multiple of n_kv_head 3"),
+    (dict(d_model=12, n_head=4, n_kv_head=0), "n_kv_head 0.*at least 1"),
+    (dict(d_model=12, n_head=0), "n_head 0.*at least 1"),
+    (dict(d_model=12, n_head=4, d_head=0), "d_head 0: each must be at least 1"),
+])
+def test_impossible_heads(arguments, message):
+    with pytest.raises(ValueError, match=message): Attention(**arguments)
+
+
+def test_impossible_inputs():
+    with pytest.raises(ValueError, match=r"\(B, T, D\), not \(3, 8\)"): Attention(8, 2)(torch.randn(3, 8))
+    with pytest.raises(ValueError, match="d_head 7 is odd"): rope_frequencies(7)
+    with pytest.raises(ValueError, match="max_length is 0"): KVCache(1, 1, 1, 0, 4)
+
+
+def test_impossible_use_of_a_cache():
+    layer, cache = Attention(8, 2), KVCache(1, 2, 2, 4, 4)
+    layer(torch.randn(2, 3, 8), cache=cache)
+    cache.length += 3
+    with pytest.raises(ValueError, match="holds 3 of at most 4 tokens, 2 more do not fit"): layer(torch.randn(2, 2, 8), cache=cache)
+    with pytest.raises(ValueError, match="made for 2 rows, the batch has 1"): layer(torch.randn(1, 1, 8), cache=cache)
+    for length in (-1, 4):
+        with pytest.raises(ValueError, match=f"length {length} is outside 0 to 3"): cache.truncate(length)
+    assert cache.length == 3

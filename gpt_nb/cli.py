@@ -120,7 +120,7 @@ def prepare(options: dict):  # (tok, tokens, model)
     import torch
 
     from gpt_nb.data import load_texts, tokenize
-    from gpt_nb.model import GPT, GPTConfig, hub_to_config, init_weights
+    from gpt_nb.model import GPT, GPTConfig, hub_to_config
     from gpt_nb.tokenizer import read_json
 
     say(f"reading {options['data']} ...")
@@ -134,9 +134,7 @@ def prepare(options: dict):  # (tok, tokens, model)
     sizes = dict(vocab_size=tok.vocab_size, context=context, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
     if options["config"]: shape = replace(hub_to_config(read_json(Path(options["config"]))), **sizes)
     else: shape = GPTConfig.from_depth(options["depth"], tie_embeddings=False, **sizes)
-    model = GPT(shape)
-    init_weights(model, std=shape.d_model**-0.5)  # small models start faster so: chapter 06
-    return tok, tokens, model
+    return tok, tokens, GPT(shape)
 
 # %% ../nbs/19_cli.ipynb #19-022
 def train_run(options: dict, out: Path, resume: bool):  # Run

@@ -27,8 +27,9 @@ demo: .venv/library  ## train a small GPT on the built-in world (3 minutes) and 
 test: install  ## run every notebook and every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-notebooks: install  ## run all notebooks in place and keep their outputs
+notebooks: install  ## run all notebooks in place, keep their outputs, make README.md
 	$(BIN)/python docs/execute.py
+	$(BIN)/python docs/readme.py
 
 readme: install  ## make README.md from nbs/index.ipynb
 	$(BIN)/python docs/readme.py

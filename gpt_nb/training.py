@@ -222,6 +222,8 @@ class Run:
             rows = [r for r in self.history if r[key] is not None]
             ax.plot([r["tokens"] for r in rows], [r[key] for r in rows], **style)
         if self.floor is not None: ax.axhline(self.floor, color="C3", ls="--", label=f"best possible, {self.floor:.3f}")
+        late = [r[key] for r in self.history[len(self.history) // 20:] for key in ("loss", "val_loss") if r[key] is not None]
+        if late: ax.set_ylim(0.97 * min(late + [self.floor or math.inf]), 1.03 * max(late))   # the first steps fall from far above
         ax.set(xlabel="tokens read", ylabel="loss, nats per token")
         ax.legend()
         return ax.figure

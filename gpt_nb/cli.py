@@ -37,8 +37,7 @@ def run_app(
         say(f"gpt-nb: {e.format_message()} (gpt-nb --help lists what there is)")
     except (ValueError, OSError, FloatingPointError) as e:
         say(f"gpt-nb: {' '.join(str(e).split())}")
-    except KeyboardInterrupt as e:
-        say(f"\ngpt-nb: {e or 'stopped'}")
+    except typer.Abort:  # Ctrl-C, in older versions of typer
         return 130
     return 2
 
@@ -148,7 +147,10 @@ def train_run(options: dict, out: Path, resume: bool):  # Run
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None
     say(f"{model.n_params:,} parameters" + (f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""))
-    run = train(model, tokens, config, tok, out=out, resume=resume, floor=best, options=options)
+    try: run = train(model, tokens, config, tok, out=out, resume=resume, floor=best, options=options)
+    except KeyboardInterrupt as e:  # with code 130, as typer ends after Ctrl-C elsewhere
+        say(f"\ngpt-nb: {e} with gpt-nb train --out {out} --resume")
+        raise typer.Exit(130) from None
     run.plot().savefig(out / "run.png")
     return run, tokens
 
@@ -168,8 +170,6 @@ def report(run, tokens, options: dict) -> None:
         print(f"  {name:<40}{bits:.3f} bits a byte: {'crossed' if result.bits_per_byte < bits else 'not crossed'}")
 
 # %% ../nbs/19_cli.ipynb #19-025
-Data = Annotated[str, typer.Option(help="tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file or glob such as 'texts/*.txt', or hub:ORG/NAME")]
-Seed = Annotated[int, typer.Option(min=0, help="fixes the result")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
 

@@ -15,7 +15,8 @@ COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_folders(tmp_path, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
 
@@ -86,8 +87,7 @@ def test_config_file_instead_of_depth(run, tmp_path, capsys):
     assert ours["hidden_size"] == theirs["hidden_size"] and ours["max_position_embeddings"] == 16
 
 
-def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_one_line(run, tmp_path, capsys):
     Path("empty.txt").write_text("")
     Path("short.txt").write_text("a line\n\nanother\n")
     Path("binary.txt").write_bytes(bytes(range(256)))
@@ -134,7 +134,7 @@ def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
+    assert process.returncode == 130 and "Traceback" not in errors and "resume from" in errors
     about = json.loads((tmp_path / "broken" / "training.json").read_text())
     assert not about["finished"]
     assert run_it([*COMMAND, "train", "--out", str(tmp_path / "broken"), "--resume"]).returncode == 0

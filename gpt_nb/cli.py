@@ -51,15 +51,6 @@ def main() -> None:
         sys.exit(0)
 
 # %% ../nbs/19_cli.ipynb #19-016
-def world_of(data: str):  # Tales, or None where the data is not one built-in world
-    "The world a corpus comes from, if its truth is known."
-    from gpt_nb.tales import Tales
-
-    name, _, level = data.partition(":")
-    if name not in ("tales", "tales-zh") or level not in ("", "1", "2", "3"): return None
-    return Tales("zh" if name == "tales-zh" else "en", int(level or 1))
-
-
 def make_tokenizer(
     kind: str,  # "char", "word", "bpe:4096", or a folder that holds a tokenizer.json
     texts,      # documents to learn it from
@@ -138,6 +129,7 @@ def prepare(options: dict):  # (tok, tokens, model)
 # %% ../nbs/19_cli.ipynb #19-022
 def train_run(options: dict, out: Path, resume: bool):  # Run
     "Train a new model, or go on with one."
+    from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
     from gpt_nb.training import TrainConfig, check_new, train
 
@@ -164,6 +156,9 @@ def report(run, tokens, options: dict) -> None:
         print(f"validation loss {run.val_loss:.3f} nats a {unit}; no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%} above it")
         return
     result = evaluate(run.model, tokens, run.tok)
+    if result.bits_per_byte is None:
+        print(f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}; unknown words hide how many bytes that is")
+        return
     print(f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}, {result.bits_per_byte:.3f} bits a byte")
     say("counting, for comparison ...")
     for name, bits in lines_to_cross(tokens, run.tok).items():
@@ -235,7 +230,7 @@ def eval_command(
     device: Device = "auto",
 ) -> None:
     "Measure a model on text: loss, perplexity, accuracy, bits per byte."
-    from gpt_nb.data import load_texts, tokenize
+    from gpt_nb.data import load_texts, tokenize, world_of
     from gpt_nb.evaluation import evaluate, floor
     from gpt_nb.model import pick_device
     from gpt_nb.training import Run
@@ -249,7 +244,8 @@ def eval_command(
     result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
     print(f"{'validation part of ' if data == own else ''}{data}: {len(ids):,} tokens")
     print(f"loss           {result.loss:.4f} nats a token" + (f" (best possible {floor(world, ids, tokens.end_id):.4f})" if world else ""))
-    print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}\nbits per byte  {result.bits_per_byte:.4f}")
+    print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}")
+    print("bits per byte  " + ("unknown words hide how many bytes the text has" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))
 
 # %% ../nbs/19_cli.ipynb #19-028
 @app.command()
@@ -260,6 +256,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     "Train a small GPT on the built-in world and let it write five stories; a second call shows them again."
+    from gpt_nb.data import world_of
     from gpt_nb.training import Run
 
     if world_of(data) is None: raise ValueError(f"--data {data}: the demo knows tales and tales-zh; for other texts use gpt-nb train")

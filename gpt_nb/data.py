@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stdlib_files', 'docstrings', 'pycode', 'raw_pydocs', 'paragraphs', 'distinct_paragraphs', 'pydocs', 'Texts',
-           'load_texts', 'split_document', 'Tokens', 'tokenize', 'shuffled_windows', 'shuffled_documents', 'Batches',
-           'windows']
+           'world_of', 'load_texts', 'split_document', 'Tokens', 'tokenize', 'shuffled_windows', 'shuffled_documents',
+           'Batches', 'windows']
 
 # %% ../nbs/02_data.ipynb #02-002
 import ast
@@ -254,6 +254,16 @@ _BUILT_IN = re.compile(r"pydocs|pycode|tales(-zh)?(:[123])?")
 _QUICK = 10_000  # stories; more are told once and kept on disk
 
 
+def world_of(
+    name: str,  # of a corpus, as `load_texts` takes it
+):              # Tales, or None where the text is not told by one built-in world
+    "The world whose stories a corpus holds."
+    from gpt_nb.tales import Tales
+    if not name.startswith("tales") or not _BUILT_IN.fullmatch(name): return None
+    world, _, level = name.partition(":")
+    return Tales("zh" if world == "tales-zh" else "en", int(level or 1))
+
+
 def _tell(lang: str, level: int, n: int, seed: int, **stamp) -> Iterator[dict]:
     from gpt_nb.tales import Tales
     yield from ({"text": text} for text in Tales(lang, level).texts(n, seed=seed))
@@ -262,8 +272,8 @@ def _tell(lang: str, level: int, n: int, seed: int, **stamp) -> Iterator[dict]:
 def _load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
     if name in ("pydocs", "pycode"): return {"pydocs": pydocs, "pycode": pycode}[name]()
     from gpt_nb import tales
-    world, _, level = name.partition(":")
-    kind = dict(lang="zh" if world == "tales-zh" else "en", level=int(level or 1), n=n_stories, seed=seed)
+    world = world_of(name)
+    kind = dict(lang=world.lang, level=world.level, n=n_stories, seed=seed)
     if n_stories <= _QUICK: return [row["text"] for row in _tell(**kind)]
     return _on_disk(_tell, **kind, source=hashlib.blake2b(Path(tales.__file__).read_bytes()).hexdigest())
 

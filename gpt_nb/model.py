@@ -2,15 +2,14 @@
 
 # %% auto #0
 __all__ = ['GPTConfig', 'make_norm', 'make_block', 'Transformer', 'GPT', 'init_weights', 'count_params', 'flops_per_token',
-           'memory', 'config_to_hub', 'hub_to_config', 'to_gpt2', 'from_gpt2', 'hub_state', 'write_beside',
-           'pick_device', 'find_folder', 'weight_files']
+           'memory', 'config_to_hub', 'hub_to_config', 'to_gpt2', 'from_gpt2', 'hub_state', 'pick_device',
+           'find_folder', 'weight_files']
 
 # %% ../nbs/06_model.ipynb #06-028
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, KVCache, RMSNorm, causal_mask, rope_frequencies, rope_table
 from .block import MLP, Block, SwiGLU
+from .tokenizer import read_json, write_beside
 
 # %% ../nbs/06_model.ipynb #06-029
 @dataclass(frozen=True)
@@ -352,18 +352,6 @@ def hub_state(model: GPT) -> dict[str, Tensor]:
     state = {name: w for name, w in model.state_dict().items() if not (model.config.tie_embeddings and name == "lm_head.weight")}
     return to_gpt2(state) if model.config.arch == "gpt2" else state
 
-# %% ../nbs/06_model.ipynb #06-168
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    "Let `write` fill a file beside `path`, then rename it: whenever it is killed, `path` is the old file or the new one."
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)   # as readable as any file: safetensors writes for the owner alone
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
 # %% ../nbs/06_model.ipynb #06-172
 def list_some(names) -> str:
     "A few of many names, for an error."
@@ -404,9 +392,6 @@ def find_folder(name: str | Path) -> Path:
     except Exception as e:
         why = str(e).strip().split("\n")[0].split(". ")[0]
         raise FileNotFoundError(f"no folder {name} here, and the Hugging Face Hub did not give a model of that name: {why}") from e
-
-# %% ../nbs/06_model.ipynb #06-183
-from .tokenizer import read_json
 
 # %% ../nbs/06_model.ipynb #06-185
 def weight_files(folder: Path) -> list[Path]:

@@ -168,8 +168,8 @@ def judge(scene: Scene,  # what was true before
     kind, who, to, thing, place = event[:5]
     person, things = (lambda i: scene.people[i]), scene.things
     if kind == "begin": yield not scene.people, "the story begins a second time"
-    if event.pronoun: yield scene.last is not None and event.pronoun == person(scene.last).gender, "{pronoun} cannot mean {last}"
-    if event.his: yield event.his == person(who if kind == "smile" else to).gender, "{his} cannot mean {owner_of_his}"
+    if event.pronoun: yield scene.last is not None and event.pronoun == person(scene.last).gender, "'{pronoun}' cannot mean {last}"
+    if event.his: yield event.his == person(who if kind == "smile" else to).gender, "'{his}' cannot mean {owner_of_his}"
     if kind == "own": yield thing == len(things), "there is a {thing} already"
     if kind.startswith("wish"): yield scene.wish is None, "there is a dream already"
     if kind in ("go", "together"): yield person(who).at != place, "{who} is in the {place} already"
@@ -930,7 +930,7 @@ def check(text: str,  # any text, from a model in any state
     real = [word in known_words(lang) for word in words]
     reader.reasons += [f"no word of this world: {word!r}" for word in dict.fromkeys(w for w, ok in zip(words, real) if not ok)]
     if sentence: reader.reasons.append(f"the text breaks off: {' '.join(sentence[:12])!r}")
-    elif not reader.whole(): reader.reasons.append("not a whole story: it wants a beginning, a dream and an end")
+    elif not reader.whole(): reader.reasons.append("not a whole story, which has a beginning, a dream and an end")
     share = lambda marks: sum(marks) / len(marks) if marks else 0.0
     return Check(share(real), share(well_formed), share(reader.facts), float(not reader.reasons), reader.reasons)
 

@@ -8,14 +8,15 @@ __all__ = ['END', 'UNK', 'END_NAMES', 'CHAR_SPLIT', 'CJK', 'LETTERS', 'WORD_SPLI
            'number_special', 'tokenizer_json', 'tokenizer_config', 'split_step', 'CharTokenizer', 'WordTokenizer',
            'cutter', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs', 'byte_characters',
            'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe', 'build_engine',
-           'BPETokenizer', 'write_json', 'find_files', 'fetch', 'read_json', 'open_spec', 'load_tokenizer']
+           'BPETokenizer', 'write_beside', 'write_json', 'find_files', 'fetch', 'read_json', 'open_spec',
+           'load_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from operator import index
 from pathlib import Path
@@ -471,13 +472,21 @@ class BPETokenizer(Tokenizer):
         return [e.ids for e in self.engine.encode_batch_fast(list(read_texts(texts)), add_special_tokens=False)]
 
 # %% ../nbs/01_tokenizer.ipynb #01-156
-def write_json(path: Path, content: dict) -> None:
-    "Write beside and rename, so that no reader ever sees half a file."
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+    "Let `write` fill a file beside `path`, then rename it: whenever it is killed, `path` is the old file or the new one."
+    part = path.with_name(path.name + ".part")
     try:
-        beside.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(beside, path)
-    finally: beside.unlink(missing_ok=True)
+        write(part)
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)   # as readable as any file: safetensors writes for the owner alone
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    "Write a JSON file whole or not at all."
+    write_beside(path, lambda part: part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"))
 
 # %% ../nbs/01_tokenizer.ipynb #01-159
 def find_files(

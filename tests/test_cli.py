@@ -150,3 +150,12 @@ def test_demo_tells_how_far_it_is_from_the_best(tmp_path, monkeypatch, capsys):
     assert "no model can do better than" in shown and "Once" in shown and f"gpt-nb sample {out}" in shown and (out / "run.png").exists()
     assert run_app(["demo", "--out", str(out)]) == 0
     assert "showing that one" in capsys.readouterr().err
+
+
+def test_unknown_words_are_said_to_hide_the_bytes(run, tmp_path, capsys):
+    lines = tmp_path / "words.txt"
+    lines.write_text("".join(f"the {'cat' if n % 2 else 'dog'} sat on mat {n}\n\n" for n in range(300)))
+    folder = str(tmp_path / "run")
+    assert run_app(["train", "--data", str(lines), "--tokenizer", "word", "--depth", "1", "--context", "16", "--steps", "2", "--out", folder]) == 0
+    lines.write_text("a zebra sat on the mat 7\n\n" * 40)
+    assert run_app(["eval", folder, "--data", str(lines)]) == 0 and "hide" in capsys.readouterr().out

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpt_nb.model import (GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2,
-                          write_beside)
+from gpt_nb.model import GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2
+from gpt_nb.tokenizer import write_beside
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()

@@ -203,18 +203,18 @@ def test_any_sentences_are_checked(lang, data):
     (("Now the kite was in the mill", "Now Mia had the kite"), "Mia is said to have the kite, but it is in the mill"),
     (("Only Tom", "Only Mia"), "only Mia is happy, but the dream of Mia did not come true"),
     (("Mia dreamed", "He dreamed"), "only Tom is happy, but the dream of Tom did not come true"),
-    (("Her friend", "His friend"), "his cannot mean Mia"),
+    (("Her friend", "His friend"), "'his' cannot mean Mia"),
     (("a boy named Tom", "a girl named Tom"), "Tom is no name of a girl"),
     (("a boy named Tom", "a girl named Mia"), "Mia is introduced twice"),
     (("Then Tom", "Then Paul"), "nothing was said of Paul before"),
     (("Then Tom lost the kite", "Then Tom lost the drum"), "nothing was said of drum before"),
-    (("Then Tom", "Then he"), "he cannot mean Mia"),
+    (("Then Tom", "Then he"), "'he' cannot mean Mia"),
     (("Mia dreamed of the kite. ", ""), "only Tom is happy, but nobody had a dream"),
     (("One day Mia went to the cave", "One day Mia went to the mill"), "Mia is in the mill already"),
     (("lost the kite", "lost the krown"), "no word of this world: 'krown'"),
     (("the cave", "cave"), "no sentence of this world: 'One day Mia went to cave.'"),
     ((" Only Tom smiled.", " Only"), "the text breaks off: 'Only'"),
-    ((" Only Tom smiled.", ""), "not a whole story: it wants a beginning, a dream and an end"),
+    ((" Only Tom smiled.", ""), "not a whole story, which has a beginning, a dream and an end"),
 ])
 def test_reasons(change, reason):
     assert Tales().check(STORY).story == 1.0
@@ -224,7 +224,7 @@ def test_reasons(change, reason):
 
 @pytest.mark.parametrize("change, reason", [
     (("露丝丢了", "安娜丢了"), "安娜 loses the 风筝, but 露丝 has it"), (("只有露丝", "只有安娜"), "only 安娜 is happy, but the dream of 安娜 did not come true"),
-    (("她的朋友", "他的朋友"), "他 cannot mean 安娜"), (("一只红色", "一把红色"), "no sentence of this world: '露丝有一把红色的风筝。'")])
+    (("她的朋友", "他的朋友"), "'他' cannot mean 安娜"), (("一只红色", "一把红色"), "no sentence of this world: '露丝有一把红色的风筝。'")])
 def test_reasons_in_chinese(change, reason):
     text = "从前磨坊里住着一个善良的女孩，名叫安娜。她的朋友是女王露丝。露丝有一只红色的风筝。安娜梦想得到风筝。有一天安娜去了山洞。然后露丝丢了风筝。现在风筝在磨坊里。只有露丝笑了。"
     assert Tales("zh").check(text).story == 1.0 and Tales("zh").log2prob(text) > -math.inf

@@ -72,8 +72,8 @@ def cache_folder() -> Path:
 
 # %% ../nbs/19_cli.ipynb #19-019
 RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
-    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.01, eval_every=400),
-    "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, eval_every=100),
+    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.01, muon_lr=0.01, eval_every=400),
+    "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=100),
 }
 
 
@@ -134,7 +134,7 @@ def train_run(options: dict, out: Path, resume: bool):  # Run
     from gpt_nb.training import TrainConfig, check_new, train
 
     if not resume: check_new(out)
-    config = TrainConfig(**{name: options[name] for name in ("steps", "minutes", "batch_size", "lr", "eval_every", "seed", "device")})
+    config = TrainConfig(**{name: options[name] for name in ("steps", "minutes", "batch_size", "lr", "muon_lr", "eval_every", "seed", "device")})
     tok, tokens, model = prepare(options)
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None

@@ -281,7 +281,7 @@ def _load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
 def load_texts(
     name: str | Path,           # built in: tales, tales-zh, tales:2 (a level), pydocs, pycode, or several joined by +; a file or glob; hub:org/name[/config]
     column: str | None = None,  # of a table: the one that holds the text; by default `text`, or the only one of strings
-    n_stories: int = 50_000,    # of each world of tales
+    n_stories: int = 100_000,   # of each world of tales
     seed: int = 0,              # of the tales
 ) -> Sequence[str]:             # documents: a list, or for files and hub names `Texts`, which stay on disk
     "The documents of a corpus, as they are: nothing is normalised."

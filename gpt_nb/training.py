@@ -125,13 +125,15 @@ class TrainConfig:
     eval_every: int = 100            # updates from one evaluation, and one saved state, to the next
     eval_tokens: int = 20_000        # about how many validation tokens each reads; the last one reads all
     log_every: int = 10              # updates from one line of the log to the next
+    keep: tuple[int, ...] = ()       # updates after which a copy of the model is kept in checkpoints/, to see how it grew
     seed: int = 0                    # of the batches
     device: str = "auto"             # "auto", "cpu", "cuda", "cuda:1" or "mps"
     precision: str = "auto"          # of matrix products: "float32", "bfloat16"; "auto": bfloat16 on a GPU that has it
     compile: bool | str = "auto"     # torch.compile; "auto": on CUDA
 
     def __post_init__(self):
-        if isinstance(self.betas, list): object.__setattr__(self, "betas", tuple(self.betas))   # as JSON has it
+        for name in ("betas", "keep"):
+            if isinstance(getattr(self, name), list): object.__setattr__(self, name, tuple(getattr(self, name)))   # as JSON has it
         _check_config(self)
 
     @classmethod
@@ -164,6 +166,7 @@ def _check_config(c: TrainConfig) -> None:
         if f.name in _CHOICES and value not in _CHOICES[f.name]: raise ValueError(f"{f.name} is {value!r}: expected one of {_CHOICES[f.name]}")
     if not isinstance(c.betas, tuple) or len(c.betas) != 2 or not all(isinstance(b, int | float) and 0 <= b < 1 for b in c.betas):
         raise ValueError(f"betas are {c.betas!r}: expected two numbers from 0 to under 1")
+    if not isinstance(c.keep, tuple) or not all(type(k) is int and k > 0 for k in c.keep): raise ValueError(f"keep is {c.keep!r}: expected numbers of updates from 1 up")
     if c.steps is None and c.minutes is None: raise ValueError("neither steps nor minutes are given: say how long to train")
     if c.minutes == 0 or c.grad_clip == 0: raise ValueError("minutes and grad_clip must be above 0")
     if c.batch_size % c.accumulate: raise ValueError(f"batch_size {c.batch_size} does not divide into {c.accumulate} equal parts: choose another accumulate")
@@ -466,6 +469,10 @@ def _save_run(t: Trainer) -> None:
                      options=run.options)
         _write_text(run.folder / "training.json", json.dumps(about, indent=2) + "\n")
 
+def _keep(t: Trainer) -> None:
+    "A copy of the model as it is now."
+    with _writing(t): t.backend.export(t.model, t.run.folder / "checkpoints" / f"{t.step:06d}")
+
 # %% ../nbs/07_training.ipynb #07-131
 def _note(t: Trainer, row: dict) -> None:
     "A line for the log, the history and TensorBoard."
@@ -589,6 +596,7 @@ def train_loop(t: Trainer, display: _Display, stop: threading.Event) -> None:
     while used < 1 and not t.backend.sum(stop.is_set()):   # whichever process it reached
         train_step(t, used)
         used = t.progress()
+        if t.step in c.keep: _keep(t)
         check = t.step % c.eval_every == 0 or used == 1
         if check or t.step % c.log_every == 0: _look(t, display, used, check)
     if used == 1: return
@@ -609,6 +617,7 @@ def train(
     options: dict | None = None,     # kept in training.json beside the settings
 ) -> Run:
     "The training loop. Ctrl-C ends the step, saves and raises KeyboardInterrupt; `resume=True` goes on as if nothing had been."
+    if config.keep and out is None: raise ValueError(f"keep {config.keep} needs a folder: give out=")
     end = tokens.end_id
     if model.config.eos_token_id is None: model.config = replace(model.config, bos_token_id=end, eos_token_id=end)
     run = Run(model, tok, config, [], Path(out) if out else None, floor=floor, options=options or {})

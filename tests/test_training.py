@@ -406,3 +406,14 @@ def test_on_a_gpu_in_bfloat16_compiled(tmp_path):
     assert run.val_loss < 2.5
     with pytest.raises(KeyboardInterrupt): go(tmp_path / "b", config, backend=Hook(7, interrupt))
     assert go(tmp_path / "b", config, resume=True).val_loss == pytest.approx(run.val_loss, abs=0.05)
+
+
+def test_kept_copies_are_the_model_of_that_step(whole, tmp_path):
+    config = replace(CONFIG, keep=(CONFIG.steps // 2, CONFIG.steps))
+    run = go(tmp_path / "run", config)
+    folders = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [int(f.name) for f in folders] == list(config.keep)
+    half, last = (GPT.from_pretrained(f).state_dict() for f in folders)
+    assert all(torch.equal(w, last[name]) for name, w in run.model.state_dict().items()) and any(not torch.equal(w, last[name]) for name, w in half.items())
+    assert Run.open(tmp_path / "run").config.keep == config.keep
+    with pytest.raises(ValueError, match="keep .* folder"): go(None, config)

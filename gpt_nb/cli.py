@@ -72,7 +72,7 @@ def cache_folder() -> Path:
 
 # %% ../nbs/19_cli.ipynb #19-019
 RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
-    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.01, muon_lr=0.01, eval_every=400),
+    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01, eval_every=400),
     "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=100),
 }
 

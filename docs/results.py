@@ -1,0 +1,102 @@
+"""Regenerate the measurements that take longer than a notebook may: `python docs/results.py ladder emergence`.
+
+Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it."""
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from gpt_nb.cli import cache_folder, longest_document, make_tokenizer
+from gpt_nb.data import load_texts, tokenize, world_of
+from gpt_nb.evaluation import counted_rungs, evaluate, floor, share_that_holds, trained_rungs, write_stories
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.ngram import NGram, bits_per_byte
+from gpt_nb.training import TrainConfig, train
+
+RESULTS = Path(__file__).parent.parent / "nbs" / "results"
+SEEDS = (0, 1, 2)
+KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1450, 2100, 2900)   # updates after which the growing model is looked at
+
+
+def round_all(x, digits: int = 5):
+    "Numbers as short as they mean something."
+    if isinstance(x, float): return round(x, digits)
+    if isinstance(x, dict): return {k: round_all(v) for k, v in x.items()}
+    return [round_all(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+
+def write(name: str, content: dict) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(round_all(content), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def corpus(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)
+    texts = load_texts(data, n_stories=n_stories)
+    tok = make_tokenizer(tokenizer, texts)
+    return tok, tokenize(texts, tok, cache_folder())
+
+
+def ladder() -> dict:
+    "Bits per byte of every rung, on three corpora."
+    result = {}
+    for data, tokenizer, context, batch_size, steps in (("tales", "word", None, 32, 1000), ("tales-zh", "word", None, 32, 1000), ("pydocs", "bpe:2048", 128, 16, 500)):
+        tok, tokens = corpus(data, tokenizer)
+        world, context = world_of(data), context or longest_document(tokens)
+        rungs = [dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)]
+        for seed in SEEDS:
+            config = TrainConfig(steps=steps, batch_size=batch_size, lr=0.01, muon_lr=0.01, eval_every=steps, seed=seed)
+            rungs += [dict(r._asdict(), seed=seed) for r in trained_rungs(tokens, tok, config, context)]
+        best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok) if world else None
+        read = steps * batch_size * (context if world is None else (len(tokens.train) - 1) / ((tokens.train == tok.end_id).sum() - 1))
+        result[data] = dict(rungs=rungs, floor=best, tokens_read=float(read), train_tokens=len(tokens.train), context=context)
+        write("ladder", result)
+    return result
+
+
+def look(model: GPT, tok, tokens, world, step: int, read: int) -> dict:
+    "How far a model has come: its loss, what holds of 200 stories, one of them."
+    texts = write_stories(model, tok, 200, seed=0)
+    return dict(step=step, tokens=read, loss=evaluate(model, tokens.val[:30_000]).loss, sample=texts[0], **share_that_holds(world, texts)._asdict())
+
+
+def grow(data: str, seed: int) -> list[dict]:
+    "One training run, looked at along the way."
+    (tok, tokens), world = corpus(data, "word"), world_of(data)
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=tok.vocab_size, context=longest_document(tokens), bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=KEEP[-1], seed=seed, keep=KEEP, log_every=10)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), tokens, config, tok, out=Path(folder) / "run")
+        read = {row["step"]: row["tokens"] for row in run.history}
+        return [look(GPT.from_pretrained(run.folder / "checkpoints" / f"{k:06d}").eval(), tok, tokens, world, k, read[k]) for k in KEEP]
+
+
+def counted(data: str, n: int) -> dict:
+    "What a Kneser-Ney model of order n writes after reading the same stories."
+    (tok, tokens), world = corpus(data, "word"), world_of(data)
+    gram = NGram(n).fit(tokens.train, tok.vocab_size, end_id=tok.end_id)
+    texts = tok.decode(gram.sample(40_000, [tok.end_id])).split("<|end|>")[1:-1][:500]
+    return dict(n=n, loss=float(-gram.log_probs(tokens.val)[1:].mean()), stories=len(texts), **share_that_holds(world, texts)._asdict())
+
+
+def emergence() -> dict:
+    "Words, sentences, stories against tokens read; counting beside it."
+    result = {}
+    for data in ("tales", "tales-zh"):
+        tok, tokens = corpus(data, "word")
+        result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)], floor=floor(world_of(data), tokens.val, tok.end_id))
+        for seed in SEEDS:
+            result[data]["runs"].append(grow(data, seed))
+            write("emergence", result)
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="ladder, emergence (none named: both)")
+    work = dict(ladder=ladder, emergence=emergence)
+    names = parser.parse_args().names or list(work)
+    if unknown := set(names) - set(work): parser.error(f"no measurement {unknown}: there are {list(work)}")
+    for name in names: work[name]()

@@ -18,7 +18,7 @@ from gpt_nb.training import TrainConfig, check_new, train
 
 ROOT = Path(__file__).parent.parent
 TALES = dict(tokenizer="word", n_stories=300_000, shape=dict(n_layer=2, d_model=192, n_head=6, tie_embeddings=False),
-             settings=dict(steps=12_000, batch_size=32, lr=0.01, muon_lr=0.01, eval_every=500, log_every=50))
+             settings=dict(steps=9_000, batch_size=32, lr=0.015, muon_lr=0.008, eval_every=500, log_every=50))
 SMALL = dict(n_layer=2, d_model=96, n_head=6, tie_embeddings=False)
 MODELS = {
     "tales-en": TALES | dict(data="tales:2"),
@@ -27,7 +27,7 @@ MODELS = {
     "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=160, n_head=5),
                    settings=dict(steps=6_000, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=500, log_every=50)),
     "growing": dict(data="tales", tokenizer="word", n_stories=100_000, shape=SMALL,
-                    settings=dict(steps=3_000, batch_size=32, lr=0.01, muon_lr=0.01, eval_every=500, keep=(50, 100, 200, 400, 800, 1600, 3000))),
+                    settings=dict(steps=3_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=(50, 100, 200, 400, 800, 1600, 3000))),
 }
 CARD = """# {name}
 

@@ -17,7 +17,10 @@ from gpt_nb.training import TrainConfig, train
 
 RESULTS = Path(__file__).parent.parent / "nbs" / "results"
 SEEDS = (0, 1, 2)
-KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1450, 2100, 2900)   # updates after which the growing model is looked at
+LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=800), "tales-zh": dict(tokenizer="word", batch_size=32, steps=800),
+          "pydocs": dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=400)}
+GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
+KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
 
 
 def round_all(x, digits: int = 5):
@@ -41,16 +44,16 @@ def corpus(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens
 def ladder() -> dict:
     "Bits per byte of every rung, on three corpora."
     result = {}
-    for data, tokenizer, context, batch_size, steps in (("tales", "word", None, 32, 1000), ("tales-zh", "word", None, 32, 1000), ("pydocs", "bpe:2048", 128, 16, 500)):
-        tok, tokens = corpus(data, tokenizer)
-        world, context = world_of(data), context or longest_document(tokens)
+    for data, spec in LADDER.items():
+        (tok, tokens), world = corpus(data, spec["tokenizer"]), world_of(data)
+        context = spec.get("context") or longest_document(tokens)
         rungs = [dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)]
         for seed in SEEDS:
-            config = TrainConfig(steps=steps, batch_size=batch_size, lr=0.01, muon_lr=0.01, eval_every=steps, seed=seed)
+            config = TrainConfig(steps=spec["steps"], batch_size=spec["batch_size"], lr=0.01, muon_lr=0.01, eval_every=10**6, seed=seed)
             rungs += [dict(r._asdict(), seed=seed) for r in trained_rungs(tokens, tok, config, context)]
         best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok) if world else None
-        read = steps * batch_size * (context if world is None else (len(tokens.train) - 1) / ((tokens.train == tok.end_id).sum() - 1))
-        result[data] = dict(rungs=rungs, floor=best, tokens_read=float(read), train_tokens=len(tokens.train), context=context)
+        row = (len(tokens.train) - 1) / (int((tokens.train == tok.end_id).sum()) - 1) if world else context
+        result[data] = dict(rungs=rungs, floor=best, tokens_read=round(row * spec["steps"] * spec["batch_size"]), train_tokens=len(tokens.train))
         write("ladder", result)
     return result
 
@@ -63,10 +66,10 @@ def look(model: GPT, tok, tokens, world, step: int, read: int) -> dict:
 
 def grow(data: str, seed: int) -> list[dict]:
     "One training run, looked at along the way."
-    (tok, tokens), world = corpus(data, "word"), world_of(data)
+    (tok, tokens), world = corpus(data, GROW[data]), world_of(data)
     torch.manual_seed(seed)
     sizes = dict(vocab_size=tok.vocab_size, context=longest_document(tokens), bos_token_id=tok.end_id, eos_token_id=tok.end_id)
-    config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=KEEP[-1], seed=seed, keep=KEEP, log_every=10)
+    config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=10**6, seed=seed, keep=KEEP, log_every=10)
     with tempfile.TemporaryDirectory() as folder:
         run = train(GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), tokens, config, tok, out=Path(folder) / "run")
         read = {row["step"]: row["tokens"] for row in run.history}
@@ -75,17 +78,17 @@ def grow(data: str, seed: int) -> list[dict]:
 
 def counted(data: str, n: int) -> dict:
     "What a Kneser-Ney model of order n writes after reading the same stories."
-    (tok, tokens), world = corpus(data, "word"), world_of(data)
+    (tok, tokens), world = corpus(data, GROW[data]), world_of(data)
     gram = NGram(n).fit(tokens.train, tok.vocab_size, end_id=tok.end_id)
-    texts = tok.decode(gram.sample(40_000, [tok.end_id])).split("<|end|>")[1:-1][:500]
+    texts = tok.decode(gram.sample(60_000, [tok.end_id])).split("<|end|>")[1:-1][:500]
     return dict(n=n, loss=float(-gram.log_probs(tokens.val)[1:].mean()), stories=len(texts), **share_that_holds(world, texts)._asdict())
 
 
 def emergence() -> dict:
     "Words, sentences, stories against tokens read; counting beside it."
     result = {}
-    for data in ("tales", "tales-zh"):
-        tok, tokens = corpus(data, "word")
+    for data in GROW:
+        tok, tokens = corpus(data, GROW[data])
         result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)], floor=floor(world_of(data), tokens.val, tok.end_id))
         for seed in SEEDS:
             result[data]["runs"].append(grow(data, seed))

@@ -48,6 +48,7 @@ def evaluate(
     "Exact over the whole text: windows of one context, or whole documents where all fit; each token but the first is predicted once."
     model, tok = getattr(model, "model", model) if hasattr(model, "history") else model, tok or getattr(model, "tok", None)
     ids, end = (tokens.val, tokens.end_id) if isinstance(tokens, Tokens) else (np.asarray(tokens), tok.end_id if tok else model.config.eos_token_id)
+    if len(ids) and ids.min() < 0: raise ValueError(f"token {ids.min()} is negative: give the ids of a tokenizer")
     known = tokens.vocab_size if isinstance(tokens, Tokens) else int(ids.max(initial=0)) + 1
     if max(known, tok.vocab_size if tok else 0) > model.config.vocab_size:
         raise ValueError(f"the text has a vocabulary of {max(known, tok.vocab_size if tok else 0)}, the model one of {model.config.vocab_size}: use the tokenizer the model was trained with")
@@ -90,9 +91,9 @@ def lines_to_cross(
 ) -> dict[str, float]:  # bits per byte of the validation text
     "What counting and a file compressor reach when they have seen the training text."
     train, val = text_bytes(tokens.train, tok), text_bytes(tokens.val, tok)
-    size = len(val) - val.count(b"\0")
-    count = lambda n: NGram(n).fit(np.frombuffer(train, np.uint8)).cross_entropy(np.frombuffer(val, np.uint8)) / math.log(2) * (len(val) - 1) / size
-    lines = {f"Kneser-Ney, order {n}, on bytes": count(n) for n in orders}
+    size = len(val) - int(np.isin(tokens.val, list(tok.special_tokens.values())).sum())   # each of these is one byte in `val`, and no text
+    count = lambda n: NGram(n).fit(np.frombuffer(train, np.uint8), 256).cross_entropy(np.frombuffer(val, np.uint8)) / math.log(2) * (len(val) - 1) / size
+    lines = {f"Kneser-Ney, order {n}, on bytes": count(n) for n in orders if n <= len(train)}
     packed = lambda data: len(lzma.compress(data, preset=9))
     return lines | {"xz, primed with the training text": 8 * (packed(train + val) - packed(train)) / size}
 

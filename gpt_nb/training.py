@@ -237,8 +237,8 @@ def _read_log(folder: Path) -> list[dict]:
     path, rows = folder / "log.jsonl", []
     if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {folder}")
     for i, line in enumerate(path.read_text("utf-8").split("\n")[:-1]):
-        try: rows.append(json.loads(line))
-        except ValueError as e: raise ValueError(f"line {i + 1} of {path} is damaged: {e}") from e
+        try: rows.append({key: json.loads(line)[key] for key in ("step", "tokens", "loss", "val_loss", "lr", "tokens_per_second")})
+        except (ValueError, TypeError, KeyError) as e: raise ValueError(f"line {i + 1} of {path} is damaged: {e!r}") from e
     return rows
 
 # %% ../nbs/07_training.ipynb #07-096
@@ -421,11 +421,11 @@ def _write_text(path: Path, text: str) -> None:
 def check_new(
     folder: Path,   # where a run is to be written
 ) -> None:
-    "Raise FileExistsError if the folder holds a run or a model already."
+    "Raise FileExistsError unless the folder is new or empty."
     if folder.exists() and not folder.is_dir(): raise FileExistsError(f"{folder} is a file: choose a folder")
-    files = [p for name in ("state/*", "training.json", "model.safetensors", "config.json") for p in folder.glob(name)]
-    if held := [str(p.relative_to(folder)) for p in files if p.suffix != ".part"]:   # a part is what a kill left unfinished
-        raise FileExistsError(f"{folder} holds a run or a model already ({', '.join(held)}): resume it, or choose another folder")
+    if (folder / "training.json").exists(): raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
+    if held := sorted(p.name for p in folder.glob("[!.]*") if p.suffix != ".part"):   # a part is what a kill left unfinished
+        raise FileExistsError(f"{folder} is not empty ({', '.join(held[:5])}): choose another folder")
 
 def _start_folder(t: Trainer) -> None:
     "Begin a folder that holds no other run."
@@ -434,6 +434,7 @@ def _start_folder(t: Trainer) -> None:
     check_new(folder)
     with _writing(t):
         folder.mkdir(parents=True, exist_ok=True)
+        _write_about(t)      # from now on this is a run that can be resumed
         _write_text(folder / "log.jsonl", "")
 
 # %% ../nbs/07_training.ipynb #07-127
@@ -441,21 +442,33 @@ def _resume_folder(t: Trainer) -> None:
     "Go back to the last saved state; what was logged after it is dropped."
     run = t.run
     if run.folder is None: raise ValueError("resume needs the folder of the run: give out=")
-    set_state(t, *t.backend.load(run.folder / "state"))
+    about = read_json(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
+    try: tensors, info = t.backend.load(run.folder / "state")
+    except FileNotFoundError:
+        if about.get("steps") != 0: raise
+        return _write_text(run.folder / "log.jsonl", "")   # stopped before the first state: begin
+    try: set_state(t, tensors, info)
+    except (KeyError, TypeError, IndexError, RuntimeError) as e: raise ValueError(f"the state in {run.folder / 'state'} is damaged: {e!r}") from e
     run.history, run.seconds = [r for r in _read_log(run.folder) if r["step"] <= t.step], t.before
     run.val_loss = next((r["val_loss"] for r in reversed(run.history) if r["val_loss"] is not None), None)
-    about = read_json(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
     if run.floor is None: run.floor = about.get("floor")
     run.options = run.options or about.get("options", {})
-    if about.get("steps") == t.step and about.get("finished"): return    # all is there already
     if t.backend.rank == 0:
         with _writing(t): _write_text(run.folder / "log.jsonl", "".join(json.dumps(r) + "\n" for r in run.history))
+    if about.get("steps") == t.step and about.get("finished"): return    # all is there already
     if t.progress() == 1: _save_run(t)      # killed between the last state and the end
 
 # %% ../nbs/07_training.ipynb #07-129
+def _write_about(t: Trainer) -> None:
+    "Write training.json."
+    run = t.run
+    about = dict(config=asdict(run.config), seed=run.config.seed, steps=t.step, tokens=t.seen, seconds=round(run.seconds, 1), val_loss=run.val_loss,
+                 floor=run.floor, tokenizer=(run.folder / "tokenizer.json").is_file(), finished=t.step > 0 and t.progress() == 1, options=run.options)
+    _write_text(run.folder / "training.json", json.dumps(about, indent=2) + "\n")
+
 def _save_run(t: Trainer) -> None:
     "Write the state, then the run folder."
-    run, finished = t.run, t.progress() == 1
+    run = t.run
     run.seconds = t.seconds
     if run.folder is None: return
     with _writing(t):
@@ -464,10 +477,7 @@ def _save_run(t: Trainer) -> None:
         t.backend.export(t.model, run.folder)
         if t.backend.rank: return
         if run.tok: run.tok.save(run.folder)
-        about = dict(config=asdict(run.config), seed=run.config.seed, steps=t.step, tokens=t.seen, seconds=round(run.seconds, 1), val_loss=run.val_loss,
-                     floor=run.floor, tokenizer=(run.folder / "tokenizer.json").is_file(), finished=finished,
-                     options=run.options)
-        _write_text(run.folder / "training.json", json.dumps(about, indent=2) + "\n")
+        _write_about(t)
 
 def _keep(t: Trainer) -> None:
     "A copy of the model as it is now."

@@ -1,6 +1,7 @@
 "The command line as a user types it: what it prints, where, and how it ends."
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_nb.cli import run_app
+from gpt_nb.cli import fill_in_options, run_app
 
 COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
 
@@ -112,6 +113,11 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     assert "character" in fails(capsys, "sample", run, "--prompt", "é")
     assert "No such option" in fails(capsys, "sample", run, "--topk", 3)
     assert "no run folder" in fails(capsys, "sample", "nowhere")
+    assert "empty" in fails(capsys, "train", "--data", "")
+    Path("mine").mkdir()
+    Path("mine/log.jsonl").write_text("precious")
+    assert "not empty" in fails(capsys, *train[:5], "--data", data, "--out", "mine", "--tokenizer", "char")
+    assert "not a built-in world" in fails(capsys, "demo", "--out", run)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "training.json"])
@@ -134,7 +140,7 @@ def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors and "resume from" in errors
+    assert process.returncode == 130 and "Traceback" not in errors and f"Go on with: gpt-nb train --out {tmp_path / 'broken'} --resume" in errors
     about = json.loads((tmp_path / "broken" / "training.json").read_text())
     assert not about["finished"]
     assert run_it([*COMMAND, "train", "--out", str(tmp_path / "broken"), "--resume"]).returncode == 0
@@ -159,3 +165,39 @@ def test_unknown_words_are_said_to_hide_the_bytes(run, tmp_path, capsys):
     assert run_app(["train", "--data", str(lines), "--tokenizer", "word", "--depth", "1", "--context", "16", "--steps", "2", "--out", folder]) == 0
     lines.write_text("a zebra sat on the mat 7\n\n" * 40)
     assert run_app(["eval", folder, "--data", str(lines)]) == 0 and "hide" in capsys.readouterr().out
+
+
+def test_text_that_is_hard_to_count_ends_well(tmp_path, capsys):
+    lines = "".join(f"line {n} of plain text\n\n" for n in range(60))
+    for name, text in dict(accents=lines + "caf\u00e9 \u2013 " * 30, tiny="a\n\nb\n\nc\n", nul=lines + "\0" * 50 + "\n").items():
+        (tmp_path / f"{name}.txt").write_text(text)
+        assert run_app(["train", "--data", f"{name}.txt", "--tokenizer", "bpe:300", "--depth", "1", "--context", "1", "--steps", "1", "--out", name]) == 0, name
+        assert f"{name} holds the run" in capsys.readouterr().out
+
+
+def test_a_file_called_tales_is_text():
+    options = dict(data="tales_book.txt", steps=None, minutes=None, config=None, device=None)
+    assert fill_in_options(options)["tokenizer"] == "bpe:2048" and fill_in_options(options | dict(data="tales+pydocs"))["depth"] == 4
+    assert fill_in_options(options | dict(data="tales+tales-zh:2"))["tokenizer"] == "word"
+
+
+def test_resume_takes_the_device_it_was_started_with(tmp_path, capsys):
+    start = ["train", "--data", str(text_file(tmp_path)), "--tokenizer", "char", "--depth", "1", "--context", "32", "--steps", "2", "--device", "cpu", "--out", "my run"]
+    assert run_app(start) == 0 and run_app(["train", "--out", "my run", "--resume"]) == 0
+    assert "gpt-nb sample 'my run'" in capsys.readouterr().out
+
+
+def test_stopped_before_the_first_state_begins_again(tmp_path):
+    start = ["train", "--data", str(text_file(tmp_path)), "--tokenizer", "char", "--depth", "1", "--context", "32", "--steps", "2", "--out", "run"]
+    assert run_app(start) == 0
+    about = json.loads(Path("run/training.json").read_text())
+    for path in list(Path("run").iterdir()):
+        if path.name not in ("training.json", "log.jsonl"): shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Path("run/training.json").write_text(json.dumps(about | dict(steps=0, finished=False)))
+    assert run_app(["train", "--out", "run", "--resume"]) == 0 and json.loads(Path("run/training.json").read_text())["finished"]
+
+
+def test_closed_streams(run):
+    shell = lambda tail: subprocess.run(f'{sys.executable} -c "from gpt_nb.cli import main; main()" sample {run} --tokens 5 {tail}', shell=True, capture_output=True, text=True)
+    assert shell(">&-").returncode == 0 and "Traceback" not in shell(">&- 2>&1").stderr
+    assert "Traceback" not in shell("| head -c 1").stderr

@@ -252,7 +252,7 @@ for kill_at in [1, 2, 3, 4, 5, 6, 3, 10**9]:
             rename(a, b)
         os.replace = replace
         t.go(out, model=t.make_model(seed=kill_at % 1000) if (out / "state" / "state.safetensors").exists() else None,
-             resume=(out / "state" / "state.safetensors").exists())
+             resume=(out / "training.json").exists())
         os._exit(0)   # 0: finished before the kill
     status = os.waitpid(child, 0)[1]
     print(kill_at, status, flush=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from gpt_nb.ngram import NGram, bits_per_byte, count_ngrams, kn_discounts, _number
+from gpt_nb.ngram import NGram, bits_per_byte, count_ngrams, kn_discounts, smooth, _number
 
 
 class Direct:
@@ -243,3 +243,19 @@ def test_100_000_stories_do_not_teach_it_to_tell_one():
     checks = [world.check(text) for text in written]
     assert len(checks) > 400 and np.mean([c.words for c in checks]) > 0.99 and np.mean([c.sentences for c in checks]) > 0.9
     assert np.mean([c.story == 1 for c in checks]) < 0.05
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_equals_nltk_with_one_discount_and_no_uniform_floor(n):
+    nltk_models = pytest.importorskip("nltk.lm.models")
+    preprocessing = pytest.importorskip("nltk.lm.preprocessing")
+    ids = np.random.default_rng(n).zipf(1.6, 600) % 7
+    ids = np.concatenate([ids, ids[:n]])   # what stands at the very beginning stands elsewhere too: so each piece has a neighbour on its left
+    words = [str(i) for i in ids]
+    theirs = nltk_models.KneserNeyInterpolated(n, discount=0.75)
+    theirs.fit([list(preprocessing.everygrams(words, max_len=n))], sorted(set(words)))
+    ours, flat = NGram(n).fit(ids, 7), lambda k: np.zeros(4) if k == 0 else np.array([0, 0.75, 0.75, 0.75])
+    ours.levels = [smooth(g.codes, g.counts if g.continuations is None else g.continuations, g.n_context, 7, flat(k)) for k, g in enumerate(count_ngrams(ids, n, 7))]
+    for context in {tuple(ids[i:i + n - 1]) for i in range(60)}:
+        want = [theirs.score(str(w), [str(c) for c in context]) for w in range(7)]
+        assert np.allclose(ours.next(list(context)), want, atol=1e-9)

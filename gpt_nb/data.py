@@ -142,9 +142,10 @@ def _read_text(path: str) -> Iterator[str]:
 def _choose_column(row: dict, column: str | None, where: str) -> str:
     strings = [name for name, value in row.items() if isinstance(value, str)]
     chosen = column or ("text" if "text" in row else strings[0] if len(strings) == 1 else None)
-    if chosen in row: return chosen
-    raise ValueError(f"{where} has no column {chosen!r}: it has {sorted(map(str, row))}" if chosen else
-                     f"{where} has several columns, {sorted(map(str, row))}: say which holds the text with column=...")
+    if chosen is None and strings: raise ValueError(f"{where} has several columns, {sorted(strings)}: say which holds the text with column=...")
+    if chosen is None or chosen not in row:
+        raise ValueError(f"{where} has no column {'of strings' if chosen is None else repr(chosen)}: it has {sorted(map(str, row))}")
+    return chosen
 
 # %% ../nbs/02_data.ipynb #02-054
 def _rows(path: str) -> Iterator[dict]:
@@ -162,8 +163,8 @@ def _rows(path: str) -> Iterator[dict]:
             for i, line in enumerate(file):
                 try:
                     if line.strip(): yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}: line {i + 1} is not one JSON object: {error.msg}") from None
+                except (json.JSONDecodeError, RecursionError) as error:
+                    raise ValueError(f"{path}: line {i + 1} is not one JSON object: {getattr(error, 'msg', error)}") from None
 
 # %% ../nbs/02_data.ipynb #02-055
 def _read_table(path: str, column: str | None) -> Iterator[str]:
@@ -172,6 +173,9 @@ def _read_table(path: str, column: str | None) -> Iterator[str]:
         if not isinstance(row, dict): raise ValueError(f"{path}: row {i + 1} is not an object such as {{\"text\": \"...\"}}")
         if chosen is None or chosen not in row: chosen = _choose_column(row, column, path)
         if not isinstance(row[chosen], str): raise ValueError(f"{path}: column {chosen!r} of row {i + 1} holds {row[chosen]!r}, not a string")
+        try: row[chosen].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}: column {chosen!r} of row {i + 1} holds a lone surrogate at character {error.start}: it is no valid text") from None
         yield row[chosen]
 
 # %% ../nbs/02_data.ipynb #02-057
@@ -285,6 +289,7 @@ def load_texts(
     seed: int = 0,              # of the tales
 ) -> Sequence[str]:             # documents: a list, or for files and hub names `Texts`, which stay on disk
     "The documents of a corpus, as they are: nothing is normalised."
+    if n_stories < 1: raise ValueError(f"n_stories={n_stories}: expected at least 1")
     name = str(name)
     parts = name.split("+")
     if all(_BUILT_IN.fullmatch(p) for p in parts):
@@ -465,6 +470,7 @@ def tokenize(
     "Turn documents into ids on disk, piece by piece: resumed after a kill, cached by content, split by document."
     from filelock import FileLock
     if isinstance(texts, str): raise TypeError("texts is one string: give a list of documents, or load_texts(name)")
+    if not hasattr(tok, "encode_batch"): raise TypeError(f"tok is {type(tok).__name__}: give a tokenizer, such as BPETokenizer.train(texts)")
     if not 0 <= val < 1: raise ValueError(f"val={val}: expected a share of the documents, at least 0 and under 1")
     texts = texts if isinstance(texts, Sequence) else list(texts)
     temporary = None if cache_dir else tempfile.TemporaryDirectory(prefix="gpt_nb-", ignore_cleanup_errors=True)

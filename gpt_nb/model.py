@@ -301,7 +301,8 @@ def hub_to_config(fields: dict[str, object]) -> GPTConfig:
     if arch == "qwen3": known.add("layer_types")
     if arch != "gpt2": known |= {"rope_theta", "rope_scaling", "rope_parameters"}
     wrong = {k: v for k, v in fields.items() if k not in known and v not in (None, [], {}) or k in FIXED[arch] and v != FIXED[arch][k]}
-    if any(kind != "full_attention" for kind in fields.get("layer_types") or []): wrong["layer_types"] = fields["layer_types"]
+    kinds = fields.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds): wrong["layer_types"] = fields["layer_types"]
     if fields.get("architectures") not in (None, [ARCHITECTURES[arch]]): wrong["architectures"] = fields["architectures"]
     if wrong: raise ValueError(f"not supported for {arch}: " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in wrong.items()))
     ids = {k: tuple(v) if isinstance(v := fields.get(k), list) else v for k in ("bos_token_id", "eos_token_id")}

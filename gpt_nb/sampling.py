@@ -22,6 +22,7 @@ def draw(
 ) -> Tensor:        # (B,) token ids
     "Draw a token from each row: lay the probabilities end to end and see where the dart falls."
     sums = probs.cumsum(-1)                                            # (B, V)
+    if not (sums[:, -1] < torch.inf).all(): raise ValueError("probs hold NaN or infinity; expected finite numbers: are the model's weights finite?")
     token = torch.searchsorted(sums, darts[:, None] * sums[:, -1:], right=True)
     token = token.clamp(max=probs.shape[-1] - 1)                       # (B, 1)
     impossible = probs.gather(-1, token) == 0
@@ -46,6 +47,7 @@ def keep_top_p(
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probs = ordered.softmax(-1)
     reached = probs.cumsum(-1) - probs >= p          # (B, V) the likelier ones have reached p without it
+    reached[:, 0] = False                            # the likeliest stays, even where p is so small that it rounds to 0
     return logits.masked_fill(reached.scatter(-1, order, reached), -torch.inf)
 
 # %% ../nbs/08_sampling.ipynb #08-035
@@ -83,10 +85,10 @@ class Sampler:
 
     def __post_init__(self):
         _check("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 (greedy) or a positive number")
-        _check("top_k", self.top_k, self.top_k is None or (self.top_k >= 1 and self.top_k == int(self.top_k)), "a whole number of at least 1, or None")
+        _check("top_k", self.top_k, self.top_k is None or (self.top_k >= 1 and self.top_k % 1 == 0), "a whole number of at least 1, or None")
         _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "over 0 and at most 1, or None")
         _check("min_p", self.min_p, self.min_p is None or 0 <= self.min_p <= 1, "between 0 and 1, or None")
-        _check("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < float("inf"), "a positive number (1 is no penalty)")
+        _check("repetition_penalty", self.repetition_penalty, 1e-30 <= self.repetition_penalty <= 1e30, "between 1e-30 and 1e30 (1 is no penalty)")
 
     def probabilities(
         self,
@@ -98,7 +100,8 @@ class Sampler:
         if used is not None: logits = penalize(logits, used, self.repetition_penalty)
         if self.temperature == 0:
             return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        logits = logits / self.temperature
+        logits = logits - logits.amax(-1, keepdim=True)     # now nothing is above 0, and no temperature makes infinity of it
+        logits = logits / min(max(self.temperature, 1e-30), 1e30)
         if self.top_k is not None: logits = keep_top_k(logits, int(self.top_k))
         if self.top_p is not None: logits = keep_top_p(logits, self.top_p)
         if self.min_p is not None: logits = keep_min_p(logits, self.min_p)
@@ -112,18 +115,18 @@ class Sampler:
     ) -> Tensor:                    # (B,) token ids
         "Choose a token for each row."
         if self.temperature: return draw(self.probabilities(logits, used), darts)
-        return (logits if used is None else penalize(logits, used, self.repetition_penalty)).argmax(-1)
+        return (logits if used is None else penalize(logits.float(), used, self.repetition_penalty)).argmax(-1)
 
 # %% ../nbs/08_sampling.ipynb #08-110
-def _row_darts(prompts: list[list[int]], n: int, seed: int | None) -> Tensor:
-    "(B, n) numbers in [0, 1): a row's depend on the seed, its prompt, and how often that prompt came before it."
+def _row_darts(prompts: list[list[int]], seed: int | None, device: Any = "cpu") -> Iterator[Tensor]:
+    "(B,) numbers in [0, 1), step after step without end: a row's depend on the seed, its prompt, and how often that prompt came before it."
     if seed is None: seed = int(torch.randint(2**62, ()))
-    seen, darts = Counter(), []
+    seen, rows = Counter(), []
     for prompt in map(tuple, prompts):
         key = random.Random(f"{seed} {seen[prompt]} {prompt}").getrandbits(63)
-        darts.append(torch.rand(n, generator=torch.Generator().manual_seed(key)))
+        rows.append(torch.Generator().manual_seed(key))
         seen[prompt] += 1
-    return torch.stack(darts)
+    while True: yield from torch.stack([torch.rand(256, generator=row) for row in rows], 1).to(device)
 
 # %% ../nbs/08_sampling.ipynb #08-113
 def _is_nested(ids: Any) -> bool:
@@ -192,24 +195,26 @@ def next_tokens(
     device, context = next(model.parameters()).device, model.config.context
     B, width = len(prompts), max(map(len, prompts))
     start = [width - len(prompt) for prompt in prompts]            # where each row's window starts
-    text = torch.zeros(B, width + max_new_tokens, dtype=torch.long)
-    for row, s, prompt in zip(text, start, prompts): row[s:width] = torch.tensor(prompt)
-    text, darts = text.to(device), _row_darts(prompts, max_new_tokens, seed).to(device)
+    text = torch.zeros(B, width, dtype=torch.long)
+    for row, s, prompt in zip(text, start, prompts): row[s:] = torch.tensor(prompt)
+    text, darts = [text.to(device)], _row_darts(prompts, seed, device)  # both grow as needed: the end may be far away
     used = _used(prompts, model.config.vocab_size).to(device) if sampler.repetition_penalty != 1 else None
     cache = None
     with _evaluating(model):
-        for step, end in enumerate(range(width, width + max_new_tokens)):
+        for end, dart in zip(range(width, width + max_new_tokens), darts):
             if cache is None or end - min(start) > context:        # read the prompts, or go on from the last half
                 start = [s if end - s <= context else end - max(1, context // 2) for s in start]
                 first = min(start)
                 cache = model.new_cache(B, min(context, width + max_new_tokens - first))
                 pad = torch.tensor([s - first for s in start], device=device) if max(start) > first else None
-                fresh = text[:, first:end]
+                text = [torch.cat(text, 1)]                            # (B, end)
+                fresh = text[0][:, first:]
             for part in fresh.split(512, dim=1):                   # a long prompt in parts: logits take memory
                 logits = model(part, cache=cache, pad=pad)[:, -1]  # (B, V)
-            text[:, end] = token = sampler(logits, darts[:, step], used)
+            token = sampler(logits, dart, used)
             if used is not None: used.scatter_(1, token[:, None], True)
             fresh = token[:, None]
+            text.append(fresh)
             yield token
 
 # %% ../nbs/08_sampling.ipynb #08-120

@@ -741,6 +741,7 @@ class Tales(Listener):
              prefix: str,  # the beginning of a story, up to the end of a word
             ) -> dict[str, float]:  # word or mark -> probability, likeliest first; "<|end|>" after a whole story
         "The true distribution of the next word."
+        if not isinstance(prefix, str): raise TypeError(f"prefix is {type(prefix).__name__}: give a string")
         prefix = prefix.rstrip()
         read, result = self._read(prefix), {}
         if read and read[1].over and not read[3]: return {"<|end|>": 1.0}

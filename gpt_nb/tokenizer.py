@@ -421,7 +421,8 @@ def build_engine(
 ):                      # a tokenizers.Tokenizer
     "The same tokenizer in Rust, for bulk work."
     from tokenizers import Tokenizer as Engine
-    engine = Engine.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
+    try: engine = Engine.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
+    except Exception as e: raise ValueError(f"this tokenizer.json has a part, such as the decoder, that the library tokenizers does not know: {e}") from None
     engine.encode_special_tokens = True         # the names of special tokens are plain text, as in ours
     return engine
 

@@ -109,6 +109,11 @@ def test_unknown_name_lists_the_known(name):
     with pytest.raises(ValueError, match="expected tales, tales-zh .*pydocs, pycode.*hub:org/name"): load_texts(name)
 
 
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_stories(n):
+    with pytest.raises(ValueError, match=f"n_stories={n}: expected at least 1"): load_texts("tales", n_stories=n)
+
+
 # ---------------------------------------------------------------- load_texts: files
 
 ROWS = ["One.\r\nTwo,  \"three\"\n", "四五六", "NA", "7"]
@@ -198,7 +203,9 @@ def test_columns(tmp_path):
     ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', "column 'text' of row 2 holds None"),
     ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n', "several columns"),
     ("a.csv", b'text,n\n"a,1\n', "a.csv cannot be read"),
-    ("a.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "b\\ud800"}\n', "a.jsonl: column 'text' of row 2 holds a lone surrogate at character 1"),
+    ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "a.jsonl: line 2 is not one JSON object"),
+    ("a.jsonl", b'{"a": 5}\n', r"a.jsonl has no column of strings: it has \['a'\]"),
 ])
 def test_bad_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
@@ -303,6 +310,10 @@ def test_texts_that_cannot_be_split(texts, error, message):
 @pytest.mark.parametrize("val", [-0.1, 1, 1.5, float("nan")])
 def test_val_out_of_range(val):
     with pytest.raises(ValueError, match="val="): tokenize(["a", "b"], Letters(), val=val)
+
+
+def test_no_tokenizer():
+    with pytest.raises(TypeError, match="tok is NoneType: give a tokenizer"): tokenize(["a", "b"], None)
 
 
 def test_cached_by_content(tmp_path):

@@ -122,6 +122,16 @@ def test_limits_of_the_filters():
     for one in (keep_top_p(x, 1e-9), keep_top_k(x, 1), keep_min_p(x, 1.0)):
         assert one.isfinite().sum(-1).tolist() == [1, 1, 1] and torch.equal(one.argmax(-1), x.argmax(-1))
 
+def test_extreme_settings():
+    x = torch.tensor([[3.0, 9.0, -2.0, 0.0], [-5.0, -torch.inf, -4.0, -9.0]])
+    used = torch.ones_like(x, dtype=torch.bool)
+    for how in (dict(temperature=1e-40), dict(temperature=1e-300), dict(top_p=1e-50), dict(top_p=1e-320)):
+        assert Sampler(**how).probabilities(x).tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]], how
+    for how in (dict(temperature=1e300), dict(repetition_penalty=1e-30), dict(repetition_penalty=1e30, temperature=1e-300)):
+        assert torch.allclose(Sampler(**how).probabilities(x, used).sum(-1), torch.ones(2)), how
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="NaN or infinity"): draw(torch.tensor([[0.5, 0.5], [0.5, bad]]), torch.zeros(2))
+
 def test_bfloat16_logits():
     x = (torch.randn(2, 100) * 3).bfloat16()
     for t in (0, 1): assert Sampler(t, top_p=0.9).probabilities(x).sum(-1).sub(1).abs().max() < 1e-5
@@ -315,6 +325,14 @@ def test_stream_is_generate():
     ids = generate(model, [256] + tok.encode("Mia"), 50, top_p=0.9, seed=3)
     assert "".join(stream(model, tok, "Mia", 50, stop=(), seed=3, top_p=0.9)).rstrip("\ufffd") == tok.decode(ids[4:]).rstrip("\ufffd")
 
+@pytest.mark.parametrize("n", [10**12, 10**20])
+def test_an_end_far_away_takes_no_memory(n):
+    model = tiny(context=16)
+    long = generate(model, [1, 2], 300, seed=0)
+    assert long[:42] == generate(model, [1, 2], 40, seed=0) and len(set(long[-40:])) > 1
+    assert generate(model, [1, 2], n, seed=0, stop=[long[30]]) == long[:long.index(long[30], 2) + 1]
+    assert next(stream(model, Bytes(), [1, 2], n, seed=0))
+
 def test_stream_is_lazy():
     model = Script(b"abc")
     pieces = stream(model, Bytes(), "x", 1000, temperature=0)
@@ -396,7 +414,8 @@ def test_speculative_greedy_is_greedy():
 
 @pytest.mark.parametrize("how, named", [
     (dict(temperature=-0.1), "temperature"), (dict(temperature=math.nan), "temperature"), (dict(temperature=math.inf), "temperature"),
-    (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"), (dict(top_k=1.5), "top_k"), (dict(top_p=0.0), "top_p"), (dict(top_p=1.01), "top_p"),
+    (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"), (dict(top_k=1.5), "top_k"), (dict(top_k=math.inf), "top_k"),
+    (dict(top_p=0.0), "top_p"), (dict(top_p=1.01), "top_p"), (dict(repetition_penalty=1e-300), "repetition_penalty"),
     (dict(top_p=math.nan), "top_p"), (dict(min_p=-0.1), "min_p"), (dict(min_p=1.1), "min_p"), (dict(repetition_penalty=0), "repetition_penalty"),
     (dict(ids=[]), "empty"), (dict(ids=[[1], []]), "empty"), (dict(ids=[[]]), "empty"), (dict(ids=[1] * 17), "context"), (dict(ids=[[1], [1] * 17]), "context"),
     (dict(ids=[61]), "61"), (dict(ids=[-1]), "-1"), (dict(max_new_tokens=-1), "max_new_tokens"), (dict(stop="."), "tok"), (dict(stop=[[]]), "empty"), (dict(stop=[""]), "empty")])

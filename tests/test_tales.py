@@ -302,8 +302,9 @@ def test_bad_input():
         with pytest.raises(ValueError, match="levels 1, 2 and 3"): Tales("en", bad)
     for prefix in ("Twice", "Once a ki", "Once a kind girl named Zoe", STORY + " And", "Once  a"):
         with pytest.raises(ValueError, match="beginning of a story"): Tales().next(prefix)
-    for call in (Tales().check, Tales().log2prob):
-        with pytest.raises(TypeError, match="give a string"): call(None)
+    for call in (Tales().check, Tales().log2prob, Tales().next):
+        for bad in (None, 5):
+            with pytest.raises(TypeError, match="give a string"): call(bad)
 
 
 def test_match_needs_the_whole_sentence():

@@ -334,6 +334,12 @@ def test_malformed_files(tmp_path, content, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("part", ["decoder", "post_processor", "normalizer", "pre_tokenizer"])
+def test_unknown_parts(tmp_path, part):
+    spec = {**BPETokenizer.train(["abab abab"], 260).spec, part: {"type": "Nope"}}
+    with pytest.raises(ValueError, match="tokenizer.json"): load_tokenizer(write(tmp_path, spec)).encode_batch(["ab"])
+
+
 def test_missing_files(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match="no tokenizer.json"): load_tokenizer(tmp_path)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs docs-serve lab bench notebooks readme clean
+.PHONY: help install demo test docs docs-serve lab bench notebooks readme models results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,12 @@ lab: install  ## open the notebooks in JupyterLab
 
 bench: install  ## time this library beside its peers
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+models: install  ## train the house models from their seeds into gpt_nb/models/ (hours)
+	$(BIN)/python docs/models.py
+
+results: install  ## regenerate the long measurements that chapters show (hours)
+	$(BIN)/python docs/results.py
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

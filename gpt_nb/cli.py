@@ -165,7 +165,7 @@ def report(run, tokens, options: dict) -> None:
     "The validation loss beside the lines to cross."
     from gpt_nb.evaluation import evaluate, lines_to_cross
 
-    unit = "word" if options["tokenizer"] == "word" else "token"
+    unit = "word" if options["tokenizer"] == "word" and "zh" not in options["data"] else "token"   # of Chinese, a character
     if run.floor:
         print(f"validation loss {run.val_loss:.3f} nats a {unit}; no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%} above it")
         return

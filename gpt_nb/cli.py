@@ -83,6 +83,7 @@ def cache_folder() -> Path:
 # %% ../nbs/19_cli.ipynb #19-019
 RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
     "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01, eval_every=400),
+    "tales-zh": dict(depth=2, tokenizer="bpe:800", batch_size=64, lr=0.02, muon_lr=0.01, eval_every=400),
     "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=100),
 }
 
@@ -91,7 +92,8 @@ def fill_in_options(options: dict) -> dict:
     "Replace what was not given by what fits the data."
     from gpt_nb.data import world_of
 
-    recipe = RECIPES["tales" if all(world_of(part) for part in options["data"].split("+")) else "text"]
+    worlds = [world_of(part) for part in options["data"].split("+")]
+    recipe = RECIPES["text" if None in worlds else "tales-zh" if {w.lang for w in worlds} == {"zh"} else "tales"]
     if options["steps"] is None and options["minutes"] is None: options["minutes"] = 3.0
     options["device"] = options["device"] or "auto"
     return options | {key: value for key, value in recipe.items() if options.get(key) is None and not (key == "depth" and options["config"])}
@@ -186,7 +188,7 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
 @app.command("train")
 def train_command(
     data: Annotated[Optional[str], typer.Option(help="tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file or glob such as 'texts/*.txt', or hub:ORG/NAME  [default: tales]")] = None,
-    tokenizer: Annotated[Optional[str], typer.Option(help="char, word, bpe:N or a folder  [default: word for tales, else bpe:2048]")] = None,
+    tokenizer: Annotated[Optional[str], typer.Option(help="char, word, bpe:N or a folder  [default: word for tales, bpe:800 for tales-zh, else bpe:2048]")] = None,
     depth: Annotated[Optional[int], typer.Option(min=1, help="layers; the width follows  [default: 2 for tales, else 4]")] = None,
     config: Annotated[Optional[str], typer.Option(help="instead of --depth: a config.json of gpt2, llama or qwen3")] = None,
     context: Annotated[Optional[int], typer.Option(min=1, help="tokens the model reads at once  [default: the longest story, else 256]")] = None,

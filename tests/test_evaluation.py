@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gpt_nb.data import tokenize
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, text_bytes, write_stories
 from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 
@@ -100,3 +101,29 @@ def test_bad_input(small):
     with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 20, 300, 1, 2, 32)), tokens)
     with pytest.raises(ValueError, match="at least two"): evaluate(model, np.array([1]), tok)
     with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 2, 300, 1, 2, 32)), np.array([0, 1, 1]), other)
+
+
+def test_networks_of_the_ladder_see_what_they_say():
+    "A token changes the logits of its own place and of those after it as far as the network looks, and of none before."
+    from gpt_nb.evaluation import rungs
+    torch.manual_seed(0)
+    ids = torch.randint(0, 20, (1, 16))
+    other = ids.clone()
+    other[0, 4] = (ids[0, 4] + 1) % 20
+    reach = {"bigram network": 1, "MLP over 8 tokens": 8}
+    for name, (make, _) in rungs(20, 16, 19, d_model=32).items():
+        model = make()
+        with torch.no_grad():
+            for p in model.parameters(): p.add_(0.1 * torch.randn_like(p))
+            changed = (model(ids) != model(other)).any(-1)[0].nonzero()[:, 0].tolist()
+        assert changed == list(range(4, min(16, 4 + reach.get(name, 16)))), name
+
+
+def test_counted_rungs_agree_with_a_sum_over_bytes(small):
+    from gpt_nb.evaluation import counted_rungs
+    tok, tokens, _ = small
+    rungs = {r.name: r for r in counted_rungs(tokens, tok, orders=(1, 3))}
+    gram, text = NGram(3).fit(tokens.train, tok.vocab_size, end_id=tok.end_id), text_bytes(tokens.val, tok).replace(b"\0", b"")
+    direct = -sum(math.log2(p) for p in np.exp(gram.log_probs(tokens.val)[1:])) / len(text)
+    assert rungs["Kneser-Ney 3"].bits_per_byte == pytest.approx(direct, rel=1e-9) and list(rungs) == ["uniform", "unigram", "Kneser-Ney 3", "gzip", "xz, primed"]
+    assert rungs["uniform"].bits_per_byte == pytest.approx(math.log2(tok.vocab_size) * (len(tokens.val) - 1) / len(text))

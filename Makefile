@@ -51,6 +51,7 @@ models: install  ## train the house models from their seeds into gpt_nb/models/ 
 	$(BIN)/python docs/models.py
 
 results: install  ## regenerate the long measurements that chapters show (hours)
+	rm -f nbs/results/*.json
 	$(BIN)/python docs/results.py
 
 clean:  ## remove what the targets made, runs/ excepted

@@ -23,7 +23,7 @@ SMALL = dict(n_layer=2, d_model=96, n_head=6, tie_embeddings=False)
 MODELS = {
     "tales-en": TALES | dict(data="tales:2"),
     "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
-    "tales-both": TALES | dict(data="tales:2+tales-zh:2"),
+    "tales-both": TALES | dict(data="tales:2+tales-zh:2", tokenizer="bpe:1200"),
     "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=160, n_head=5),
                    settings=dict(steps=6_000, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=500, log_every=50)),
     "growing": dict(data="tales", tokenizer="word", n_stories=100_000, shape=SMALL,

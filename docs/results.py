@@ -1,6 +1,7 @@
 """Regenerate the measurements that take longer than a notebook may: `python docs/results.py ladder emergence`.
 
-Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it."""
+Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it.
+What stands in that file already is kept, so that a stopped measurement goes on; take the file away to measure anew."""
 import argparse
 import json
 import tempfile
@@ -35,27 +36,33 @@ def write(name: str, content: dict) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(round_all(content), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
+def so_far(name: str) -> dict:
+    "What an earlier run has measured."
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def corpus(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)
     texts = load_texts(data, n_stories=n_stories)
     tok = make_tokenizer(tokenizer, texts)
     return tok, tokenize(texts, tok, cache_folder())
 
 
-def ladder() -> dict:
+def ladder() -> None:
     "Bits per byte of every rung, on three corpora."
-    result = {}
+    result = so_far("ladder")
     for data, spec in LADDER.items():
         (tok, tokens), world = corpus(data, spec["tokenizer"]), world_of(data)
         context = spec.get("context") or longest_document(tokens)
-        rungs = [dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)]
-        for seed in SEEDS:
+        if data not in result:
+            best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok) if world else None
+            row = (len(tokens.train) - 1) / (int((tokens.train == tok.end_id).sum()) - 1) if world else context
+            result[data] = dict(rungs=[dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)], floor=best,
+                                tokens_read=round(row * spec["steps"] * spec["batch_size"]), train_tokens=len(tokens.train))
+        for seed in set(SEEDS) - {r["seed"] for r in result[data]["rungs"]}:
             config = TrainConfig(steps=spec["steps"], batch_size=spec["batch_size"], lr=0.01, muon_lr=0.01, eval_every=10**6, seed=seed)
-            rungs += [dict(r._asdict(), seed=seed) for r in trained_rungs(tokens, tok, config, context)]
-        best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok) if world else None
-        row = (len(tokens.train) - 1) / (int((tokens.train == tok.end_id).sum()) - 1) if world else context
-        result[data] = dict(rungs=rungs, floor=best, tokens_read=round(row * spec["steps"] * spec["batch_size"]), train_tokens=len(tokens.train))
-        write("ladder", result)
-    return result
+            result[data]["rungs"] += [dict(r._asdict(), seed=seed) for r in trained_rungs(tokens, tok, config, context)]
+            write("ladder", result)
 
 
 def look(model: GPT, tok, tokens, world, step: int, read: int) -> dict:
@@ -84,16 +91,16 @@ def counted(data: str, n: int) -> dict:
     return dict(n=n, loss=float(-gram.log_probs(tokens.val)[1:].mean()), stories=len(texts), **share_that_holds(world, texts)._asdict())
 
 
-def emergence() -> dict:
+def emergence() -> None:
     "Words, sentences, stories against tokens read; counting beside it."
-    result = {}
+    result = so_far("emergence")
     for data in GROW:
-        tok, tokens = corpus(data, GROW[data])
-        result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)], floor=floor(world_of(data), tokens.val, tok.end_id))
-        for seed in SEEDS:
+        if data not in result:
+            tok, tokens = corpus(data, GROW[data])
+            result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)], floor=floor(world_of(data), tokens.val, tok.end_id))
+        for seed in SEEDS[len(result[data]["runs"]):]:
             result[data]["runs"].append(grow(data, seed))
             write("emergence", result)
-    return result
 
 
 if __name__ == "__main__":

@@ -246,7 +246,8 @@ def eval_command(
     data: Annotated[Optional[str], typer.Option(help="as for train; of the run's own data the validation part is read  [default: the run's own]")] = None,
     device: Device = "auto",
 ) -> None:
-    "Measure a model on text: loss, perplexity, accuracy, bits per byte."
+    "Measure a model on text: loss, perplexity, accuracy, calibration, bits per byte."
+    import numpy as np
     from gpt_nb.data import load_texts, tokenize, world_of
     from gpt_nb.evaluation import evaluate, floor
     from gpt_nb.model import pick_device
@@ -259,11 +260,13 @@ def eval_command(
     if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
     tokens = tokenize(load_texts(data), opened.tok, cache_folder(), val=0.1 if data == own else 0, progress=sys.stderr.isatty())
     ids = tokens.val if data == own else tokens.train
+    unknown = float(np.mean(np.asarray(ids) == opened.tok.special_tokens.get("<|unk|>", -1)))
+    if unknown > 0.5: raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to {run}, which was trained on {own}: give it text of the same kind")
     result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
     print(f"{'validation part of ' if data == own else ''}{data}: {len(ids):,} tokens")
     print(f"loss           {result.loss:.4f} nats a token" + (f" (best possible {floor(world, ids, tokens.end_id):.4f})" if world else ""))
-    print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}")
-    print("bits per byte  " + ("unknown words hide how many bytes the text has" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))
+    print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}\ncalibration    {result.calibration.error:.4f} expected error of the first choice")
+    print("bits per byte  " + (f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))
 
 # %% ../nbs/19_cli.ipynb #19-028
 @app.command()

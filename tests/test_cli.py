@@ -80,6 +80,16 @@ def test_eval_measures_other_text_too(run, tmp_path, capsys):
     assert run_app(["eval", str(run), "--data", str(other)]) == 0 and "loss" in capsys.readouterr().out
 
 
+def test_eval_refuses_a_text_of_unknown_words(tmp_path, capsys):
+    words, out, other, mixed = text_file(tmp_path), tmp_path / "words", tmp_path / "other.txt", tmp_path / "mixed.txt"
+    assert run_app(["train", "--data", str(words), "--tokenizer", "word", "--context", "16", "--depth", "1", "--steps", "2", "--out", str(out)]) == 0
+    capsys.readouterr()
+    other.write_text("从前有一个国王。\n\n" * 30, encoding="utf-8")
+    assert "of the words" in fails(capsys, "eval", str(out), "--data", str(other))
+    mixed.write_text(words.read_text(encoding="utf-8").replace("\n\n", " zebra\n\n", 1), encoding="utf-8")
+    assert run_app(["eval", str(out), "--data", str(mixed)]) == 0 and "hides their bytes" in capsys.readouterr().out
+
+
 def test_config_file_instead_of_depth(run, tmp_path, capsys):
     out = tmp_path / "again"
     arguments = ["train", "--data", str(text_file(tmp_path)), "--tokenizer", str(run), "--context", "16", "--steps", "2", "--out", str(out)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_nb.data import tokenize
-from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, text_bytes, write_stories
+from gpt_nb.evaluation import Calibration, Truth, divergence, evaluate, floor, lines_to_cross, share_that_holds, text_bytes, true_next, write_stories
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -52,6 +52,64 @@ def test_evaluate_equals_a_double_loop_over_windows():
     model, ids = GPT(GPTConfig("gpt2", 20, 16, 1, 2, 32)).eval(), np.random.default_rng(0).integers(0, 20, 75)
     result = evaluate(model, ids)
     assert result.loss == pytest.approx(plain_loss(model, ids, 16) / 74, rel=1e-5) and result.bits_per_byte is None and result.tokens == 74
+
+
+def test_calibration_is_the_definition(small):
+    tok, tokens, model = small
+    ids = np.asarray(tokens.val)[:300]
+    ids = ids[:np.flatnonzero(ids == tok.end_id)[-1] + 1]
+    said, right, start = [], [], 0
+    with torch.no_grad():
+        for i in range(1, len(ids)):
+            p, first = model(torch.tensor([ids[start:i].tolist()]))[0, -1].softmax(-1).max(-1)
+            said.append(p.item()), right.append(first.item() == ids[i])
+            if ids[i] == tok.end_id: start = i
+    said, right = np.array(said), np.array(right, float)
+    places = [np.flatnonzero((said >= b / 10) & (said < (b + 1) / 10 if b < 9 else True)) for b in range(10)]
+    error = sum(len(at) / len(said) * abs(said[at].mean() - right[at].mean()) for at in places if len(at))
+    result = evaluate(model, ids, tok)
+    assert result.calibration.error == pytest.approx(error, abs=1e-6) and result.context == 300
+
+
+@pytest.mark.parametrize("lang, level, kind", [("en", 1, "word"), ("en", 2, "word"), ("en", 1, "char"), ("en", 2, "bpe"), ("zh", 1, "char"), ("zh", 2, "word")])
+def test_the_truth_is_calibrated_and_reaches_the_floor_of_its_stories(lang, level, kind):
+    world = Tales(lang, level)
+    texts = world.texts(300)
+    tok = dict(word=lambda: WordTokenizer.train(texts, 2000), char=lambda: CharTokenizer.train(texts), bpe=lambda: BPETokenizer.train(texts, vocab_size=400))[kind]()
+    ids = np.array([tok.end_id] + [i for text in texts[:12] for i in (*tok.encode(text), tok.end_id)])
+    truth = Truth(world, tok, 1000)
+    result = evaluate(truth, ids, tok, world=world)
+    assert result.loss * (len(ids) - 1) == pytest.approx(-sum(map(world.log2prob, texts[:12])) * math.log(2), rel=1e-5)
+    assert result.calibration.error < 1e-6 and divergence(truth, world, tok, texts[0]) == pytest.approx(0, abs=1e-6)
+    assert all(sum(chances.values()) == pytest.approx(1) for chances in true_next(world, tok, tok.encode(texts[0])))
+
+
+def test_divergence_is_the_gap_between_the_losses(small):
+    "On average over what the truth may say next, the model loses the divergence more than the truth."
+    tok, _, model = small
+    world = Tales()
+    text = world.sample(5).text
+    q = model(torch.tensor([[tok.end_id, *tok.encode(text)]]))[0].log_softmax(-1)
+    direct = [sum(p * (math.log(p) - q[i, token].item()) for token, p in chances.items()) for i, chances in enumerate(true_next(world, tok, tok.encode(text)))]
+    assert divergence(model, world, tok, text) == pytest.approx(direct, abs=1e-4)
+
+
+def test_calibration_bins_hold_the_ends():
+    bins = Calibration()
+    bins.add([0.0, 1.0, 0.999999, 0.1], [0, 1, 1, 0])
+    assert bins.sums[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2] and bins.error == pytest.approx(0.1 / 4, abs=1e-5)
+
+
+def test_another_world_is_told_apart(small):
+    tok, tokens, model = small
+    world, chinese = Tales(), Tales("zh")
+    with pytest.raises(ValueError, match="stories of this world"): true_next(world, tok, tok.encode("Once a dog"))
+    pieces = BPETokenizer.train(chinese.texts(100), vocab_size=600)
+    with pytest.raises(ValueError, match="does not join its words"): true_next(chinese, pieces, pieces.encode(chinese.sample(0).text))
+    ids = [tok.end_id, *tok.encode(world.sample(0).text), tok.end_id]
+    with pytest.raises(ValueError, match="give its tokenizer"): evaluate(model, ids[:-1], world=world)
+    with pytest.raises(ValueError, match="stories of this world"): evaluate(model, ids, tok, world=chinese)
+    with pytest.raises(ValueError, match="from their beginning"): evaluate(model, ids[1:], tok, world=world)
 
 
 @settings(max_examples=20, deadline=None)

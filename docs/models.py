@@ -17,17 +17,17 @@ from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.training import TrainConfig, check_new, train
 
 ROOT = Path(__file__).parent.parent
-TALES = dict(tokenizer="word", n_stories=300_000, shape=dict(n_layer=2, d_model=192, n_head=6, tie_embeddings=False),
-             settings=dict(steps=9_000, batch_size=32, lr=0.015, muon_lr=0.008, eval_every=500, log_every=50))
+TALES = dict(tokenizer="word", n_stories=300_000, shape=dict(n_layer=4, d_model=128, n_head=8, d_head=32, tie_embeddings=False),
+             settings=dict(steps=9_000, batch_size=32, lr=0.015, muon_lr=0.01, eval_every=500, log_every=50))
 SMALL = dict(n_layer=2, d_model=96, n_head=6, tie_embeddings=False)
 MODELS = {
     "tales-en": TALES | dict(data="tales:2"),
     "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
     "tales-both": TALES | dict(data="tales:2+tales-zh:2", tokenizer="bpe:1200"),
-    "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=160, n_head=5),
+    "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=128, n_head=4),
                    settings=dict(steps=6_000, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=500, log_every=50)),
     "growing": dict(data="tales", tokenizer="word", n_stories=100_000, shape=SMALL,
-                    settings=dict(steps=3_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=(50, 100, 200, 400, 800, 1600, 3000))),
+                    settings=dict(steps=3_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=(50, 200, 800, 3000))),
 }
 CARD = """# {name}
 
@@ -89,6 +89,7 @@ def make(name: str) -> None:
     steps = spec["settings"].get("keep", ())
     for step in steps: store(GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}"), tok, folder / f"{step:06d}")
     model = run.model if steps else store(run.model, tok, folder)
+    for record in ("training.json", "log.jsonl"): shutil.copy(run.folder / record, folder)
     rows = {"updates": f"{run.config.steps:,}", "tokens read": f"{run.history[-1]['tokens']:,}", "seconds": f"{run.seconds:,.0f}",
             "machine": f"{torch.get_num_threads()} threads of {platform.machine()}"} | measure(model, tok, tokens, spec["data"], run.floor)
     card = CARD.format(name=name, params=model.n_params, data=spec["data"], rows="\n".join(f"| {k} | {v} |" for k, v in rows.items()))

@@ -1,4 +1,4 @@
-"""Regenerate the measurements that take longer than a notebook may: `python docs/results.py ladder emergence`.
+"""Regenerate the measurements that take longer than a notebook may: `python docs/results.py ladder emergence code`.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it.
 What stands in that file already is kept, so that a stopped measurement goes on; take the file away to measure anew."""
@@ -7,11 +7,12 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gpt_nb.cli import cache_folder, longest_document, make_tokenizer
 from gpt_nb.data import load_texts, tokenize, world_of
-from gpt_nb.evaluation import counted_rungs, evaluate, floor, share_that_holds, trained_rungs, write_stories
+from gpt_nb.evaluation import PythonHolds, check_python, counted_rungs, evaluate, floor, share_that_holds, trained_rungs, write_functions, write_stories
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.training import TrainConfig, train
@@ -22,6 +23,8 @@ LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=800), "tales-zh":
           "pydocs": dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=400)}
 GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
 KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
+
+KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
 def round_all(x, digits: int = 5):
@@ -103,10 +106,37 @@ def emergence() -> None:
             write("emergence", result)
 
 
+def read_code(seed: int) -> list[dict]:
+    "One training run on Python source, looked at along the way: what holds of the functions it writes."
+    tok, tokens = corpus("pycode", "bpe:2048")
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=tok.vocab_size, context=256, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    config = TrainConfig(steps=KEEP_CODE[-1], batch_size=8, lr=0.01, muon_lr=0.02, eval_every=10**6, seed=seed, keep=KEEP_CODE, log_every=5)
+    result = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(GPT(GPTConfig.from_depth(4, **sizes)), tokens, config, tok, out=Path(folder) / "run")
+        read = {row["step"]: row["tokens"] for row in run.history}
+        for step in KEEP_CODE:
+            model = GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()
+            functions = write_functions(model, tok, 300, seed=0)
+            holds = PythonHolds(*np.mean([check_python(f) for f in functions], axis=0).tolist()) if functions else PythonHolds(0, 0, 0)
+            result.append(dict(step=step, tokens=read[step], bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 300,
+                               sample=next(iter(functions), "")[:600], **holds._asdict()))
+    return result
+
+
+def code() -> None:
+    "Brackets, grammar and names of Python against tokens read."
+    result = so_far("code") or dict(runs=[])
+    for seed in SEEDS[len(result["runs"]):]:
+        result["runs"].append(read_code(seed))
+        write("code", result)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="ladder, emergence (none named: both)")
-    work = dict(ladder=ladder, emergence=emergence)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="ladder, emergence, code (none named: all)")
+    work = dict(ladder=ladder, emergence=emergence, code=code)
     names = parser.parse_args().names or list(work)
     if unknown := set(names) - set(work): parser.error(f"no measurement {unknown}: there are {list(work)}")
     for name in names: work[name]()

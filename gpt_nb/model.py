@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, KVCache, RMSNorm, causal_mask, rope_frequencies, rope_table
 from .block import MLP, Block, SwiGLU
-from .tokenizer import read_json, write_beside
+from .tokenizer import local_folder, read_json, write_beside
 
 # %% ../nbs/06_model.ipynb #06-029
 @dataclass(frozen=True)
@@ -385,8 +385,8 @@ def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "
 
 # %% ../nbs/06_model.ipynb #06-181
 def find_folder(name: str | Path) -> Path:
-    "A folder as it is; for a name on the Hugging Face Hub, the folder its JSON and safetensors files are downloaded to."
-    if Path(name).is_dir(): return Path(name)
+    "A folder as it is, or that of a house model; for a name on the Hugging Face Hub, the folder its JSON and safetensors files are downloaded to."
+    if folder := local_folder(name): return folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)): raise FileNotFoundError(f"no folder {name}")
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))

@@ -8,8 +8,8 @@ __all__ = ['END', 'UNK', 'END_NAMES', 'CHAR_SPLIT', 'CJK', 'LETTERS', 'WORD_SPLI
            'number_special', 'tokenizer_json', 'tokenizer_config', 'split_step', 'CharTokenizer', 'WordTokenizer',
            'cutter', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs', 'byte_characters',
            'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe', 'build_engine',
-           'BPETokenizer', 'write_beside', 'write_json', 'find_files', 'fetch', 'read_json', 'open_spec',
-           'load_tokenizer']
+           'BPETokenizer', 'write_beside', 'write_json', 'local_folder', 'find_files', 'fetch', 'read_json',
+           'open_spec', 'load_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -18,6 +18,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from importlib.resources import files
 from operator import index
 from pathlib import Path
 
@@ -489,13 +490,22 @@ def write_json(path: Path, content: dict) -> None:
     "Write a JSON file whole or not at all."
     write_beside(path, lambda part: part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"))
 
+# %% ../nbs/01_tokenizer.ipynb #01-1c43
+def local_folder(
+    name: str | Path            # a folder, or a house model such as "tales-en" or "growing/000400"
+) -> Path | None:
+    "The folder of that name, else that of the house model that comes with the package, else None."
+    if Path(name).is_dir(): return Path(name)
+    house = Path(str(files("gpt_nb"))) / "models" / str(name)
+    return house if regex.fullmatch(r"[\w-]+(/\d+)?", str(name)) and house.is_dir() else None
+
 # %% ../nbs/01_tokenizer.ipynb #01-159
 def find_files(
-    name: str | Path            # a folder, or an id on the Hub such as "Qwen/Qwen3-0.6B"
+    name: str | Path            # a folder, a house model, or an id on the Hub such as "Qwen/Qwen3-0.6B"
 ) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
-    "The two files of a tokenizer: those of the folder, if there is one, else those of the Hub."
+    "The two files of a tokenizer: those of the folder or house model, if there is one, else those of the Hub."
     names = ("tokenizer.json", "tokenizer_config.json")
-    if (folder := Path(name)).is_dir():
+    if folder := local_folder(name):
         found = [folder / n if (folder / n).is_file() else None for n in names]
     elif not regex.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)): raise FileNotFoundError(f"there is no folder {name}")
     else: found = [fetch(str(name), n) for n in names]
@@ -541,7 +551,7 @@ def open_spec(
 
 # %% ../nbs/01_tokenizer.ipynb #01-163
 def load_tokenizer(
-    folder_or_hub_id: str | Path    # a folder with a tokenizer.json, or an id such as "openai-community/gpt2"
+    folder_or_hub_id: str | Path    # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
     path, config = find_files(folder_or_hub_id)

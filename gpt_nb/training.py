@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .data import Batches, windows
 from .model import GPT, pick_device, write_beside
-from .tokenizer import read_json
+from .tokenizer import load_tokenizer, local_folder, read_json
 
 # %% ../nbs/07_training.ipynb #07-039
 def lr_scale(
@@ -206,14 +206,13 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path, device: str = "cpu") -> "Run":
-        "Open a run folder."
-        folder = Path(folder)
-        if not folder.is_dir(): raise FileNotFoundError(f"no run folder {folder}: train one, or check the path")
+        "Open a run folder, or a house model such as \"tales-en\"."
+        name, folder = folder, local_folder(folder)
+        if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
         about, tok = read_json(folder / "training.json"), None
         try: config, rest = TrainConfig.from_dict(about["config"]), {k: about[k] for k in ("seconds", "val_loss", "floor")}
         except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"{folder / 'training.json'} is no record of a run: {e!r}") from e
         if about.get("tokenizer"):
-            from gpt_nb.tokenizer import load_tokenizer
             tok = load_tokenizer(folder)
         return cls(GPT.from_pretrained(folder, device=device), tok, config, _read_log(folder), folder, options=about.get("options", {}), **rest)
 

@@ -1,0 +1,68 @@
+"The house models: they open by their names, are as good as their records say, and small."
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gpt_nb
+from gpt_nb.data import load_texts, tokenize, world_of
+from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, write_stories
+from gpt_nb.model import GPT
+from gpt_nb.tokenizer import load_tokenizer, local_folder
+from gpt_nb.training import Run
+
+HOUSE = Path(gpt_nb.__file__).parent / "models"
+TALES = {"tales-en": "tales:2", "tales-zh": "tales-zh:2"}
+ABOVE_FLOOR = 0.07   # nats over the best possible, as a share
+
+
+def unseen(data: str, tok, n: int = 300) -> np.ndarray:
+    "Stories that no model was trained on, as ids."
+    ids = [tok.end_id]
+    for text in world_of(data).texts(n, seed=10**9): ids += [*tok.encode(text), tok.end_id]
+    return np.array(ids)
+
+
+def test_they_are_small():
+    sizes = {p.relative_to(HOUSE): p.stat().st_size for p in HOUSE.rglob("*") if p.is_file()}
+    weights = {p: size for p, size in sizes.items() if p.suffix == ".safetensors"}
+    assert weights and max(weights.values()) <= 3e6 and sum(sizes.values()) <= 12e6
+    assert not [p for p in sizes if p.suffix not in (".safetensors", ".json", ".jsonl", ".md")]
+    assert all((folder / "README.md").is_file() for folder in HOUSE.iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in TALES if (HOUSE / name).is_dir()])
+def test_tales_models_are_near_the_floor(name):
+    run, data = Run.open(name), TALES[name]
+    ids = unseen(data, run.tok)
+    result, best = evaluate(run.model, ids, run.tok), floor(world_of(data), ids, run.tok.end_id)
+    assert result.loss == pytest.approx(run.val_loss, rel=0.02) and result.loss < (1 + ABOVE_FLOOR) * best
+    holds = share_that_holds(world_of(data), write_stories(run.model, run.tok, 100, seed=5))
+    assert holds.sentences > 0.97 and holds.facts > 0.8
+
+
+def test_the_growing_model_gets_better():
+    folders = sorted(p for p in (HOUSE / "growing").iterdir() if p.is_dir())
+    ids = unseen("tales", load_tokenizer("growing/003000"), 100)
+    losses = [evaluate(GPT.from_pretrained(f"growing/{p.name}", dtype=torch.float32), ids).loss for p in folders]
+    assert len(folders) == 4 and losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.skipif(not (HOUSE / "pydocs").is_dir(), reason="no model of the manual yet")
+def test_the_model_of_the_manual_crosses_the_lines():
+    run = Run.open("pydocs")
+    tokens = tokenize(load_texts("pydocs"), run.tok, progress=False)
+    bits = evaluate(run.model, tokens, run.tok).bits_per_byte
+    assert bits < min(lines_to_cross(tokens, run.tok, range(2, 9)).values())
+
+
+def test_names_do_not_lead_out_of_the_house(tmp_path):
+    assert local_folder("growing/000200") == HOUSE / "growing" / "000200" and local_folder(tmp_path) == tmp_path
+    for name in ("../models/growing", "growing/../growing", "growing/", "/growing", "models", "growing/x"): assert local_folder(name) is None, name
+
+
+def test_a_folder_comes_before_a_house_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "growing").mkdir()
+    assert local_folder("growing") == Path("growing")

@@ -24,7 +24,7 @@ LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=800), "tales-zh":
 GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
 KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
 
-KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
+KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640)
 
 
 def round_all(x, digits: int = 5):
@@ -114,7 +114,7 @@ def read_code(seed: int) -> list[dict]:
     config = TrainConfig(steps=KEEP_CODE[-1], batch_size=8, lr=0.01, muon_lr=0.02, eval_every=10**6, seed=seed, keep=KEEP_CODE, log_every=5)
     result = []
     with tempfile.TemporaryDirectory() as folder:
-        run = train(GPT(GPTConfig.from_depth(4, **sizes)), tokens, config, tok, out=Path(folder) / "run")
+        run = train(GPT(GPTConfig.from_depth(3, **sizes)), tokens, config, tok, out=Path(folder) / "run")
         read = {row["step"]: row["tokens"] for row in run.history}
         for step in KEEP_CODE:
             model = GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()

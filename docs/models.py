@@ -57,7 +57,7 @@ def fit(name: str, spec: dict, tok, tokens):  # Run
     best = floor(world, tokens.val, tok.end_id) if world else None
     resume = (out / "state").is_dir()
     if not resume: check_new(out)
-    return train(model, tokens, TrainConfig(**spec["settings"]), tok, out=out, resume=resume, floor=best)
+    return train(model, tokens, TrainConfig(**spec["settings"]), tok, out=out, resume=resume, floor=best, options=dict(data=spec["data"]))
 
 
 def measure(model: GPT, tok, tokens, data: str, best: float | None) -> dict[str, str]:

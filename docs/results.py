@@ -24,7 +24,7 @@ LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=800), "tales-zh":
 GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
 KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
 
-KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640)
+KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 
 def round_all(x, digits: int = 5):
@@ -118,9 +118,9 @@ def read_code(seed: int) -> list[dict]:
         read = {row["step"]: row["tokens"] for row in run.history}
         for step in KEEP_CODE:
             model = GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()
-            functions = write_functions(model, tok, 300, seed=0)
+            functions = write_functions(model, tok, 200, seed=0)
             holds = PythonHolds(*np.mean([check_python(f) for f in functions], axis=0).tolist()) if functions else PythonHolds(0, 0, 0)
-            result.append(dict(step=step, tokens=read[step], bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 300,
+            result.append(dict(step=step, tokens=read[step], bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 200,
                                sample=next(iter(functions), "")[:600], **holds._asdict()))
     return result
 

@@ -240,6 +240,13 @@ def sample(
     sys.stdout.write("\n")
 
 # %% ../nbs/19_cli.ipynb #19-027
+def same_text(a: str, b: str) -> bool:
+    "Whether two values of --data mean the same text."
+    from gpt_nb.data import world_of
+    parts = lambda data: sorted(repr(world_of(part) or os.path.realpath(part)) for part in data.split("+"))
+    return parts(a) == parts(b)
+
+
 @app.command("eval")
 def eval_command(
     run: RunFolder,
@@ -255,15 +262,17 @@ def eval_command(
 
     opened = Run.open(run, device=str(pick_device(device)))
     if opened.tok is None: raise ValueError(f"{run} has no tokenizer: it cannot read a text")
+    if data == "": raise ValueError("--data is empty: name a corpus, a file or a glob, or leave it out")
     own = opened.options.get("data")
     data = data or own
     if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
-    tokens = tokenize(load_texts(data), opened.tok, cache_folder(), val=0.1 if data == own else 0, progress=sys.stderr.isatty())
-    ids = tokens.val if data == own else tokens.train
+    mine = own is not None and same_text(data, own)
+    tokens = tokenize(load_texts(data), opened.tok, cache_folder(), val=0.1 if mine else 0, progress=sys.stderr.isatty())
+    ids = tokens.val if mine else tokens.train
     unknown = float(np.mean(np.asarray(ids) == opened.tok.special_tokens.get("<|unk|>", -1)))
     if unknown > 0.5: raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to {run}, which was trained on {own}: give it text of the same kind")
     result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
-    print(f"{'validation part of ' if data == own else ''}{data}: {len(ids):,} tokens")
+    print(f"{'validation part of ' if mine else ''}{data}: {len(ids):,} tokens")
     print(f"loss           {result.loss:.4f} nats a token" + (f" (best possible {floor(world, ids, tokens.end_id):.4f})" if world else ""))
     print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}\ncalibration    {result.calibration.error:.4f} expected error of the first choice")
     print("bits per byte  " + (f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))

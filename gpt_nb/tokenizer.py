@@ -492,10 +492,10 @@ def write_json(path: Path, content: dict) -> None:
 
 # %% ../nbs/01_tokenizer.ipynb #01-1c43
 def local_folder(
-    name: str | Path            # a folder, or a house model such as "tales-en" or "growing/000400"
+    name: str | Path            # a folder, or a house model such as "tales-en" or "growing/000200"
 ) -> Path | None:
     "The folder of that name, else that of the house model that comes with the package, else None."
-    if Path(name).is_dir(): return Path(name)
+    if str(name) and Path(name).is_dir(): return Path(name)
     house = Path(str(files("gpt_nb"))) / "models" / str(name)
     return house if regex.fullmatch(r"[\w-]+(/\d+)?", str(name)) and house.is_dir() else None
 

@@ -209,6 +209,7 @@ class Run:
         "Open a run folder, or a house model such as \"tales-en\"."
         name, folder = folder, local_folder(folder)
         if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
+        if not (folder / "training.json").is_file(): raise FileNotFoundError(f"{name} has no training.json, the record of a run: open the model in it with GPT.from_pretrained")
         about, tok = read_json(folder / "training.json"), None
         try: config, rest = TrainConfig.from_dict(about["config"]), {k: about[k] for k in ("seconds", "val_loss", "floor")}
         except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"{folder / 'training.json'} is no record of a run: {e!r}") from e

@@ -80,6 +80,17 @@ def test_eval_measures_other_text_too(run, tmp_path, capsys):
     assert run_app(["eval", str(run), "--data", str(other)]) == 0 and "loss" in capsys.readouterr().out
 
 
+def test_eval_knows_its_own_data_by_any_name(tmp_path, capsys, monkeypatch):
+    from gpt_nb.cli import same_text
+    words, out = text_file(tmp_path), tmp_path / "words"
+    monkeypatch.chdir(tmp_path)
+    assert run_app(["train", "--data", words.name, "--tokenizer", "char", "--context", "16", "--depth", "1", "--steps", "2", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert run_app(["eval", str(out), "--data", str(words)]) == 0 and "validation part" in capsys.readouterr().out
+    assert same_text("tales", "tales:1") and same_text("tales+tales-zh", "tales-zh:1+tales") and not same_text("tales", "tales:2") and not same_text("a.txt", "b.txt")
+    assert "--data is empty" in fails(capsys, "eval", str(out), "--data", "")
+
+
 def test_eval_refuses_a_text_of_unknown_words(tmp_path, capsys):
     words, out, other, mixed = text_file(tmp_path), tmp_path / "words", tmp_path / "other.txt", tmp_path / "mixed.txt"
     assert run_app(["train", "--data", str(words), "--tokenizer", "word", "--context", "16", "--depth", "1", "--steps", "2", "--out", str(out)]) == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_nb.data import tokenize
-from gpt_nb.evaluation import Calibration, Truth, divergence, evaluate, floor, lines_to_cross, share_that_holds, text_bytes, true_next, write_stories
+from gpt_nb.evaluation import Calibration, Truth, balanced, check_python, divergence, evaluate, floor, functions, lines_to_cross, share_that_holds, text_bytes, trained_rungs, true_next, true_rows, unknown_names, write_stories
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -185,3 +185,78 @@ def test_counted_rungs_agree_with_a_sum_over_bytes(small):
     direct = -sum(math.log2(p) for p in np.exp(gram.log_probs(tokens.val)[1:])) / len(text)
     assert rungs["Kneser-Ney 3"].bits_per_byte == pytest.approx(direct, rel=1e-9) and list(rungs) == ["uniform", "unigram", "Kneser-Ney 3", "gzip", "xz, primed"]
     assert rungs["uniform"].bits_per_byte == pytest.approx(math.log2(tok.vocab_size) * (len(tokens.val) - 1) / len(text))
+
+
+def test_tokens_of_another_tokenizer_are_refused(small):
+    tok, tokens, model = small
+    other = WordTokenizer.train(Tales().texts(20), 400)
+    for measure in (lambda: evaluate(model, tokens, other), lambda: lines_to_cross(tokens, other), lambda: trained_rungs(tokens, other, None, 10)):
+        with pytest.raises(ValueError, match="tokenizer that made them"): measure()
+    with pytest.raises(ValueError, match="unk"): text_bytes(np.array([other.unk_id]), other)
+    with pytest.raises(ValueError, match="no network"): trained_rungs(tokens, tok, None, 10, only=["GPT2 blocks"])
+
+
+def test_every_end_token_begins_a_story():
+    world = Tales()
+    tok, texts = WordTokenizer.train(world.texts(500), 1000), world.texts(2, seed=7)
+    first, second = ([tok.end_id, *tok.encode(text)] for text in texts)
+    rows = true_rows(world, tok, torch.tensor([[*first, *second, tok.end_id, tok.end_id]]), tok.vocab_size)[0]
+    assert rows.sum(-1) == pytest.approx(1, abs=1e-5) and (rows[len(first):len(first) + len(second)] == true_rows(world, tok, torch.tensor([second]), tok.vocab_size)[0]).all()
+    with pytest.raises(ValueError, match="smaller than the tokenizer"): true_rows(world, tok, torch.tensor([first]), 10)
+    with pytest.raises(ValueError, match="shape"): true_rows(world, tok, torch.tensor(first), tok.vocab_size)
+    for ids in ([], [tok.end_id], first, [5, 6, 7]):
+        with pytest.raises(ValueError, match="whole stories"): floor(world, np.array(ids, int), tok.end_id)
+
+
+def test_a_broken_model_is_named(small):
+    tok, tokens, _ = small
+    broken = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).train()
+    with torch.no_grad(): broken.lm_head.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not numbers"): evaluate(broken, tokens, tok)
+    assert broken.training
+    with torch.no_grad(): broken.lm_head.weight.normal_(0, 1e4)
+    assert evaluate(broken, tokens, tok).perplexity > 1e300
+
+
+def test_odd_sizes_are_named(small):
+    tok, tokens, model = small
+    with pytest.raises(ValueError, match="batch_size"): evaluate(model, tokens, tok, batch_size=0)
+    with pytest.raises(ValueError, match="n is -1"): write_stories(model, tok, -1)
+    with pytest.raises(ValueError, match="shorten"): write_stories(model, tok, 1, prompt="a long way " * 200)
+    for texts in ([], "one text"):
+        with pytest.raises(ValueError, match="list of at least one"): share_that_holds(Tales(), texts)
+    with pytest.raises(ValueError, match="0 to 1"): Calibration().add([1.2], [1])
+    with pytest.raises(ValueError, match="one for each"): Calibration().add([0.2, 0.3], [1])
+    assert write_stories(model, tok, 0) == []
+
+
+@pytest.mark.parametrize("source, unknown", [
+    ("def f(a, *b, c=1, **d): return [x for x in a if x], b, c, d", set()), ("def f():\n    return len(y)", {"y"}), ("lambda q: q + w", {"w"}),
+    ("def f():\n    global g\n    import os as g\ndef h(): return g", set()), ("from math import *\nprint(sqrt(2))", set()), ("class A(B):\n    x = 1\n    def f(self): return __class__", {"B"}),
+    ("try: pass\nexcept E as e: print(e)", {"E"}), ("if (n := 3) > 2: print(n)", set()), ("def f():\n    x = 1\n    def g():\n        nonlocal x\n        x = 2\n    return g", set()),
+    ("match a:\n    case [b, *c]: print(b, c)", {"a"}), ("@d\nasync def f():\n    async with a as b: await b", {"d", "a"}), ("re.compile(__file__)", set())])
+def test_unknown_names(source, unknown):
+    assert unknown_names(source) == unknown and check_python(source) == (1, 1, not unknown)
+
+
+@pytest.mark.parametrize("source, holds", [
+    ("x = 'a\\\r\nb'\n", True), ('x = "(" # (', True), ("x = \'\'\'a\"(\'\'\'", True), ("x = (1, [2, {3: 4}])", True), ("x = (1, [2)]", False), ("x = )(", False), ('x = "a', False), ("x = r'\\'", False)])
+def test_balanced(source, holds): assert balanced(source) == holds
+
+
+def test_checking_python_survives_depth_and_rubbish():
+    for source in ("a" + ".b" * 5000, "(" * 5000, "\0", "def f(a, a): pass", "nonlocal q", "\ud800"): assert check_python(source).parses in (0, 1)
+
+
+def test_functions_are_cut_out_whole():
+    source = 'import x\n\ndef f(\n    a,\n):\n    return a\n\n\ndef g(a=[\n    1,\n]):\n    """Doc\nmargin\n    """\n    return 1\n@d\ndef h():\n    return 2'
+    assert functions(source) == ["def f(\n    a,\n):\n    return a", 'def g(a=[\n    1,\n]):\n    """Doc\nmargin\n    """\n    return 1']
+    assert functions("def f(\n    a,\n):\n    return a\n") == [] and functions("") == []
+
+
+def test_rivals_do_not_write(small):
+    from gpt_nb.evaluation import rungs
+    tok, _, _ = small
+    make, _ = rungs(tok.vocab_size, 50, tok.end_id)["bigram network"]
+    for model in (make(), Truth(Tales(), tok, 50)):
+        with pytest.raises(TypeError, match="evaluated"): write_stories(model, tok, 1)

@@ -55,4 +55,4 @@ results: install  ## regenerate the long measurements that chapters show (hours)
 	$(BIN)/python docs/results.py
 
 clean:  ## remove what the targets made, runs/ excepted
-	rm -rf .venv _site _proc build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis
+	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

@@ -424,11 +424,10 @@ def check_python(source: str) -> PythonHolds:
 
 # %% ../nbs/09_evaluation.ipynb #09-a9ba
 def functions(text: str) -> list[str]:
-    "The whole functions at the margin: from `def` to the next line that begins at the margin, where all brackets and quotes are closed."
+    "The whole functions at the margin: from `def` to the next line that begins there and does not close a bracket."
     result, lines = [], None
     for line in text.splitlines():
-        inside = lines and (line[:1] in ("", " ", "\t", "#", ")", "]", "}") or not balanced("\n".join(lines)))
-        if inside: lines.append(line)
+        if lines and line[:1] in ("", " ", "\t", "#", ")", "]", "}"): lines.append(line)
         else:
             if lines: result.append("\n".join(lines).rstrip())
             lines = [line] if line.startswith("def ") else None

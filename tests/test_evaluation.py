@@ -249,8 +249,8 @@ def test_checking_python_survives_depth_and_rubbish():
 
 
 def test_functions_are_cut_out_whole():
-    source = 'import x\n\ndef f(\n    a,\n):\n    return a\n\n\ndef g(a=[\n    1,\n]):\n    """Doc\nmargin\n    """\n    return 1\n@d\ndef h():\n    return 2'
-    assert functions(source) == ["def f(\n    a,\n):\n    return a", 'def g(a=[\n    1,\n]):\n    """Doc\nmargin\n    """\n    return 1']
+    source = 'import x\n\ndef f(\n    a,\n):\n    return a\n\n\ndef g(a=[\n    1,\n]):\n    return 1\n# why\n    return 2\n@d\ndef h():\n    return 2'
+    assert functions(source) == ["def f(\n    a,\n):\n    return a", "def g(a=[\n    1,\n]):\n    return 1\n# why\n    return 2"]
     assert functions("def f(\n    a,\n):\n    return a\n") == [] and functions("") == []
 
 

@@ -5,6 +5,8 @@ What stands in that file already is kept, so that a stopped measurement goes on;
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,7 @@ def so_far(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+@lru_cache(1)
 def corpus(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)
     texts = load_texts(data, n_stories=n_stories)
     tok = make_tokenizer(tokenizer, texts)
@@ -74,16 +77,22 @@ def look(model: GPT, tok, tokens, world, step: int, read: int) -> dict:
     return dict(step=step, tokens=read, loss=evaluate(model, tokens.val[:30_000]).loss, sample=texts[0], **share_that_holds(world, texts)._asdict())
 
 
+def along_the_way(model: GPT, tokens, config: TrainConfig, tok) -> Iterator[tuple[int, int, GPT]]:
+    "Train once: (updates, tokens read, the model then) of each copy kept."
+    with tempfile.TemporaryDirectory() as folder:
+        run = train(model, tokens, config, tok, out=Path(folder) / "run")
+        read = {row["step"]: row["tokens"] for row in run.history}
+        for step in config.keep: yield step, read[step], GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()
+
+
 def grow(data: str, seed: int) -> list[dict]:
     "One training run, looked at along the way."
     (tok, tokens), world = corpus(data, GROW[data]), world_of(data)
     torch.manual_seed(seed)
     sizes = dict(vocab_size=tok.vocab_size, context=longest_document(tokens), bos_token_id=tok.end_id, eos_token_id=tok.end_id)
     config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=10**6, seed=seed, keep=KEEP, log_every=10)
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), tokens, config, tok, out=Path(folder) / "run")
-        read = {row["step"]: row["tokens"] for row in run.history}
-        return [look(GPT.from_pretrained(run.folder / "checkpoints" / f"{k:06d}").eval(), tok, tokens, world, k, read[k]) for k in KEEP]
+    copies = along_the_way(GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), tokens, config, tok)
+    return [look(model, tok, tokens, world, step, read) for step, read, model in copies]
 
 
 def counted(data: str, n: int) -> dict:
@@ -113,15 +122,11 @@ def read_code(seed: int) -> list[dict]:
     sizes = dict(vocab_size=tok.vocab_size, context=256, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
     config = TrainConfig(steps=KEEP_CODE[-1], batch_size=8, lr=0.01, muon_lr=0.02, eval_every=10**6, seed=seed, keep=KEEP_CODE, log_every=5)
     result = []
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(GPT(GPTConfig.from_depth(3, **sizes)), tokens, config, tok, out=Path(folder) / "run")
-        read = {row["step"]: row["tokens"] for row in run.history}
-        for step in KEEP_CODE:
-            model = GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()
-            functions = write_functions(model, tok, 200, seed=0)
-            holds = PythonHolds(*np.mean([check_python(f) for f in functions], axis=0).tolist()) if functions else PythonHolds(0, 0, 0)
-            result.append(dict(step=step, tokens=read[step], bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 200,
-                               sample=next(iter(functions), "")[:600], **holds._asdict()))
+    for step, read, model in along_the_way(GPT(GPTConfig.from_depth(3, **sizes)), tokens, config, tok):
+        functions = write_functions(model, tok, 200, seed=0)
+        holds = PythonHolds(*np.mean([check_python(f) for f in functions], axis=0).tolist()) if functions else PythonHolds(0, 0, 0)
+        result.append(dict(step=step, tokens=read, bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 200,
+                           sample=next(iter(functions), "")[:600], **holds._asdict()))
     return result
 
 

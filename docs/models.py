@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from gpt_nb.cli import cache_folder, longest_document, make_tokenizer
-from gpt_nb.data import load_texts, tokenize, world_of
+from gpt_nb.cli import cache_folder, make_tokenizer
+from gpt_nb.data import load_texts, longest_document, tokenize, world_of
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, write_stories
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.training import TrainConfig, check_new, train

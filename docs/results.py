@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpt_nb.cli import cache_folder, longest_document, make_tokenizer
-from gpt_nb.data import load_texts, tokenize, world_of
+from gpt_nb.cli import cache_folder, make_tokenizer
+from gpt_nb.data import load_texts, longest_document, tokenize, world_of
 from gpt_nb.evaluation import PythonHolds, check_python, counted_rungs, evaluate, floor, share_that_holds, trained_rungs, write_functions, write_stories
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram, bits_per_byte

@@ -111,20 +111,12 @@ def recall_options(out: Path, given: dict) -> dict:
     return given | saved
 
 # %% ../nbs/19_cli.ipynb #19-021
-def longest_document(tokens) -> int:
-    "The number of tokens to predict in the longest document: the context a corpus of short texts needs."
-    import numpy as np
-
-    ends = [np.flatnonzero(np.asarray(ids) == tokens.end_id) for ids in (tokens.train, tokens.val)]
-    return max(int(np.diff(e).max()) for e in ends if len(e) > 1)
-
-
 def prepare(options: dict):  # (tok, tokens, model)
     "Texts, tokenizer, token arrays and a new model for a run."
     import datasets
     import torch
 
-    from gpt_nb.data import load_texts, tokenize
+    from gpt_nb.data import load_texts, longest_document, tokenize
     from gpt_nb.model import GPT, GPTConfig, hub_to_config
     from gpt_nb.tokenizer import read_json
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stdlib_files', 'docstrings', 'pycode', 'raw_pydocs', 'paragraphs', 'distinct_paragraphs', 'pydocs', 'Texts',
            'world_of', 'load_texts', 'split_document', 'Tokens', 'tokenize', 'shuffled_windows', 'shuffled_documents',
-           'Batches', 'windows']
+           'longest_document', 'Batches', 'windows']
 
 # %% ../nbs/02_data.ipynb #02-002
 import ast
@@ -533,6 +533,11 @@ def _document_rows(ids: np.ndarray, context: int, end_id: int | None) -> tuple[n
     edges = np.union1d(np.concatenate(parts), [0, len(ids) - 1]).astype(np.int64)
     starts, lengths = edges[:-1], np.diff(edges)
     return (starts, lengths) if lengths.max() <= context else None
+
+# %% ../nbs/02_data.ipynb #02-7092
+def longest_document(tokens: Tokens) -> int:
+    "The tokens to predict in the longest document of both parts: the context that lets every row be a whole document."
+    return max(int(_document_rows(ids, len(ids), tokens.end_id)[1].max()) for ids in (tokens.train, tokens.val) if len(ids) > 1)
 
 # %% ../nbs/02_data.ipynb #02-159
 def _take(

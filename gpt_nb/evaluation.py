@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITERAL', 'PROVIDED', 'Calibration', 'spelled', 'true_next', 'true_rows', 'Evaluation', 'check_tok', 'model_of',
-           'evaluate', 'floor', 'Truth', 'divergence', 'text_bytes', 'lines_to_cross', 'Rival', 'Bigram', 'WindowMLP',
+           'evaluate', 'floor', 'Rival', 'Truth', 'divergence', 'text_bytes', 'lines_to_cross', 'Bigram', 'WindowMLP',
            'OneAttention', 'rungs', 'Rung', 'counted_rungs', 'trained_rungs', 'write_stories', 'Holds',
            'share_that_holds', 'balanced', 'unknown_names', 'PythonHolds', 'check_python', 'functions',
            'write_functions']
@@ -183,15 +183,18 @@ def floor(
     return world.entropy().per_story * math.log(2) * stories / (len(ids) - 1)
 
 # %% ../nbs/09_evaluation.ipynb #09-029
-class Truth(GPT):
+class Rival(GPT):
+    "Something that is evaluated like a GPT, but has no cache to write with."
+    def new_cache(self, *args, **kwargs): raise TypeError(f"{type(self).__name__} can only be evaluated: to write, take a GPT, or let the world itself tell with Tales.texts")
+
+
+class Truth(Rival):
     "The world in the place of a model: its logits are the logarithms of the true probabilities."
     def __init__(self, world: Tales, tok, context: int):
         nn.Module.__init__(self)
         self.world, self.tok = world, tok
         self.config = GPTConfig.from_depth(1, tok.vocab_size, context, bos_token_id=tok.end_id, eos_token_id=tok.end_id)   # only its sizes are read
         self.nothing = nn.Parameter(torch.zeros(0))   # it has no weights, only a device
-
-    def new_cache(self, *args, **kwargs): raise TypeError("the truth can be evaluated; to let the world write, use Tales.texts")
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, V)
         return torch.from_numpy(true_rows(self.world, self.tok, ids.cpu(), self.config.vocab_size)).log().to(ids.device)
@@ -238,11 +241,6 @@ def lines_to_cross(
     return lines | {"xz, primed with the training text": 8 * (packed(train + val) - packed(train)) / size}
 
 # %% ../nbs/09_evaluation.ipynb #09-c5b1
-class Rival(GPT):
-    "A network that is trained and evaluated like a GPT, but has no cache to write with."
-    def new_cache(self, *args, **kwargs): raise TypeError(f"{type(self).__name__} can be trained and evaluated; only a GPT writes")
-
-
 class Bigram(Rival):
     "One row of logits for each token: what comes after it, learned by gradient instead of counted."
     def __init__(self, config: GPTConfig):

@@ -25,7 +25,7 @@ MODELS = {
     "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
     "tales-both": TALES | dict(data="tales:2+tales-zh:2", tokenizer="bpe:1200"),
     "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=128, n_head=4),
-                   settings=dict(steps=6_000, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=500, log_every=50)),
+                   settings=dict(steps=3_000, batch_size=8, lr=0.01, muon_lr=0.02, weight_decay=0.5, eval_every=500, log_every=50)),
     "growing": dict(data="tales", tokenizer="word", n_stories=100_000, shape=SMALL,
                     settings=dict(steps=3_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=(50, 200, 800, 3000))),
 }

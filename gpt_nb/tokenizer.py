@@ -500,27 +500,36 @@ def local_folder(
     return house if regex.fullmatch(r"[\w-]+(/\d+)?", str(name)) and house.is_dir() else None
 
 # %% ../nbs/01_tokenizer.ipynb #01-159
+def check_hub(hub: dict) -> None:
+    "Raise for an option that `huggingface_hub` does not have, also where a folder makes it useless."
+    known = {"revision", "cache_dir", "token", "local_files_only"}
+    if unknown := sorted(hub.keys() - known): raise TypeError(f"no option {', '.join(unknown)}: for the Hub there are {', '.join(sorted(known))}")
+
+# %% ../nbs/01_tokenizer.ipynb #01-6b5a
 def find_files(
-    name: str | Path            # a folder, a house model, or an id on the Hub such as "Qwen/Qwen3-0.6B"
+    name: str | Path,           # a folder, a house model, or an id on the Hub such as "Qwen/Qwen3-0.6B"
+    **hub                       # see `load_tokenizer`
 ) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
     "The two files of a tokenizer: those of the folder or house model, if there is one, else those of the Hub."
+    check_hub(hub)
     names = ("tokenizer.json", "tokenizer_config.json")
     if folder := local_folder(name):
         found = [folder / n if (folder / n).is_file() else None for n in names]
     elif not regex.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)): raise FileNotFoundError(f"there is no folder {name}")
-    else: found = [fetch(str(name), n) for n in names]
+    else: found = [fetch(str(name), n, **hub) for n in names]
     if found[0] is None: raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not vocab.json, merges.txt or .model files)")
     return tuple(found)
 
 # %% ../nbs/01_tokenizer.ipynb #01-160
 def fetch(
     hub_id: str,                # e.g. "openai-community/gpt2"
-    file: str
+    file: str,
+    **hub                       # see `load_tokenizer`
 ) -> Path | None:               # None: the repository has no such file
     "One file from the Hugging Face Hub, or from its cache."
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    try: return Path(hf_hub_download(hub_id, file))
+    try: return Path(hf_hub_download(hub_id, file, **hub))
     except LocalEntryNotFoundError as e: reason = e
     except EntryNotFoundError: return None
     except (OSError, ValueError) as e: reason = e
@@ -551,10 +560,11 @@ def open_spec(
 
 # %% ../nbs/01_tokenizer.ipynb #01-163
 def load_tokenizer(
-    folder_or_hub_id: str | Path    # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
+    folder_or_hub_id: str | Path,   # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
+    **hub                           # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
-    path, config = find_files(folder_or_hub_id)
+    path, config = find_files(folder_or_hub_id, **hub)
     spec, config = read_json(path), read_json(config) if config else {}
     try: return open_spec(spec, config)
     except (KeyError, TypeError, AttributeError, IndexError) as e: reason = f"it is broken at {e!r}"

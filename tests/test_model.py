@@ -5,6 +5,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import dataclasses
 import json
+import math
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -17,13 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_nb.model import GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2
-from gpt_nb.tokenizer import write_beside
+from gpt_nb.tokenizer import CharTokenizer, load_tokenizer, write_beside
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 AutoModel = transformers.AutoModelForCausalLM
 
+LLAMA3 = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64)
+many = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 some = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -37,9 +43,16 @@ def their_config(draw, family):
     if family == "gpt2":
         return transformers.GPT2Config(n_embd=n_head * width, n_head=n_head, n_layer=n_layer, n_positions=context, n_inner=draw(st.sampled_from([None, d_ff])),
                                        layer_norm_epsilon=eps, **common)
+    theta, factor, original = draw(st.sampled_from([100.0, 10000.0, 1e6])), draw(st.sampled_from([1.0, 2.0, 5.3, 32.0])), draw(st.integers(4, 200))
+    rope = draw(st.sampled_from([{"rope_type": "default"},
+                                 {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": draw(st.sampled_from([1.5, 4.0, 20.0])), "original_max_position_embeddings": original},
+                                 {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original},
+                                 {"rope_type": "yarn", "factor": factor, "beta_fast": 8.0, "beta_slow": 0.5, "attention_factor": 1.3}]))
     fields = dict(hidden_size=n_head * width, num_attention_heads=n_head, num_key_value_heads=n_kv_head, head_dim=d_head, intermediate_size=d_ff,
-                  num_hidden_layers=n_layer, max_position_embeddings=context, rms_norm_eps=eps, attention_bias=draw(st.booleans()),
-                  rope_parameters={"rope_type": "default", "rope_theta": draw(st.sampled_from([100.0, 10000.0, 1e6]))}, **common)
+                  num_hidden_layers=n_layer, max_position_embeddings=context, rms_norm_eps=eps,
+                  rope_parameters=rope | {"rope_theta": theta}, **common)
+    if family == "qwen2": return transformers.Qwen2Config(**({k: v for k, v in fields.items() if k != "head_dim"} | dict(hidden_size=n_head * d_head)))
+    fields["attention_bias"] = draw(st.booleans())
     if family == "llama": return transformers.LlamaConfig(mlp_bias=draw(st.booleans()), **fields)
     return transformers.Qwen3Config(**(fields | dict(hidden_size=draw(st.integers(1, 40)))))
 
@@ -62,11 +75,11 @@ def assert_close(ours, theirs, share=1e-5):
 def hub_state_of(state, family): return to_gpt2(state) if family == "gpt2" else state
 
 
-families = pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+families = pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "qwen3"])
 
 
 @families
-@some
+@many
 @given(st.data())
 def test_parity_both_ways(family, tmp_path_factory, data):
     theirs = their_model(data.draw(their_config(family)))
@@ -116,7 +129,8 @@ def test_same_greedy_continuation(family, tmp_path):
     sizes = dict(vocab_size=60, initializer_range=0.2)
     wide = dict(hidden_size=32, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=40, num_hidden_layers=2, max_position_embeddings=256)
     config = {"gpt2": lambda: transformers.GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=256, bos_token_id=None, eos_token_id=None, **sizes),
-              "llama": lambda: transformers.LlamaConfig(bos_token_id=None, eos_token_id=None, **wide, **sizes),
+              "llama": lambda: transformers.LlamaConfig(bos_token_id=None, eos_token_id=None, **wide, **sizes, rope_parameters=LLAMA3),
+              "qwen2": lambda: transformers.Qwen2Config(**{k: v for k, v in wide.items() if k != "head_dim"}, **sizes, rope_parameters=YARN),
               "qwen3": lambda: transformers.Qwen3Config(**wide, **sizes)}[family]()
     theirs = their_model(config)
     theirs.save_pretrained(tmp_path)
@@ -127,6 +141,44 @@ def test_same_greedy_continuation(family, tmp_path):
         cache, new = ours.new_cache(2), ids
         for _ in range(200): ids = torch.cat((ids, new := ours(new, cache, pad)[:, -1:].argmax(-1)), 1)
     assert torch.equal(ids, want)
+
+
+@families
+@some
+@given(st.data())
+def test_bfloat16_within_its_rounding(family, tmp_path_factory, data):
+    "No further from float32 than theirs is, up to a factor of two."
+    exact = their_model(data.draw(their_config(family)))
+    folder = tmp_path_factory.mktemp("bfloat16")
+    exact.to(torch.bfloat16).save_pretrained(folder)
+    rounded, ours, theirs = (load(folder, dtype=dtype).eval() for load, dtype in ((AutoModel.from_pretrained, torch.float32), (GPT.from_pretrained, torch.bfloat16), (AutoModel.from_pretrained, torch.bfloat16)))
+    ids = torch.randint(ours.config.vocab_size, (2, 24))
+    want = rounded(ids).logits
+    error = lambda logits: (logits.float() - want).abs().max() / want.abs().max()
+    assert ours(ids).dtype == torch.bfloat16 and error(ours(ids)) <= 2 * error(theirs(ids).logits) + 2**-7
+
+
+@families
+def test_positions_far_out(family, tmp_path):
+    "After 3,000 tokens the angles are large; a wrong frequency would show."
+    sizes = dict(vocab_size=60, initializer_range=0.2, max_position_embeddings=4096, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=40, num_hidden_layers=1)
+    if family == "gpt2": pytest.skip("GPT-2 has no angles")
+    config = {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config}[family]
+    for rope in (LLAMA3, YARN | {"original_max_position_embeddings": 1024}):
+        their_model(config(**sizes, rope_parameters=rope)).save_pretrained(tmp_path)
+        ids = torch.randint(60, (1, 3000))
+        with torch.no_grad(): assert_close(GPT.from_pretrained(tmp_path)(ids)[:, -5:], AutoModel.from_pretrained(tmp_path).eval()(ids).logits[:, -5:], 1e-4)
+
+
+def test_stretched_positions_by_either_name_and_back():
+    plain = config_to_hub(GPTConfig("qwen3", **TINY))
+    old = {k: v for k, v in plain.items() if k != "rope_parameters"} | {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}}
+    new = plain | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 8}}
+    config = hub_to_config(old)
+    assert config == hub_to_config(new) == hub_to_config(config_to_hub(config))
+    assert config.rope_scaling.magnitude == pytest.approx(0.1 * math.log(4) + 1) and config.rope_scaling.original == 8
+    absent = plain | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}
+    assert hub_to_config(absent).rope_scaling.original == TINY["context"]
 
 
 def test_bfloat16_and_dtypes(tmp_path):
@@ -234,7 +286,10 @@ def test_damaged_folders(saved, what):
 unsupported = [
     dict(model_type="bert"), dict(model_type=None), dict(model_type=["qwen3"]), dict(hidden_act="gelu"), dict(use_sliding_window=True, sliding_window=5),
     dict(layer_types=["full_attention", "sliding_attention"]), dict(layer_types=5), dict(something_new=1), dict(something_new=False),
-    dict(rope_scaling={"type": "yarn", "factor": 4.0}), dict(rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}),
+    dict(rope_scaling={"type": "dynamic", "factor": 4.0}), dict(rope_parameters={"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e4}),
+    dict(rope_parameters={"rope_type": "yarn"}), dict(rope_parameters={"rope_type": "yarn", "factor": 0.5}), dict(rope_parameters={"rope_type": "yarn", "factor": "4"}),
+    dict(rope_parameters={"rope_type": "yarn", "factor": 4.0, "mscale": 1.0}), dict(rope_parameters={"rope_type": "yarn", "factor": 4.0, "truncate": False}),
+    dict(rope_parameters={"rope_type": ["yarn"]}), dict(rope_parameters={"factor": 4.0}),
     dict(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}), dict(rope_parameters="x"), dict(partial_rotary_factor=0.5),
     dict(quantization_config={"bits": 4}), dict(architectures=["Qwen3ForSequenceClassification"]), dict(attn_logit_softcapping=50.0), dict(mlp_bias=True),
     dict(hidden_size=-1), dict(hidden_size="16"), dict(num_hidden_layers=10**9), dict(vocab_size=10**15), dict(vocab_size=True), dict(num_attention_heads=0),
@@ -254,14 +309,14 @@ def test_what_is_not_supported_in_gpt2(fields):
     with pytest.raises(ValueError): hub_to_config(config_to_hub(GPTConfig("gpt2", **TINY)) | fields)
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
 def test_a_missing_size_is_an_error_and_a_missing_default_is_theirs(arch):
     fields = config_to_hub(GPTConfig(arch, **TINY))
     theirs = type(transformers.AutoConfig.for_model(arch))
     for name in ("vocab_size", "n_layer" if arch == "gpt2" else "num_hidden_layers"):
         with pytest.raises(ValueError, match=name): hub_to_config({k: v for k, v in fields.items() if k != name})
     optional = {"num_key_value_heads", "head_dim", "rms_norm_eps", "layer_norm_epsilon", "n_inner", "tie_word_embeddings", "attention_bias", "mlp_bias"}
-    sizes = dict(hidden_size=128, num_attention_heads=32) if arch == "qwen3" else {}
+    sizes = dict(hidden_size=128, num_attention_heads=32) if arch in ("qwen2", "qwen3") else {}
     bare = {k: v for k, v in fields.items() if k not in optional} | sizes
     full = theirs(**{k: v for k, v in bare.items() if k not in ("dtype", "model_type", "architectures")}).to_dict()
     ours = config_to_hub(hub_to_config(bare))
@@ -269,12 +324,42 @@ def test_a_missing_size_is_an_error_and_a_missing_default_is_theirs(arch):
         if full[k] is not None: assert ours[k] == full[k], k
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
 def test_an_end_token_travels(arch, tmp_path):
     GPT(GPTConfig(arch, **TINY, bos_token_id=1, eos_token_id=(2, 3))).save_pretrained(tmp_path)
     assert GPT.from_pretrained(tmp_path).config.eos_token_id == (2, 3)
     theirs = AutoModel.from_pretrained(tmp_path)
     assert theirs.generation_config.eos_token_id == [2, 3] and theirs.generation_config.bos_token_id == 1
+
+
+def test_from_the_cache_of_the_hub(saved, tmp_path):
+    "A download of huggingface_hub, imitated: opened by its name, at a revision, from another cache, offline."
+    model, folder = saved
+    CharTokenizer.train(["abc"]).save(folder)
+    cache, commit = tmp_path / "cache/models--somebody--tiny", "0" * 40
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/v1").write_text(commit)
+    shutil.copytree(folder, cache / "snapshots" / commit)
+    hub = dict(cache_dir=tmp_path / "cache", local_files_only=True)
+    ids = torch.randint(50, (1, 9))
+    assert torch.equal(GPT.from_pretrained("somebody/tiny", revision="v1", token=False, **hub)(ids), model(ids))
+    assert load_tokenizer("somebody/tiny", revision="v1", **hub).encode("cab")
+    with pytest.raises(FileNotFoundError, match="somebody/tiny"): GPT.from_pretrained("somebody/tiny", revision="v2", **hub)
+    with pytest.raises(FileNotFoundError, match="somebody/tiny"): load_tokenizer("somebody/tiny", revision="v2", **hub)
+    for opened in (GPT.from_pretrained, load_tokenizer):
+        with pytest.raises(TypeError, match="revison"): opened(folder, revison="v1")
+
+
+def test_pickled_weights_are_refused_with_the_line_that_converts_them(saved):
+    model, folder = saved
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="never opened") as e: GPT.from_pretrained(folder)
+    line = str(e.value).partition("in that folder: ")[2]
+    subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=folder, check=True)
+    ids = torch.randint(50, (1, 9))
+    assert torch.equal(GPT.from_pretrained(folder)(ids), model(ids))
 
 
 def test_names_that_are_no_folder(tmp_path):
@@ -297,9 +382,9 @@ def test_saving_is_atomic_and_refuses_what_others_could_not_open(saved, tmp_path
 
 # --- the model itself
 
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
 def test_counts(arch):
-    for changes in ({}, {"tie_embeddings": False}, *([] if arch == "gpt2" else [{"n_kv_head": 1}, {"attention_bias": True}, {"d_head": 6}]), *([{"mlp_bias": True}] if arch == "llama" else [])):
+    for changes in ({}, {"tie_embeddings": False}, *([] if arch == "gpt2" else [{"n_kv_head": 1}, {"attention_bias": True}]), *([] if arch in ("gpt2", "qwen2") else [{"d_head": 6}]), *([{"mlp_bias": True}] if arch == "llama" else [])):
         config = GPTConfig(arch, **TINY, **changes)
         model = GPT(config)
         assert sum(count_params(config).values()) == model.n_params == sum(p.numel() for p in model.parameters())
@@ -308,7 +393,7 @@ def test_counts(arch):
         assert counter.get_total_flops() == flops_per_token(config, 9) * 18
 
 
-@given(st.integers(1, 60), st.sampled_from(["gpt2", "llama", "qwen3"]), st.integers(1, 10**6), st.integers(1, 10**6))
+@given(st.integers(1, 60), st.sampled_from(["gpt2", "llama", "qwen2", "qwen3"]), st.integers(1, 10**6), st.integers(1, 10**6))
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_every_depth_is_a_model(depth, arch, vocab_size, context):
     config = GPTConfig.from_depth(depth, vocab_size, context, arch)

@@ -165,7 +165,7 @@ def test_draws_of_generate_have_the_right_distribution():
 
 # ---- greedy against transformers
 
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
 def test_greedy_is_that_of_transformers(arch, tmp_path):
     "200 tokens, one prompt and a batch of prompts of different lengths, padded on the left."
     from transformers import AutoModelForCausalLM

@@ -9,4 +9,5 @@ from gpt_nb.model import *
 from gpt_nb.training import *
 from gpt_nb.sampling import *
 from gpt_nb.evaluation import *
+from gpt_nb.pretrained import *
 from gpt_nb.cli import *

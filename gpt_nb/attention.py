@@ -52,7 +52,7 @@ class RopeScaling:
     magnitude: float = 1.0   # what cosine and sine are multiplied with; for YaRN, 0.1 ln(factor) + 1 is usual
 
     def __post_init__(self):
-        number = lambda x: type(x) in (int, float) and 0 < x < math.inf
+        number = lambda x: isinstance(x, (int, float)) and x is not True and 0 < x < math.inf
         if self.rule not in ("llama3", "yarn"): raise ValueError(f"rule {self.rule!r} is not llama3 or yarn")
         if not all(map(number, (self.factor, self.original, self.low, self.high, self.magnitude))) or self.factor < 1 or self.low >= self.high:
             raise ValueError(f"{self}: expected numbers above 0, a factor of at least 1 and low below high")

@@ -269,6 +269,21 @@ def eval_command(
     print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}\ncalibration    {result.calibration.error:.4f} expected error of the first choice")
     print("bits per byte  " + (f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))
 
+# %% ../nbs/19_cli.ipynb #19-d94e
+@app.command("export")
+def export_command(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="hf: a folder for transformers and vLLM; onnx: a file for ONNX runtimes; gguf: a file for llama.cpp")],
+    out: Annotated[Path, typer.Option(help="a new folder")],
+) -> None:
+    "Write a run's model for other programs, with its tokenizer and a card."
+    from gpt_nb.pretrained import export
+    from gpt_nb.training import Run
+
+    try: path = export(Run.open(run), to, out)
+    except ImportError as e: raise ValueError(str(e)) from e
+    print(f"{path} holds the model. Next: " + {"hf": f"vllm serve {quote(str(out))}", "onnx": "onnxruntime.InferenceSession opens it", "gguf": f"llama-server -m {quote(str(path))}"}[to])
+
 # %% ../nbs/19_cli.ipynb #19-028
 @app.command()
 def demo(

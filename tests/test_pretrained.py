@@ -1,0 +1,197 @@
+"Models for others, and memory counted: what `transformers`, onnxruntime and the reader of GGUF make of our files."
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from gpt_nb.attention import RopeScaling, rope_frequencies, slow_down
+from gpt_nb.model import GPT, GPTConfig, hub_state, memory
+from gpt_nb.pretrained import QWEN_SPLIT, export, export_gguf, export_onnx, kept_bytes, memory_needed, model_card, top_next
+from gpt_nb.sampling import generate
+from gpt_nb.tales import Tales
+from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
+from gpt_nb.training import Run, TrainConfig
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+archs = pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
+YARN = RopeScaling("yarn", 4.0, 16, high=32.0, magnitude=0.1 * np.log(4.0) + 1)
+
+
+@pytest.fixture(scope="module")
+def tok(): return BPETokenizer.train(Tales().texts(150) + Tales("zh").texts(50), 500)
+
+
+def tiny(arch, tok, **more):
+    "A random model whose biases and norms are random too."
+    torch.manual_seed(0)
+    more = ({"d_head": 128} if arch == "qwen3" else {}) | more
+    model = GPT(GPTConfig(arch, tok.vocab_size, 1024, 2, 4, 32, bos_token_id=tok.end_id, eos_token_id=tok.end_id, **more)).eval()
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def run_of(model, tok, **more):
+    return Run(model, tok, TrainConfig(steps=1), [dict(step=1, tokens=1234, loss=2.0, val_loss=2.0, lr=0.0, tokens_per_second=1)], seconds=5.0, val_loss=2.0, **more)
+
+
+# ---- ONNX
+
+@archs
+def test_onnx_gives_the_same_numbers_at_any_batch_and_length(arch, tok, tmp_path):
+    pytest.importorskip("onnxscript")
+    ort = pytest.importorskip("onnxruntime")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    model = tiny(arch, tok, **({} if arch == "gpt2" else {"n_kv_head": 2, "rope_scaling": YARN})).to(torch.bfloat16 if arch == "llama" else torch.float32)
+    export_onnx(model, tmp_path / "model.onnx")
+    exact = GPT(model.config).eval()
+    exact.load_state_dict({name: w.float() for name, w in model.state_dict().items()})
+    session = ort.InferenceSession(tmp_path / "model.onnx")
+    for shape in ((1, 1), (2, 9), (3, 100)):
+        ids = torch.randint(tok.vocab_size, shape)
+        with torch.no_grad(): want = exact(ids).numpy()
+        assert np.abs(session.run(None, {"ids": ids.numpy()})[0] - want).max() < 1e-4
+
+
+# ---- GGUF
+
+@archs
+@pytest.mark.parametrize("more", [{}, {"tie_embeddings": False}, {"n_kv_head": 2, "attention_bias": True}], ids=str)
+def test_gguf_is_read_by_transformers(arch, more, tok, tmp_path):
+    pytest.importorskip("gguf")
+    if arch == "gpt2" and "n_kv_head" in more: pytest.skip("GPT-2 has a key for each query")
+    if arch in ("llama", "qwen3") and "attention_bias" in more: more = {"n_kv_head": 2}   # their reader knows no biases there
+    model = tiny(arch, tok, **more)
+    export_gguf(model, tok, tmp_path / "model.gguf")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
+    ids = torch.randint(tok.vocab_size, (2, 40))
+    with torch.no_grad(): assert (theirs(ids).logits - model(ids)).abs().max() < 1e-4
+
+
+@archs
+def test_gguf_tensor_by_tensor(arch, tok, tmp_path):
+    "Every number of the model is in the file, once; in bfloat16 without a change."
+    gguf = pytest.importorskip("gguf")
+    model = tiny(arch, tok).to(torch.bfloat16)
+    export_gguf(model, tok, tmp_path / "model.gguf")
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    stored = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    state = hub_state(model)
+    assert len(stored) == len(state)
+    numbers = lambda arrays: np.sort(np.concatenate([np.ravel(a) for a in arrays]))
+    assert np.array_equal(numbers(stored.values()), numbers(w.float().numpy() for w in state.values()))
+    plain = {"gpt2": ("transformer.wte.weight", "token_embd.weight")}.get(arch, ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"))
+    assert np.array_equal(stored[plain[1]].reshape(state[plain[0]].shape), state[plain[0]].float().numpy())
+
+
+def field(reader, name): return reader.fields[name].contents()
+
+
+def test_gguf_holds_the_tokenizer_and_the_positions(tok, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    model = tiny("llama", tok, rope_scaling=RopeScaling("llama3", 8.0, 64), rope_theta=5e5)
+    export_gguf(model, tok, tmp_path / "a.gguf")
+    reader = gguf.GGUFReader(tmp_path / "a.gguf")
+    assert field(reader, "tokenizer.ggml.model") == "gpt2" and field(reader, "tokenizer.ggml.pre") == "dbrx"
+    names, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
+    assert len(names) == tok.vocab_size and names[tok.end_id] == "<|end|>" and kinds[tok.end_id] == gguf.TokenType.CONTROL and kinds[0] == gguf.TokenType.NORMAL
+    spec = tok.spec["model"]
+    assert names[:256] == list(spec["vocab"])[:256] and field(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in spec["merges"]]
+    assert field(reader, "tokenizer.ggml.eos_token_id") == tok.end_id and field(reader, "llama.context_length") == 1024
+    divisors = next(t.data for t in reader.tensors if t.name == "rope_freqs.weight")
+    frequencies = rope_frequencies(8, 5e5)
+    assert np.allclose(frequencies.numpy() / divisors, slow_down(frequencies, 5e5, model.config.rope_scaling).numpy())
+    export_gguf(tiny("qwen3", tok, rope_scaling=YARN), tok, tmp_path / "b.gguf")
+    reader = gguf.GGUFReader(tmp_path / "b.gguf")
+    assert field(reader, "qwen3.rope.scaling.type") == "yarn" and field(reader, "qwen3.rope.scaling.original_context_length") == 16
+
+
+@pytest.mark.parametrize("split, name", [(GPT2_SPLIT, "gpt-2"), (QWEN_SPLIT, "qwen2")])
+def test_gguf_names_the_way_text_is_cut(split, name, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    tok = BPETokenizer.train(Tales().texts(20), 300, split=split)
+    export_gguf(tiny("qwen2", tok), tok, tmp_path / "model.gguf")
+    assert field(gguf.GGUFReader(tmp_path / "model.gguf"), "tokenizer.ggml.pre") == name
+
+
+def test_gguf_refuses_what_llama_cpp_would_read_wrongly(tok, tmp_path):
+    pytest.importorskip("gguf")
+    letters, own = CharTokenizer.train(["abc"]), BPETokenizer.train(["a b c"], 260, split=r"\S+|\s+")
+    with pytest.raises(ValueError, match="byte-level BPE"): export_gguf(tiny("qwen3", letters), letters, tmp_path / "a.gguf")
+    with pytest.raises(ValueError, match="no name"): export_gguf(tiny("qwen3", own), own, tmp_path / "b.gguf")
+    with pytest.raises(ValueError, match="YaRN"): export_gguf(tiny("qwen3", tok, rope_scaling=RopeScaling("yarn", 4.0, 16, high=32.0, magnitude=1.0)), tok, tmp_path / "c.gguf")
+
+
+# ---- export
+
+def test_the_exported_folder_continues_with_the_same_ids(tok, tmp_path):
+    model = tiny("qwen3", tok)
+    out = export(run_of(model, tok, options={"data": "tales"}, floor=1.9), "hf", tmp_path / "out")
+    theirs, their_tok = transformers.AutoModelForCausalLM.from_pretrained(out).eval(), transformers.AutoTokenizer.from_pretrained(out)
+    ids = their_tok("Once a king 今天", return_tensors="pt").input_ids
+    assert ids[0].tolist() == tok.encode("Once a king 今天")
+    want = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0, eos_token_id=None)[0].tolist()
+    assert generate(model, ids[0].tolist(), 40, temperature=0) == want
+    assert {p.name for p in out.iterdir()} == {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    card = (out / "README.md").read_text("utf-8")
+    for part in ("license: apache-2.0", "`tales`", f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"): assert part in card, part
+    assert load_tokenizer(out).spec == tok.spec
+
+
+def test_export_loses_nothing_and_leaves_nothing_half_written(tok, tmp_path, monkeypatch):
+    run = run_of(tiny("qwen3", tok), tok)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/precious").write_text("x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileExistsError, match="choose another"): export(run, "hf", tmp_path / "full")
+    with pytest.raises(FileExistsError): export(run, "hf", tmp_path / "full/precious")
+    with pytest.raises(ValueError, match="hf, onnx or gguf"): export(run, "tflite", tmp_path / "out")
+    with pytest.raises(ValueError, match="no tokenizer"): export(run_of(run.model, None), "hf", tmp_path / "out")
+    def dies(self, folder):
+        (folder / "model.safetensors.part").write_bytes(b"half")
+        raise OSError("no space left")
+    monkeypatch.setattr(GPT, "save_pretrained", dies)
+    for name in ("out", "empty"):
+        with pytest.raises(OSError, match="no space"): export(run, "hf", tmp_path / name)
+    assert not (tmp_path / "out").exists() and not list((tmp_path / "empty").iterdir()) and (tmp_path / "full/precious").read_text() == "x"
+
+
+def test_a_card_without_a_floor_or_a_log(tok):
+    run = run_of(tiny("qwen3", tok), tok)
+    run.history, run.val_loss = [], None
+    card = model_card(run, licence="mit")
+    assert "license: mit" in card and "above" not in card and "unknown" in card
+
+
+# ---- the likeliest tokens
+
+def test_top_next_is_the_softmax(tok):
+    model = tiny("llama", tok)
+    ids = [tok.end_id, *tok.encode("Once a")]
+    p = model(torch.tensor([ids]))[0, -1].softmax(-1)
+    found = top_next(model, tok, "Once a", 3)
+    assert [f[1] for f in found] == pytest.approx(p.topk(3).values.tolist()) and found[0][0] == tok.decode([int(p.argmax())])
+    assert len(top_next(model, tok, "", 10**6)) == tok.vocab_size
+    with pytest.raises(ValueError, match="empty"): top_next(model, tok, "", start=())
+
+
+# ---- memory
+
+@archs
+def test_kept_bytes_on_meta_are_those_of_a_real_run(arch):
+    "Within a tenth, at lengths where the table of weights would show."
+    config = GPTConfig(arch, 500, 256, 3, 4, 128)
+    counted = memory_needed(config, 4, 200, train=True, dtype=torch.float32)
+    real = kept_bytes(GPT(config), torch.zeros(4, 200, dtype=torch.long))
+    assert counted["activations"] == pytest.approx(real, rel=0.1)
+    plain = memory(config, 4, 200, 4)
+    assert {k: counted[k] for k in ("weights", "gradients", "optimizer")} == {k: plain[k] for k in ("weights", "gradients", "optimizer")}
+    assert memory_needed(config, 4, 200) == {k: memory(config, 4, 200, 2)[k] for k in ("weights", "cache")}

@@ -382,7 +382,7 @@ def from_gpt2(name: str, w: Tensor) -> Iterator[tuple[str, Tensor]]:
     for b, a in GPT2_NAMES: name = name.replace(a, b)
     if "_proj.weight" in name: w = w.t()
     if ".q_proj." not in name: yield name, w
-    else: yield from ((name.replace("q_proj", p), part.contiguous()) for p, part in zip(("q_proj", "k_proj", "v_proj"), w.chunk(3)))
+    else: yield from ((name.replace("q_proj", p), part) for p, part in zip(("q_proj", "k_proj", "v_proj"), w.chunk(3)))
 
 # %% ../nbs/06_model.ipynb #06-164
 def hub_state(model: GPT) -> dict[str, Tensor]:

@@ -261,7 +261,7 @@ class Single:
     def save(self, folder: Path, tensors: dict[str, Tensor], info: dict) -> None:
         "Write a state: the old one is there until the new one is whole."
         folder.mkdir(parents=True, exist_ok=True)
-        write_beside(folder / "state.safetensors", lambda part: save_file(tensors, part, {"info": json.dumps(info)}))
+        write_beside(folder / "state.safetensors", lambda part: save_file({k: w.contiguous() for k, w in tensors.items()}, part, {"info": json.dumps(info)}))
 
     def load(self, folder: Path) -> tuple[dict[str, Tensor], dict]:
         "What `save` was given."

@@ -165,6 +165,30 @@ def test_draws_of_generate_have_the_right_distribution():
 
 # ---- greedy against transformers
 
+class Theirs(torch.nn.Module):
+    "A model of `transformers` behind our sampler; its cache keeps the ids and reads all of them again."
+    def __init__(self, model, config):
+        super().__init__()
+        self.model, self.config = model, config
+    def new_cache(self, batch_size, max_length=None): return SimpleNamespace(ids=torch.zeros(batch_size, 0, dtype=torch.long), length=0)
+    def forward(self, ids, cache=None, pad=None):
+        cache.ids = torch.cat([cache.ids, ids], 1)
+        mask = torch.ones_like(cache.ids) if pad is None else (torch.arange(cache.ids.shape[1]) >= pad[:, None]).long()
+        return self.model(cache.ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
+def test_seeded_is_that_of_transformers(arch, tmp_path):
+    "200 tokens drawn with one seed, from their logits and from ours; prompts of different lengths."
+    from transformers import AutoModelForCausalLM
+    model = tiny(arch)
+    model.save_pretrained(tmp_path)
+    their = Theirs(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval(), model.config)
+    settings = dict(temperature=0.8, top_k=20, seed=5)
+    for prompts in ([5, 6, 7], [[5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8, 9], [60]]):
+        assert generate(model, prompts, 200, **settings) == generate(their, prompts, 200, **settings)
+
+
 @pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
 def test_greedy_is_that_of_transformers(arch, tmp_path):
     "200 tokens, one prompt and a batch of prompts of different lengths, padded on the left."

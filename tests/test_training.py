@@ -267,6 +267,17 @@ def test_sigkill_at_any_rename_leaves_a_good_state(whole, tmp_path):
     assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.parametrize("arch", ["gpt2", "qwen2"])
+def test_training_goes_on_from_an_opened_checkpoint(arch, tmp_path):
+    "Also where its matrices are transposed views of the file, as those of GPT-2 are."
+    make_model(arch=arch).save_pretrained(tmp_path / "theirs")
+    opened = lambda: GPT.from_pretrained(tmp_path / "theirs")
+    whole = go(tmp_path / "whole", replace(CONFIG, steps=6, eval_every=3), opened())
+    assert whole.val_loss < go(tmp_path / "none", replace(CONFIG, steps=1), opened()).val_loss
+    again = go(tmp_path / "whole", replace(CONFIG, steps=6, eval_every=3), opened(), resume=True)
+    assert again.val_loss == whole.val_loss
+
+
 def test_a_finished_run_resumes_to_itself(whole, tmp_path):
     before = {p: p.read_bytes() for p in whole.iterdir() if p.is_file()}
     run = go(whole, resume=True)

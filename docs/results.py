@@ -21,8 +21,8 @@ from gpt_nb.training import TrainConfig, train
 
 RESULTS = Path(__file__).parent.parent / "nbs" / "results"
 SEEDS = (0, 1, 2)
-LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=800), "tales-zh": dict(tokenizer="word", batch_size=32, steps=800),
-          "pydocs": dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=400)}
+LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=2400), "tales-zh": dict(tokenizer="word", batch_size=32, steps=2400),
+          "pydocs": dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=1200)}
 GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
 KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
 

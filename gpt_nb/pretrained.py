@@ -55,13 +55,14 @@ def top_next(
     text: str,
     k: int = 5,
     start: tuple[int, ...] | None = None,   # ids before the text; None: the token that begins a text, where the model has one
-) -> list[tuple[str, float]]:               # text of the token, its probability
+) -> list[tuple[str, float]]:               # text of the token (its bytes, as <e4 bb>, where they are no text by themselves), its probability
     "The likeliest next tokens."
     if start is None: start = () if model.config.bos_token_id is None else (model.config.bos_token_id,)
     ids = [*start, *tok.encode(text)]
     if not ids: raise ValueError("an empty text, and no token that begins one: give a text")
     p = model(torch.tensor([ids], device=model.lm_head.weight.device))[0, -1].float().softmax(-1)   # (V,)
-    return [(tok.decode([int(i)]), float(p[i])) for i in p.topk(min(k, len(p))).indices]
+    text = lambda i: shown if "�" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
+    return [(text(int(i)), float(p[i])) for i in p.topk(min(k, len(p))).indices]
 
 # %% ../nbs/11_pretrained.ipynb #11-057
 def model_card(

@@ -72,6 +72,21 @@ def test_sample_writes_the_prompt_and_text_on_stdout_only(run, capsys):
     assert run_app(["sample", str(run), "--tokens", "0", "--prompt", "3"]) == 0 and capsys.readouterr().out == "3\n"
 
 
+def test_export_for_others(run, tmp_path, capsys):
+    for to in ("hf", "onnx"):
+        if to == "onnx": pytest.importorskip("onnxscript")
+        assert run_app(["export", str(run), "--to", to, "--out", f"out-{to}"]) == 0
+        said = capsys.readouterr().out
+        assert f"out-{to}" in said and said.count("\n") == 1
+    from gpt_nb.model import GPT
+    assert GPT.from_pretrained(tmp_path / "out-hf").config == GPT.from_pretrained(run).config
+    assert "lines.txt" in (tmp_path / "out-hf/README.md").read_text() and (tmp_path / "out-onnx/model.onnx").stat().st_size > 10_000
+    assert "not an empty folder" in fails(capsys, "export", run, "--to", "hf", "--out", "out-hf")
+    assert "hf, onnx or gguf" in fails(capsys, "export", run, "--to", "tflite", "--out", "new")
+    assert "byte-level BPE" in fails(capsys, "export", run, "--to", "gguf", "--out", "new")
+    assert "no run folder" in fails(capsys, "export", "nowhere", "--to", "hf", "--out", "new")
+
+
 def test_eval_measures_other_text_too(run, tmp_path, capsys):
     assert run_app(["eval", str(run)]) == 0
     assert "validation part" in (own := capsys.readouterr().out) and "bits per byte" in own

@@ -64,7 +64,7 @@ def top_next(
     text = lambda i: shown if "�" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
     return [(text(int(i)), float(p[i])) for i in p.topk(min(k, len(p))).indices]
 
-# %% ../nbs/11_pretrained.ipynb #11-057
+# %% ../nbs/11_pretrained.ipynb #11-061
 def model_card(
     run: Run,
     licence: str = "apache-2.0",   # of the weights, as the Hub abbreviates it: yours to choose
@@ -84,7 +84,7 @@ def model_card(
     return (f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n# A small language model\n\n"
             f"Trained with gpt_nb on `{data}`. It knows that text and nothing else.\n\n| | |\n|---|---|\n{table}\n\nA sample, drawn at temperature 1:\n\n> {sample}\n")
 
-# %% ../nbs/11_pretrained.ipynb #11-061
+# %% ../nbs/11_pretrained.ipynb #11-065
 def export_onnx(model: GPT, path: Path) -> None:
     "The forward pass as an ONNX file in float32: ids (batch, tokens) to logits (batch, tokens, vocabulary)."
     try: import onnx, onnxscript
@@ -97,7 +97,7 @@ def export_onnx(model: GPT, path: Path) -> None:
         torch.onnx.export(exact, (torch.zeros(2, min(8, model.config.context), dtype=torch.long),), path, input_names=["ids"], output_names=["logits"],
                           dynamic_shapes=shapes, dynamo=True, external_data=model.n_params > 4e8, verbose=False)
 
-# %% ../nbs/11_pretrained.ipynb #11-065
+# %% ../nbs/11_pretrained.ipynb #11-069
 QWEN_SPLIT = GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 PRE = {(GPT2_SPLIT,): "gpt-2", (GPT4_SPLIT,): "dbrx", (QWEN_SPLIT,): "qwen2"}   # llama.cpp's names for how text is cut
 
@@ -118,7 +118,7 @@ def gguf_vocabulary(writer, tok, vocab_size: int) -> None:
     writer.add_token_merges([" ".join(names[i] for i in pair) for pair in tok.merges])
     writer.add_add_bos_token(False)
 
-# %% ../nbs/11_pretrained.ipynb #11-067
+# %% ../nbs/11_pretrained.ipynb #11-071
 def gguf_config(writer, c: GPTConfig) -> None:
     "Sizes, positions and special tokens."
     import gguf
@@ -136,7 +136,7 @@ def gguf_config(writer, c: GPTConfig) -> None:
         if (s.low, s.high) != (1, 32) or abs(s.magnitude - 0.1 * math.log(s.factor) - 1) > 1e-6: raise ValueError(f"llama.cpp reads YaRN with its usual values alone, not {s}")
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN); writer.add_rope_scaling_factor(s.factor); writer.add_rope_scaling_orig_ctx_len(int(s.original))
 
-# %% ../nbs/11_pretrained.ipynb #11-069
+# %% ../nbs/11_pretrained.ipynb #11-073
 def gguf_tensor(name: str, w: Tensor, c: GPTConfig) -> Tensor:
     "One of `transformers`' tensors as llama.cpp wants it."
     if c.arch == "gpt2" and ".c_" in name and w.dim() == 2: return w.t()
@@ -159,7 +159,7 @@ def export_gguf(model: GPT, tok, path: Path) -> None:
         else: writer.add_tensor(stored, data)
     writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file(); writer.close()
 
-# %% ../nbs/11_pretrained.ipynb #11-073
+# %% ../nbs/11_pretrained.ipynb #11-077
 def export(
     run: Run,
     to: str,               # "hf", "onnx" or "gguf"

@@ -9,6 +9,7 @@ __all__ = ['QWEN_SPLIT', 'PRE', 'kept_bytes', 'memory_needed', 'top_next', 'mode
 # %% ../nbs/11_pretrained.ipynb #11-002
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -39,10 +40,11 @@ def memory_needed(
     dtype: torch.dtype = torch.bfloat16,
 ) -> dict[str, int]:                  # bytes of each part
     "What must lie in a device's memory at once, counted from the config alone."
-    length = length or config.context
+    length = config.context if length is None else length
+    if batch_size < 1 or not 1 <= length <= config.context: raise ValueError(f"batch_size {batch_size}, length {length}: expected at least one row, of 1 to {config.context} tokens")
     parts = memory(config, batch_size, length, dtype.itemsize)
     if not train: return {"weights": parts["weights"], "cache": parts["cache"]}
-    with torch.device("meta"): model, rows = GPT(config).to(dtype), [torch.zeros(1, n, dtype=torch.long) for n in (8, 16)]
+    with torch.device("meta"): model, rows = GPT(replace(config, context=max(16, config.context))).to(dtype), [torch.zeros(1, n, dtype=torch.long) for n in (8, 16)]
     short, long = (kept_bytes(model, ids) for ids in rows)
     per_token = (4 * short - long) // 16      # bytes(T) = a T + b T^2, without b
     return {name: parts[name] for name in ("weights", "gradients", "optimizer")} | {"activations": per_token * batch_size * length}
@@ -59,7 +61,7 @@ def top_next(
     "The likeliest next tokens."
     if start is None: start = () if model.config.bos_token_id is None else (model.config.bos_token_id,)
     ids = [*start, *tok.encode(text)]
-    if not ids: raise ValueError("an empty text, and no token that begins one: give a text")
+    if not ids or k < 1: raise ValueError("an empty text, and no token that begins one: give a text" if not ids else f"k is {k}: ask for at least one token")
     p = model(torch.tensor([ids], device=model.lm_head.weight.device))[0, -1].float().softmax(-1)   # (V,)
     text = lambda i: shown if "�" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
     return [(text(int(i)), float(p[i])) for i in p.topk(min(k, len(p))).indices]
@@ -82,7 +84,7 @@ def model_card(
     if run.val_loss and run.floor: rows["best possible"] = f"{run.floor:.4f} nats a token; this model is {run.val_loss / run.floor - 1:.1%} above it"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (f"---\nlicense: {licence}\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n# A small language model\n\n"
-            f"Trained with gpt_nb on `{data}`. It knows that text and nothing else.\n\n| | |\n|---|---|\n{table}\n\nA sample, drawn at temperature 1:\n\n> {sample}\n")
+            f"Trained with gpt_nb on `{data}`. It knows that text and nothing else.\n\n| | |\n|---|---|\n{table}\n\nA sample, drawn at temperature 1:\n\n> " + sample.replace("\n", "\n> ") + "\n")
 
 # %% ../nbs/11_pretrained.ipynb #11-065
 def export_onnx(model: GPT, path: Path) -> None:

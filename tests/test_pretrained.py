@@ -5,6 +5,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,7 @@ def test_top_next_is_the_softmax(tok):
     assert [f[1] for f in found] == pytest.approx(p.topk(3).values.tolist()) and found[0][0] == tok.decode([int(p.argmax())])
     assert len(top_next(model, tok, "", 10**6)) == tok.vocab_size
     with pytest.raises(ValueError, match="empty"): top_next(model, tok, "", start=())
+    with pytest.raises(ValueError, match="at least one"): top_next(model, tok, "a", 0)
 
 
 # ---- memory
@@ -194,4 +196,7 @@ def test_kept_bytes_on_meta_are_those_of_a_real_run(arch):
     assert counted["activations"] == pytest.approx(real, rel=0.1)
     plain = memory(config, 4, 200, 4)
     assert {k: counted[k] for k in ("weights", "gradients", "optimizer")} == {k: plain[k] for k in ("weights", "gradients", "optimizer")}
+    assert memory_needed(replace(config, context=4), train=True)["activations"] > 0   # shorter than the two lengths it is found with
+    for batch_size, length in ((0, 10), (1, 0), (1, 257), (1, -5)):
+        with pytest.raises(ValueError, match="1 to 256"): memory_needed(config, batch_size, length)
     assert memory_needed(config, 4, 200) == {k: memory(config, 4, 200, 2)[k] for k in ("weights", "cache")}

@@ -63,7 +63,7 @@ def top_next(
     ids = [*start, *tok.encode(text)]
     if not ids or k < 1: raise ValueError("an empty text, and no token that begins one: give a text" if not ids else f"k is {k}: ask for at least one token")
     p = model(torch.tensor([ids], device=model.lm_head.weight.device))[0, -1].float().softmax(-1)   # (V,)
-    text = lambda i: shown if "�" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
+    text = lambda i: shown if "\ufffd" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
     return [(text(int(i)), float(p[i])) for i in p.topk(min(k, len(p))).indices]
 
 # %% ../nbs/11_pretrained.ipynb #11-061

@@ -1,6 +1,7 @@
 """Run notebooks in place from a fresh kernel and keep their outputs: `python docs/execute.py nbs/00_tales.ipynb ...` (none named: all)."""
 import base64
 import io
+import json
 import sys
 import time
 from pathlib import Path
@@ -47,5 +48,9 @@ def execute(path: Path) -> float:
 
 
 if __name__ == "__main__":
+    took = ROOT / "nbs" / "results" / "seconds.json"   # the site says how long a chapter runs
     for path in [Path(a) for a in sys.argv[1:]] or sorted((ROOT / "nbs").glob("*.ipynb")):
-        print(f"{path.name}: {execute(path):.0f} s", flush=True)
+        seconds = round(execute(path))
+        print(f"{path.name}: {seconds} s", flush=True)
+        known = json.loads(took.read_text("utf-8")) if took.is_file() else {}
+        took.write_text(json.dumps(dict(sorted((known | {path.stem: seconds}).items()))) + "\n", "utf-8")

@@ -1,0 +1,21 @@
+// What a reader without a mouse needs and the parts of this page do not bring: names for sliders, and a way to scroll wide blocks by keyboard.
+const nameWidgets = (root) => {
+  for (const slider of root.querySelectorAll('[role="slider"]:not([aria-label])'))
+    slider.setAttribute("aria-label", slider.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
+  for (const field of root.querySelectorAll(".jupyter-widgets :is(select, input, textarea):not([aria-label]):not([id])"))
+    field.setAttribute("aria-label", field.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
+};
+
+const reachWide = () => {
+  for (const box of document.querySelectorAll("pre, .table-wrapper, table.dataframe, .output, mjx-container, .math"))
+    if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") box.tabIndex = 0;
+};
+
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;  // no page may be read from another there
+document.addEventListener("DOMContentLoaded", () => {
+  new MutationObserver(() => nameWidgets(document)).observe(document.body, { childList: true, subtree: true });
+  nameWidgets(document);
+  reachWide();
+});
+window.addEventListener("load", reachWide);
+window.addEventListener("resize", reachWide);

@@ -36,7 +36,7 @@ readme: install  ## make README.md from nbs/index.ipynb
 
 docs: install  ## build the site into _site/ (needs npm)
 	cd docs && npm ci --no-audit --no-fund --silent
-	$(BIN)/sphinx-build -q -W --keep-going docs _site
+	$(BIN)/sphinx-build -q -W --keep-going -d .cache/doctrees docs _site
 
 docs-serve: docs  ## build the site and show it at http://localhost:8000
 	$(BIN)/python -m http.server --bind localhost --directory _site 8000

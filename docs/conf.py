@@ -80,6 +80,7 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {"vendor/widgets/embed.js": {}}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", 5)]
 mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
+mathjax_options = {"defer": "defer"}
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_block", "attrs_inline", "colon_fence"]
 myst_heading_anchors = 3
 default_role = "py:obj"   # a name in the backticks of a docstring links to its reference

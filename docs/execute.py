@@ -19,7 +19,7 @@ def shrink(data: dict) -> None:
 
     if "image/png" not in data: return
     small, raw = io.BytesIO(), base64.b64decode(data["image/png"])
-    Image.open(io.BytesIO(raw)).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    Image.open(io.BytesIO(raw)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     if small.tell() < len(raw): data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
 
 

@@ -71,10 +71,10 @@ class Chapter:
 
     @property
     def minutes(self) -> int:
-        "To read it: 200 words of prose or 15 lines of code that are shown a minute."
+        "To read it: 200 words of prose or 20 lines of code that are shown a minute."
         words = sum(len(source(c).split()) for c in self.cells if c["cell_type"] == "markdown")
         lines = sum(len(source(c).splitlines()) for c in self.cells if c["cell_type"] == "code" and shown(c))
-        return round(words / 200 + lines / 15)
+        return round(words / 200 + lines / 20)
 
     @property
     def seconds(self) -> int | None:
@@ -86,7 +86,8 @@ class Chapter:
     def builds_on(self) -> list[str]:
         "Numbers of the chapters whose modules this one's module imports."
         tree = ast.parse((ROOT / "gpt_nb" / f"{self.stem[3:]}.py").read_text("utf-8"))
-        used = {node.module.split(".")[1] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt_nb.")}
+        used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level} | {
+            node.module.split(".")[1] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt_nb.")}
         return sorted(p.stem[:2] for p in NBS.glob("[0-9][0-9]_*.ipynb") if p.stem[3:] in used)
 
     @cached_property
@@ -140,7 +141,8 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
     exported = any(name.startswith("export") for name in said)
     tags = {"exported": exported, "remove-input": said.get("echo") == "false", "remove-output": said.get("output") == "false",
             "hide-input": said.get("code-fold") == "true"}
-    code = without_directives(code)
+    code, bar = without_directives(code), lambda o: re.search(r"\d%\|", "".join(o.get("data", {}).get("text/plain", ""))) and WIDGET in o["data"]
+    cell = cell | {"outputs": [o for o in cell["outputs"] if not bar(o)]}   # what a progress bar left behind
     image = {"mystnb": {"image": {"alt": said["fig-alt"]}}} if said.get("fig-alt") else {}
     result = [cell | {"source": code, "metadata": {"tags": [tag for tag, wanted in tags.items() if wanted]} | image}]
     if exported and chapter and defined(code): result.insert(0, caption(chapter, code, heading))
@@ -205,7 +207,7 @@ def reference_page(chapter: Chapter) -> str:
         else:
             value = " ".join(repr(thing).split())
             remark = remarks.get(name, "")
-            parts.append(f".. py:data:: {chapter.module}.{name}\n   :value: {value if len(value) < 80 else value[:77] + '...'}\n\n   {remark[:1].upper() + remark[1:]}\n\n   {built_in(chapter, name)}\n")
+            parts.append(f".. py:data:: {name}\n   :value: {value if len(value) < 80 else value[:77] + '...'}\n\n   {remark[:1].upper() + remark[1:]}\n\n   {built_in(chapter, name)}\n")
     body = "\n".join(parts)
     return (f"# {chapter.module}\n\n> {chapter.head[1]}\n\nBuilt in [chapter {chapter.number}, {chapter.head[0]}](../notebooks/{chapter.stem}.ipynb).\n\n"
             f"```{{eval-rst}}\n.. py:module:: {chapter.module}\n\n{body}\n```\n")
@@ -259,7 +261,7 @@ def draw_emergence(path: Path, ink: str, labels: tuple[str, str, str, str]) -> N
     plot_fonts()
     grown = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))["tales"]
     with plt.rc_context({"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": ink, "svg.fonttype": "path"}):
-        fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+        fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         for kind, color, label in zip(("words", "sentences", "story"), ("#4c9be8", "#f0883e", "#3fb950"), labels):
             runs = [[look[kind] for look in run] for run in grown["runs"]]
             tokens, low, high = [look["tokens"] for look in grown["runs"][0]], [min(r) for r in zip(*runs)], [max(r) for r in zip(*runs)]
@@ -270,7 +272,7 @@ def draw_emergence(path: Path, ink: str, labels: tuple[str, str, str, str]) -> N
         ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="tokens read" if labels[0].isascii() else "读过的词元")
         ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(0, 0.62))
+        fig.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
         fig.savefig(path, transparent=True, metadata={"Date": None})
         plt.close(fig)
 
@@ -285,7 +287,7 @@ def write_home(chapters: list[Chapter]) -> None:
         for theme, ink in (("light", "#222222"), ("dark", "#dddddd")): draw_emergence(made / f"emergence-{lang}-{theme}.svg", ink, labels)
     story, seed = house_story()
     fill = {"STORY": html.escape(story), "SEED": seed, "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
-            "TOC": "\n".join(f"notebooks/{c.stem}" for c in chapters), "MINUTES": str(sum(c.minutes for c in chapters))}
+            "TOC": "\n".join(f"{c.number} {c.head[0]} <notebooks/{c.stem}>" for c in chapters), "HOURS": str(round(sum(c.minutes for c in chapters) / 60))}
     for name in ("index", "zh"):
         template = (HERE / f"{name}.template.md").read_text("utf-8")
         (HERE / f"{name}.md").write_text(re.sub(r"@([A-Z]+)@", lambda m: fill[m[1]], template), "utf-8")

@@ -275,12 +275,13 @@ def export_command(
     run: RunFolder,
     to: Annotated[str, typer.Option(help="hf: a folder for transformers and vLLM; onnx: a file for ONNX runtimes; gguf: a file for llama.cpp")],
     out: Annotated[Path, typer.Option(help="a new folder")],
+    licence: Annotated[str, typer.Option(help="of the weights, for the card, as the Hub abbreviates it: apache-2.0, mit ...")] = "other",
 ) -> None:
     "Write a run's model for other programs, with its tokenizer and a card."
     from gpt_nb.pretrained import export
     from gpt_nb.training import Run
 
-    try: path = export(Run.open(run), to, out)
+    try: path = export(Run.open(run), to, out, licence)
     except ImportError as e: raise ValueError(str(e)) from e
     print(f"{path} holds the model. Next: " + {"hf": f"vllm serve {quote(str(out))}", "onnx": "onnxruntime.InferenceSession opens it", "gguf": f"llama-server -m {quote(str(path))}"}[to])
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['QWEN_SPLIT', 'PRE', 'kept_bytes', 'memory_needed', 'top_next', 'model_card', 'export_onnx', 'gguf_vocabulary',
-           'gguf_config', 'gguf_tensor', 'export_gguf', 'export']
+           'gguf_config', 'gguf_tensor', 'export_gguf', 'begin_texts', 'export']
 
 # %% ../nbs/11_pretrained.ipynb #11-002
 import math
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from .attention import rope_frequencies, slow_down
 from .model import GPT, GPTConfig, hub_state, memory
 from .sampling import generate
-from .tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, to_visible
+from .tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, read_json, to_visible, write_json
 from .training import Run
 
 # %% ../nbs/11_pretrained.ipynb #11-036
@@ -28,7 +29,7 @@ def kept_bytes(model: GPT, ids: Tensor) -> int:
     def keep(t):
         if t.untyped_storage()._cdata not in own: kept[t.untyped_storage()._cdata] = t   # held, so that no other takes its place
         return t
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): model.loss(ids, ids)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t): model.loss(ids, ids)
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
@@ -41,10 +42,12 @@ def memory_needed(
 ) -> dict[str, int]:                  # bytes of each part
     "What must lie in a device's memory at once, counted from the config alone."
     length = config.context if length is None else length
-    if batch_size < 1 or not 1 <= length <= config.context: raise ValueError(f"batch_size {batch_size}, length {length}: expected at least one row, of 1 to {config.context} tokens")
+    if not (isinstance(batch_size, int) and isinstance(length, int) and batch_size >= 1 and 1 <= length <= config.context): raise ValueError(f"batch_size {batch_size}, length {length}: expected at least one row, of 1 to {config.context} tokens")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64): raise ValueError(f"dtype {dtype}: expected torch.float32, bfloat16, float16 or float64")
     parts = memory(config, batch_size, length, dtype.itemsize)
     if not train: return {"weights": parts["weights"], "cache": parts["cache"]}
-    with torch.device("meta"): model, rows = GPT(replace(config, context=max(16, config.context))).to(dtype), [torch.zeros(1, n, dtype=torch.long) for n in (8, 16)]
+    with torch.inference_mode(False), torch.device("meta"):
+        model, rows = GPT(replace(config, context=max(16, config.context))).to(dtype), [torch.zeros(1, n, dtype=torch.long) for n in (8, 16)]
     short, long = (kept_bytes(model, ids) for ids in rows)
     per_token = (4 * short - long) // 16      # bytes(T) = a T + b T^2, without b
     return {name: parts[name] for name in ("weights", "gradients", "optimizer")} | {"activations": per_token * batch_size * length}
@@ -61,23 +64,25 @@ def top_next(
     "The likeliest next tokens."
     if start is None: start = () if model.config.bos_token_id is None else (model.config.bos_token_id,)
     ids = [*start, *tok.encode(text)]
-    if not ids or k < 1: raise ValueError("an empty text, and no token that begins one: give a text" if not ids else f"k is {k}: ask for at least one token")
+    if not ids or not isinstance(k, int) or k < 1: raise ValueError("an empty text, and no token that begins one: give a text" if not ids else f"k is {k}: ask for one token or more")
     p = model(torch.tensor([ids], device=model.lm_head.weight.device))[0, -1].float().softmax(-1)   # (V,)
-    text = lambda i: shown if "\ufffd" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
+    text = lambda i: f"[unused {i}]" if i >= tok.vocab_size else shown if "\ufffd" not in (shown := tok.decode([i])) else f"<{tok.token_bytes(i).hex(' ')}>"
     return [(text(int(i)), float(p[i])) for i in p.topk(min(k, len(p))).indices]
 
 # %% ../nbs/11_pretrained.ipynb #11-061
 def model_card(
     run: Run,
-    licence: str = "apache-2.0",   # of the weights, as the Hub abbreviates it: yours to choose
-    prompt: str = "",              # how the sample begins
-) -> str:                          # Markdown
+    licence: str = "other",   # of the weights, as the Hub abbreviates it: yours to choose
+    prompt: str = "",         # how the sample begins
+) -> str:                     # Markdown
     "What a reader must know of a model: data, size, loss, how good it could be, a sample."
     c, tok, data = run.model.config, run.tok, run.options.get("data", "data that its record does not name")
     if tok is None: raise ValueError("this run has no tokenizer, so its model cannot write: train with one")
+    if not re.fullmatch(r"[\w.-]+", licence): raise ValueError(f"licence {licence!r}: expected a name as the Hub abbreviates it, such as apache-2.0, mit or other")
     start = [tok.end_id, *tok.encode(prompt)]
+    if len(start) >= c.context: raise ValueError(f"a prompt of {len(start)} tokens fills the context of {c.context}: give a shorter one")
     new = generate(run.model, start, min(120, c.context - len(start)), stop=[tok.end_id], seed=0)
-    sample = tok.decode([t for t in new if t != tok.end_id]).strip()
+    sample = tok.decode([t for t in new if t != tok.end_id and t < tok.vocab_size]).strip()   # a model may have more rows than its tokenizer tokens
     rows = {"architecture": c.arch, "parameters": f"{run.model.n_params:,}", "context": f"{c.context:,} tokens", "vocabulary": f"{c.vocab_size:,}", "data": data,
             "tokens read": f"{run.history[-1]['tokens']:,}" if run.history else "unknown", "seconds of training": f"{run.seconds:,.0f}"}
     if run.val_loss is not None: rows["validation loss"] = f"{run.val_loss:.4f} nats a token"
@@ -93,7 +98,7 @@ def export_onnx(model: GPT, path: Path) -> None:
     except ImportError as e: raise ImportError("ONNX needs two more packages: pip install onnx onnxscript") from e
     exact, Dim = GPT(model.config).eval(), torch.export.Dim
     exact.load_state_dict({name: w.float().cpu() for name, w in model.state_dict().items()})
-    shapes = ({0: Dim("batch", max=1024), 1: Dim("tokens", max=model.config.context)},)
+    shapes = ({0: Dim("batch", max=1024)} | ({1: Dim("tokens", max=model.config.context)} if model.config.context > 1 else {}),)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")   # of parts of torch about other parts
         torch.onnx.export(exact, (torch.zeros(2, min(8, model.config.context), dtype=torch.long),), path, input_names=["ids"], output_names=["logits"],
@@ -109,16 +114,16 @@ def gguf_vocabulary(writer, tok, vocab_size: int) -> None:
     import gguf
     if not isinstance(tok, BPETokenizer): raise ValueError("llama.cpp knows byte-level BPE and not this tokenizer of words or characters: train with --tokenizer bpe:4096, or export to hf or onnx")
     splits = tuple(cutter.pattern[1:-1] for cutter in tok.cutters)
-    if splits not in PRE: raise ValueError(f"llama.cpp has no name for a tokenizer that cuts text by {splits}: export to hf or onnx")
+    if splits not in PRE or tok.whole_first and PRE[splits] != "dbrx": raise ValueError(f"llama.cpp has no name for a tokenizer that cuts text by {splits}" + " and takes whole words first" * tok.whole_first + ": export to hf or onnx")
     kinds, names = gguf.TokenType, {i: to_visible(data) for data, i in tok.ids.items()}
-    special = {i: name for name, i in tok.special_tokens.items()}
-    tokens = [names.get(i) or special.get(i) or f"[unused {i}]" for i in range(vocab_size)]
+    special, added = ({i: name for name, i in found.items()} for found in (tok.special_tokens, tok.always))
+    kind = lambda i: kinds.CONTROL if i in special else kinds.USER_DEFINED if i in added else kinds.NORMAL if i in names else kinds.UNUSED
+    tokens = [special.get(i) or added.get(i) or names.get(i) or f"[unused {i}]" for i in range(vocab_size)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe" if tok.whole_first and PRE[splits] == "dbrx" else PRE[splits])
     writer.add_token_list(tokens)
-    writer.add_token_types([kinds.NORMAL if i in names else kinds.CONTROL if i in special else kinds.UNUSED for i in range(vocab_size)])
+    writer.add_token_types([kind(i) for i in range(vocab_size)])
     writer.add_token_merges([" ".join(names[i] for i in pair) for pair in tok.merges])
-    writer.add_add_bos_token(False)
 
 # %% ../nbs/11_pretrained.ipynb #11-071
 def gguf_config(writer, c: GPTConfig) -> None:
@@ -126,6 +131,7 @@ def gguf_config(writer, c: GPTConfig) -> None:
     import gguf
     writer.add_context_length(c.context); writer.add_embedding_length(c.d_model); writer.add_block_count(c.n_layer); writer.add_feed_forward_length(c.d_ff)
     writer.add_head_count(c.n_head); writer.add_head_count_kv(c.n_kv_head); writer.add_key_length(c.d_head); writer.add_value_length(c.d_head); writer.add_vocab_size(c.vocab_size)
+    writer.add_add_bos_token(c.bos_token_id is not None)   # texts begin with it, as in training
     if c.bos_token_id is not None: writer.add_bos_token_id(c.bos_token_id)
     if c.eos_token_id is not None: writer.add_eos_token_id(c.eos_token_id if isinstance(c.eos_token_id, int) else c.eos_token_id[0])
     if c.arch == "gpt2": return writer.add_layer_norm_eps(c.norm_eps)
@@ -147,7 +153,7 @@ def gguf_tensor(name: str, w: Tensor, c: GPTConfig) -> Tensor:
 
 
 def export_gguf(model: GPT, tok, path: Path) -> None:
-    "One file for llama.cpp, in the model's own precision."
+    "One file for llama.cpp: matrices in bfloat16 if the model has them so, all else in float32."
     try: import gguf
     except ImportError as e: raise ImportError("GGUF needs one more package: pip install gguf") from e
     c, kinds = model.config, gguf.GGMLQuantizationType
@@ -162,15 +168,28 @@ def export_gguf(model: GPT, tok, path: Path) -> None:
     writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file(); writer.close()
 
 # %% ../nbs/11_pretrained.ipynb #11-077
+def begin_texts(path: Path, bos: int) -> None:
+    "Let a tokenizer.json put the token before a text that stood there in training."
+    spec = read_json(path)
+    name = next((t["content"] for t in spec["added_tokens"] if t["id"] == bos), None)
+    if name is None or spec["post_processor"] is not None: return
+    first, rest = dict(SpecialToken=dict(id=name, type_id=0)), dict(Sequence=dict(id="A", type_id=0))
+    spec["post_processor"] = dict(type="TemplateProcessing", single=[first, rest], pair=[first, rest, dict(Sequence=dict(id="B", type_id=0))],
+                                  special_tokens={name: dict(id=name, ids=[bos], tokens=[name])})
+    write_json(path, spec)
+
+
 def export(
     run: Run,
     to: str,               # "hf", "onnx" or "gguf"
     folder: str | Path,    # a new or empty folder
+    licence: str = "other",  # for the card
 ) -> Path:                 # the folder, or the file in it that holds the model
     "Write a run's model for others: a folder for `transformers` and vLLM, a file for ONNX runtimes, or one for llama.cpp."
     folder = Path(folder)
     if to not in ("hf", "onnx", "gguf"): raise ValueError(f"cannot export to {to!r}: choose hf, onnx or gguf")
     if run.tok is None: raise ValueError("this run has no tokenizer: others could not use its model")
+    if run.tok.vocab_size > run.model.config.vocab_size: raise ValueError(f"the tokenizer has {run.tok.vocab_size} tokens and the model {run.model.config.vocab_size}: they do not belong together")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise FileExistsError(f"{folder} exists and is not an empty folder: choose another")
     fresh = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +198,8 @@ def export(
         elif to == "onnx": export_onnx(run.model, folder / "model.onnx")
         else: export_gguf(run.model, run.tok, folder / "model.gguf")
         run.tok.save(folder)
-        (folder / "README.md").write_text(model_card(run), encoding="utf-8")
+        if run.model.config.bos_token_id is not None: begin_texts(folder / "tokenizer.json", run.model.config.bos_token_id)
+        (folder / "README.md").write_text(model_card(run, licence), encoding="utf-8")
     except BaseException:   # nothing half-written stays
         for path in folder.iterdir(): path.unlink()
         if fresh: folder.rmdir()

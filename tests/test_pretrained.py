@@ -103,7 +103,7 @@ def test_gguf_holds_the_tokenizer_and_the_positions(tok, tmp_path):
     reader = gguf.GGUFReader(tmp_path / "a.gguf")
     assert field(reader, "tokenizer.ggml.model") == "gpt2" and field(reader, "tokenizer.ggml.pre") == "dbrx"
     names, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
-    assert len(names) == tok.vocab_size and names[tok.end_id] == "<|end|>" and kinds[tok.end_id] == gguf.TokenType.CONTROL and kinds[0] == gguf.TokenType.NORMAL
+    assert field(reader, "tokenizer.ggml.add_bos_token") and len(names) == tok.vocab_size and names[tok.end_id] == "<|end|>" and kinds[tok.end_id] == gguf.TokenType.CONTROL and kinds[0] == gguf.TokenType.NORMAL
     spec = tok.spec["model"]
     assert names[:256] == list(spec["vocab"])[:256] and field(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in spec["merges"]]
     assert field(reader, "tokenizer.ggml.eos_token_id") == tok.end_id and field(reader, "llama.context_length") == 1024
@@ -138,13 +138,29 @@ def test_the_exported_folder_continues_with_the_same_ids(tok, tmp_path):
     out = export(run_of(model, tok, options={"data": "tales"}, floor=1.9), "hf", tmp_path / "out")
     theirs, their_tok = transformers.AutoModelForCausalLM.from_pretrained(out).eval(), transformers.AutoTokenizer.from_pretrained(out)
     ids = their_tok("Once a king 今天", return_tensors="pt").input_ids
-    assert ids[0].tolist() == tok.encode("Once a king 今天")
+    assert ids[0].tolist() == [tok.end_id, *tok.encode("Once a king 今天")]   # a text begins for others as it did in training
     want = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0, eos_token_id=None)[0].tolist()
     assert generate(model, ids[0].tolist(), 40, temperature=0) == want
     assert {p.name for p in out.iterdir()} == {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     card = (out / "README.md").read_text("utf-8")
-    for part in ("license: apache-2.0", "`tales`", f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"): assert part in card, part
-    assert load_tokenizer(out).spec == tok.spec
+    for part in ("license: other", "`tales`", f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"): assert part in card, part
+    assert load_tokenizer(out).spec | {"post_processor": None} == tok.spec and load_tokenizer(out).encode("Once a king 今天") == tok.encode("Once a king 今天")
+
+
+def test_export_and_card_refuse_what_does_not_belong_together(tok, tmp_path):
+    smaller = GPT(GPTConfig("qwen3", tok.vocab_size - 1, 64, 1, 2, 16))
+    with pytest.raises(ValueError, match="do not belong together"): export(run_of(smaller, tok), "hf", tmp_path / "out")
+    run = run_of(tiny("qwen3", tok), tok)
+    with pytest.raises(ValueError, match="licence"): model_card(run, licence="mit\nx: y")
+    with pytest.raises(ValueError, match="fills the context"): model_card(run, prompt="Once a king " * 1000)
+    with pytest.raises(ValueError, match="dtype"): memory_needed(run.model.config, dtype=torch.int8)
+    with torch.no_grad(): assert memory_needed(run.model.config, train=True)["activations"] > 0
+
+
+def test_rows_without_a_token_are_shown_as_such(tok):
+    padded = GPT(GPTConfig("qwen3", tok.vocab_size + 8, 64, 1, 2, 16, bos_token_id=tok.end_id)).eval()
+    assert any(text.startswith("[unused") for text, _ in top_next(padded, tok, "Once", 10**6))
+    assert "# A small language model" in model_card(run_of(padded, tok))
 
 
 def test_export_loses_nothing_and_leaves_nothing_half_written(tok, tmp_path, monkeypatch):
@@ -182,7 +198,7 @@ def test_top_next_is_the_softmax(tok):
     assert [f[1] for f in found] == pytest.approx(p.topk(3).values.tolist()) and found[0][0] == tok.decode([int(p.argmax())])
     assert len(top_next(model, tok, "", 10**6)) == tok.vocab_size
     with pytest.raises(ValueError, match="empty"): top_next(model, tok, "", start=())
-    with pytest.raises(ValueError, match="at least one"): top_next(model, tok, "a", 0)
+    with pytest.raises(ValueError, match="one token or more"): top_next(model, tok, "a", 0)
 
 
 # ---- memory

@@ -4,6 +4,7 @@ const nameWidgets = (root) => {
     slider.setAttribute("aria-label", slider.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
   for (const field of root.querySelectorAll(".jupyter-widgets :is(select, input, textarea):not([aria-label]):not([id])"))
     field.setAttribute("aria-label", field.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
+  for (const picture of root.querySelectorAll(".widget-subarea img:not([alt])")) picture.alt = "Plot for the values of the controls above it";
 };
 
 const reachWide = () => {
@@ -13,6 +14,7 @@ const reachWide = () => {
 
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;  // no page may be read from another there
 document.addEventListener("DOMContentLoaded", () => {
+  if (window.MathJax && !MathJax.Hub) MathJax.Hub = { Queue() {} };   // widgets ask for MathJax 2 to typeset their labels, which hold no formulas
   new MutationObserver(() => nameWidgets(document)).observe(document.body, { childList: true, subtree: true });
   nameWidgets(document);
   reachWide();

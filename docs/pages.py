@@ -108,6 +108,13 @@ def defined(code: str) -> list[str]:
     return names
 
 
+def only_imports(code: str) -> bool:
+    "A cell that a reader can skip: it imports, and at most sets up the fonts."
+    setup = lambda node: isinstance(node, (ast.Import, ast.ImportFrom)) or ast.unparse(node) == "plot_fonts()"
+    try: return len(code.splitlines()) > 3 and all(map(setup, ast.parse(code).body))
+    except SyntaxError: return False   # a line that only Jupyter understands
+
+
 def caption(chapter: Chapter, code: str, heading: str) -> dict:
     "What stands over an exported cell: the file it becomes part of, and the names it gives it, linked to their reference."
     names = [name for name in defined(code) if name in chapter.public]
@@ -140,7 +147,7 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
     if said.keys() & {"hide", "default_exp"} or said.get("include") == "false": return []
     exported = any(name.startswith("export") for name in said)
     tags = {"exported": exported, "remove-input": said.get("echo") == "false", "remove-output": said.get("output") == "false",
-            "hide-input": said.get("code-fold") == "true"}
+            "hide-input": said.get("code-fold") == "true" or only_imports(code)}
     code, bar = without_directives(code), lambda o: re.search(r"\d%\|", "".join(o.get("data", {}).get("text/plain", ""))) and WIDGET in o["data"]
     cell = cell | {"outputs": [o for o in cell["outputs"] if not bar(o)]}   # what a progress bar left behind
     image = {"mystnb": {"image": {"alt": said["fig-alt"]}}} if said.get("fig-alt") else {}

@@ -17,7 +17,7 @@ def markdown(path: Path) -> str:
             shown = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", []))) for o in cell["outputs"]).strip()
             if shown: parts.append(f"```text\n{shown}\n```")
     text = "\n\n".join(parts) + "\n"
-    return re.sub(r"\]\((\d\d_\w+\.ipynb)\)", r"](nbs/\1)", text).replace("](../", "](")  # links from the project's root
+    return re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", text).replace("](../", "](")  # links from the project's root
 
 
 if __name__ == "__main__":

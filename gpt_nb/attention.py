@@ -52,10 +52,12 @@ class RopeScaling:
     magnitude: float = 1.0   # what cosine and sine are multiplied with; for YaRN, 0.1 ln(factor) + 1 is usual
 
     def __post_init__(self):
-        number = lambda x: isinstance(x, (int, float)) and x is not True and 0 < x < math.inf
-        if self.rule not in ("llama3", "yarn"): raise ValueError(f"rule {self.rule!r} is not llama3 or yarn")
-        if not all(map(number, (self.factor, self.original, self.low, self.high, self.magnitude))) or self.factor < 1 or self.low >= self.high:
-            raise ValueError(f"{self}: expected numbers above 0, a factor of at least 1 and low below high")
+        if self.rule not in ("llama3", "yarn"): raise ValueError(f"rule {self.rule!r:.60} is not llama3 or yarn")
+        for name, least, most in (("factor", 1, 1e12), ("original", 1, 1e12), ("low", 1e-6, 1e12), ("high", 1e-6, 1e12), ("magnitude", 1e-6, 100)):
+            x = getattr(self, name)
+            if not isinstance(x, (int, float)) or x is True or not least <= x <= most:
+                raise ValueError(f"{name} is {x!r:.60}: expected a number from {least:g} to {most:g}")
+        if self.low >= self.high: raise ValueError(f"low is {self.low} and high {self.high}: expected low below high")
 
 
 def slow_down(

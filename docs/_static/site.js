@@ -8,7 +8,7 @@ const nameWidgets = (root) => {
 };
 
 const reachWide = () => {
-  for (const box of document.querySelectorAll("pre, .table-wrapper, table.dataframe, .output, mjx-container, .math"))
+  for (const box of document.querySelectorAll("pre, .table-wrapper, div.output table, .output, mjx-container, .math"))
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") box.tabIndex = 0;
 };
 

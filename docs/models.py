@@ -3,11 +3,13 @@
 Each is trained by the library's own `train` from a seed, into runs/models/NAME (go on after a stop by typing the same again),
 and written to gpt_nb/models/NAME in bfloat16 with a card."""
 import argparse
+import math
 import os
 import platform
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gpt_nb.cli import cache_folder, make_tokenizer
@@ -23,7 +25,8 @@ SMALL = dict(n_layer=2, d_model=96, n_head=6, tie_embeddings=False)
 MODELS = {
     "tales-en": TALES | dict(data="tales:2"),
     "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
-    "tales-both": TALES | dict(data="tales:2+tales-zh:2", tokenizer="bpe:1200"),
+    "tales-both": TALES | dict(data="tales:2+tales-zh:2", tokenizer="bpe:1000", shape=TALES["shape"] | dict(d_ff=320, tie_embeddings=True),
+                               settings=TALES["settings"] | dict(steps=6_000)),
     "pydocs": dict(data="pydocs", tokenizer="bpe:2048", context=256, shape=dict(n_layer=4, d_model=128, n_head=4),
                    settings=dict(steps=3_000, batch_size=8, lr=0.01, muon_lr=0.02, weight_decay=0.5, eval_every=500, log_every=50)),
     "growing": dict(data="tales", tokenizer="word", n_stories=100_000, shape=SMALL,
@@ -60,6 +63,19 @@ def fit(name: str, spec: dict, tok, tokens):  # Run
     return train(model, tokens, TrainConfig(**spec["settings"]), tok, out=out, resume=resume, floor=best, options=dict(data=spec["data"]))
 
 
+def measure_each(model: GPT, tok, data: str) -> dict[str, str]:
+    "Of a model of several worlds: each world's unseen stories, and the stories told in its language."
+    told, rows = write_stories(model, tok, 1000, seed=0), {}
+    for world in map(world_of, data.split("+")):
+        ids = np.array([tok.end_id, *(i for text in world.texts(300, seed=10**9) for i in (*tok.encode(text), tok.end_id))])
+        best = floor(world, ids, tok.end_id) + 300 * math.log(2) / (len(ids) - 1)   # and one coin toss a story for its language
+        loss, own = evaluate(model, ids).loss, [text for text in told if text.isascii() == (world.lang == "en")]
+        holds = share_that_holds(world, own)
+        rows[f"stories, {world.lang}"] = f"{loss:.4f} nats a token, {loss / best - 1:.1%} above the best possible {best:.4f}"
+        rows[f"of {len(own)} told, {world.lang}"] = f"{holds.sentences:.1%} of sentences, {holds.facts:.1%} of facts, {holds.story:.1%} of whole stories hold"
+    return rows
+
+
 def measure(model: GPT, tok, tokens, data: str, best: float | None) -> dict[str, str]:
     "What the card says of the model as it is stored."
     result = evaluate(model, tokens, tok)
@@ -68,6 +84,7 @@ def measure(model: GPT, tok, tokens, data: str, best: float | None) -> dict[str,
         rows["best possible"] = f"{best:.4f} nats a token: the model is {result.loss / best - 1:.1%} above it"
         holds = share_that_holds(world_of(data), write_stories(model, tok, 1000, seed=0))
         rows["of 1,000 stories"] = f"{holds.sentences:.1%} of sentences, {holds.facts:.1%} of facts, {holds.story:.1%} of whole stories hold"
+    elif "+" in data: rows |= measure_each(model, tok, data)
     else:
         rows |= {line: f"{bits:.4f} bits a byte" for line, bits in (lines_to_cross(tokens, tok, range(2, 9)) if data == "pydocs" else {}).items()}
     return rows

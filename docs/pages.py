@@ -130,14 +130,14 @@ def link_names(text: str, public: dict[str, str]) -> str:
     seen = set()
 
     def link(match: re.Match) -> str:
-        name = match[1].split("(")[0]
-        full = public.get(name.split(".")[0])
-        if not full or name in seen: return match[0]
-        seen.add(name)
-        return f"{{py:obj}}`{match[1]} <{full}{name[len(name.split('.')[0]):]}>`"
+        name, attribute, call = match.groups(default="")
+        full = public.get(name)
+        if not full or name + attribute in seen: return match[0]
+        seen.add(name + attribute)
+        return f"{{py:obj}}`{name}{attribute}{call} <{full}{attribute}>`"
 
     parts = FENCE.split(text)
-    parts[::2] = [re.sub(r"(?<![\w`\[{}])`([A-Za-z_]\w*(?:\.\w+)?(?:\(\))?)`(?!`)", link, part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"(?<![\w`\[{}])`([A-Za-z_]\w*)(\.\w+)?(\([^`\n]*)?`(?!`)", link, part) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -324,7 +324,7 @@ def llms(chapters: list[Chapter]) -> str:
 def write_pages() -> list[Chapter]:
     "All of it, into docs/."
     chapters = [Chapter(path) for path in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))]
-    public = {name: f"{c.module}.{name}" for c in chapters for name in c.public}
+    public = {name: f"{c.module}.{name}" for c in chapters for name in c.public if name not in ("pydocs", "pycode")}   # these mean the texts
     for folder in ("notebooks", "reference"):
         shutil.rmtree(HERE / folder, ignore_errors=True)
         (HERE / folder).mkdir()

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['GPTConfig', 'make_norm', 'make_block', 'Transformer', 'GPT', 'init_weights', 'count_params', 'flops_per_token',
            'memory', 'config_to_hub', 'hub_to_config', 'to_gpt2', 'from_gpt2', 'hub_state', 'pick_device',
-           'find_folder', 'weight_files']
+           'find_folder', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/06_model.ipynb #06-028
 import json
@@ -75,26 +75,30 @@ def check_fields(c: GPTConfig) -> None:
         for name in fields:
             value = getattr(c, name)
             if not (value is None and GPTConfig.__dataclass_fields__[name].default is None) and not good(value):
-                raise ValueError(f"{name} is {value!r}, not {what}")
+                raise ValueError(f"{name} is {value!r:.60}, not {what}")
     want(["arch"], lambda x: type(x) is str and x in NAMES, f"one of {', '.join(NAMES)}")
     want(["n_layer"], lambda x: type(x) is int and 1 <= x <= 1000, "a whole number from 1 to 1,000")
     sizes = "vocab_size", "context", "n_head", "d_model", "n_kv_head", "d_head", "d_ff"
     want(sizes, lambda x: type(x) is int and 1 <= x <= 2**24, "a whole number from 1 to 16,777,216")
     want(["tie_embeddings", "attention_bias", "mlp_bias"], lambda x: type(x) is bool, "True or False")
-    want(["norm_eps", "rope_theta"], lambda x: type(x) in (int, float) and 0 < x < math.inf, "a number above 0")
-    whole = lambda x: type(x) is int or type(x) is tuple and all(type(i) is int for i in x)
-    want(["bos_token_id", "eos_token_id"], whole, "a token's id")
+    want(["norm_eps"], lambda x: type(x) in (int, float) and 1e-12 <= x <= 1, "a number from 1e-12 to 1")
+    want(["rope_theta"], lambda x: type(x) in (int, float) and 1 <= x <= 1e12, "a number from 1 to 1e12")
+    token = lambda x: type(x) is int and 0 <= x < c.vocab_size
+    want(["bos_token_id"], token, f"a token's id, a whole number from 0 to {c.vocab_size - 1}")
+    want(["eos_token_id"], lambda x: token(x) or type(x) is tuple and x and all(map(token, x)), f"one or more ids of tokens, from 0 to {c.vocab_size - 1}")
     want(["rope_scaling"], lambda x: type(x) is RopeScaling, "a RopeScaling")
 
 # %% ../nbs/06_model.ipynb #06-035
 def check_heads(c: GPTConfig) -> None:
     "Raise a ValueError where heads, widths and biases do not go together."
+    if c.n_head * c.d_head > 2**20: raise ValueError(f"n_head {c.n_head} times d_head {c.d_head} is more than 1,048,576, the widest attention we build")
     if c.n_head % c.n_kv_head: raise ValueError(f"n_head {c.n_head} is no multiple of n_kv_head {c.n_kv_head}")
     if c.d_model % c.n_head and c.arch != "qwen3": raise ValueError(f"d_model {c.d_model} is no multiple of n_head {c.n_head}, as {c.arch} wants it")
     if c.arch in ("qwen2", "qwen3") and c.mlp_bias: raise ValueError(f"{c.arch} has no biases in its feed-forward: leave mlp_bias out")
     if c.arch == "qwen2" and (not c.attention_bias or c.d_head * c.n_head != c.d_model): raise ValueError("qwen2 always has biases on q, k and v, and d_model = n_head * d_head: leave attention_bias and d_head out")
     if c.arch != "gpt2":
         if c.d_head % 2: raise ValueError(f"d_head {c.d_head} is odd: rotary positions turn pairs of features")
+        if c.rope_scaling and c.rope_scaling.rule == "yarn" and c.rope_theta < 2: raise ValueError(f"rope_theta is {c.rope_theta}: YaRN needs one of at least 2")
         return
     if c.n_kv_head != c.n_head or c.d_head * c.n_head != c.d_model:
         raise ValueError(f"gpt2 has as many key as query heads, and d_model = n_head * d_head; "
@@ -226,6 +230,8 @@ class GPT(nn.Module):
         **hub,                               # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
     ) -> "GPT":
         "Open a checkpoint. Only JSON and safetensors files are read; one that does not fit is refused before memory is taken."
+        if dtype not in FLOATS: raise ValueError(f"dtype is {dtype!r:.60}: expected one of {', '.join(map(str, FLOATS[1:]))}, or None for the one it is stored in")
+        device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
 # %% ../nbs/06_model.ipynb #06-052
@@ -323,7 +329,7 @@ def config_to_hub(
 def hub_to_config(fields: dict[str, object]) -> GPTConfig:
     "The config for a config.json; a field that we do not support is an error, never ignored."
     arch = fields.get("model_type")
-    if not isinstance(arch, str) or arch not in NAMES: raise ValueError(f"model_type {arch!r} is not one of {', '.join(NAMES)}")
+    if not isinstance(arch, str) or arch not in NAMES: raise ValueError(f"model_type {arch!r:.60} is not one of {', '.join(NAMES)}")
     names, fields = NAMES[arch], ABSENT[arch] | fields
     if missing := [theirs for theirs in names.values() if theirs not in fields]: raise ValueError(f"no {', '.join(missing)} in it")
     known = {*names.values(), *FIXED[arch], *FREE[arch], *FREE_ANYWHERE}
@@ -334,21 +340,23 @@ def hub_to_config(fields: dict[str, object]) -> GPTConfig:
     kinds = fields.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds): wrong["layer_types"] = fields["layer_types"]
     if fields.get("architectures") not in (None, [ARCHITECTURES[arch]]): wrong["architectures"] = fields["architectures"]
-    if wrong: raise ValueError(f"not supported for {arch}: " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in wrong.items()))
-    ids = {k: tuple(v) if isinstance(v := fields.get(k), list) else v for k in ("bos_token_id", "eos_token_id")}
+    if wrong: raise ValueError(f"not supported for {arch}: " + ", ".join(f"{k} = {json.dumps(v):.60}" for k, v in wrong.items()))
+    ids = {"bos_token_id": fields.get("bos_token_id"), "eos_token_id": tuple(v) if isinstance(v := fields.get("eos_token_id"), list) else v}
+    unset = arch == "gpt2" and type(fields["vocab_size"]) is int and fields["vocab_size"] <= 50256   # `transformers` writes 50256 where none was given
+    if unset: ids = {k: None if v == 50256 else v for k, v in ids.items()}
     return GPTConfig(arch, **{ours: fields[theirs] for ours, theirs in names.items()}, **rope, **ids)
 
 # %% ../nbs/06_model.ipynb #06-154
 def read_rope(fields: dict[str, object]) -> tuple[float, RopeScaling | None]:
     "Base and scaling of rotary positions, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."
     given = [fields.get(name) or {} for name in ("rope_scaling", "rope_parameters")]
-    if not all(isinstance(g, dict) for g in given): raise ValueError(f"rope_scaling and rope_parameters must be objects, not {json.dumps(given)}")
+    if not all(isinstance(g, dict) for g in given): raise ValueError(f"rope_scaling and rope_parameters must be objects, not {json.dumps(given):.60}")
     rope = {k: v for k, v in (given[0] | given[1]).items() if v is not None}
     theta, rule = rope.pop("rope_theta", fields.get("rope_theta", 10000.0)), rope.pop("rope_type", rope.get("type", "default"))
     names = SCALED.get(rule, {}) if isinstance(rule, str) else {}
     plain = [("type", rule), ("partial_rotary_factor", 1.0), ("truncate", True)]
     wrong = {k: v for k, v in rope.items() if k not in names.values() and (k, v) not in plain}
-    if wrong or not names and rule != "default": raise ValueError(f"rotary positions of this kind are not supported: {json.dumps({'rope_type': rule} | wrong)}")
+    if wrong or not names and rule != "default": raise ValueError(f"rotary positions of this kind are not supported: {json.dumps({'rope_type': rule} | wrong):.200}")
     if not names: return theta, None
     rope.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
     if rule == "yarn":
@@ -439,19 +447,26 @@ def find_folder(
 
 # %% ../nbs/06_model.ipynb #06-185
 _CONVERT = ("To convert them, in that folder: python -c \"import torch, safetensors.torch as s; "
-           "s.save_file({{k: v.clone() for k, v in torch.load('{}', weights_only=True).items()}}, 'model.safetensors')\"")
+           "s.save_file({{k: v.clone() for f in {} for k, v in torch.load(f, weights_only=True).items()}}, 'model.safetensors')\"")
+
+def pickled_weights(folder: Path) -> list[str]:
+    "The pickled files that make a model: one, or all shards; not those of an optimizer."
+    names = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind) if re.fullmatch(r"[\w.-]+", p.name))   # they are to be typed
+    for kind in (r"pytorch_model\.bin", r"pytorch_model-.*", r"(?!optimizer|scheduler|scaler|rng_state|training_args).*"):
+        if found := [name for name in names if re.fullmatch(kind, name)]: return found if "-" in kind else found[:1]
+    return []
 
 def weight_files(folder: Path) -> list[Path]:
     "The safetensors files of a checkpoint, one or many."
     if (folder / "model.safetensors").is_file(): return [folder / "model.safetensors"]
     if not (folder / "model.safetensors.index.json").is_file():
-        pickled = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in folder.glob(kind) if re.fullmatch(r"[\w.-]+", p.name))   # the line is to be typed
-        raise FileNotFoundError(f"no model.safetensors in {folder}" + (f", only pickled weights, which are never opened here. {_CONVERT.format(pickled[0])}" if pickled else ""))
+        pickled = pickled_weights(folder)
+        raise FileNotFoundError(f"no model.safetensors in {folder}" + (f", only pickled weights, which are never opened here. {_CONVERT.format(pickled)}" if pickled else ""))
     files = read_json(folder / "model.safetensors.index.json").get("weight_map")
     files = sorted({str(f) for f in files.values()}) if isinstance(files, dict) else []
     bad = [f for f in files if Path(f).name != f or "\\" in f or not f.endswith(".safetensors")]
     if bad or not files: raise ValueError(f"model.safetensors.index.json of {folder} names no proper files: {bad}")
-    if gone := [f for f in files if not (folder / f).is_file()]: raise FileNotFoundError(f"no {list_some(gone)} in {folder}")
+    if gone := [f for f in files if not (folder / f).is_file()]: raise FileNotFoundError(f"no {list_some(gone)} in {folder}, which model.safetensors.index.json asks for: download the folder again")
     return [folder / f for f in files]
 
 # %% ../nbs/06_model.ipynb #06-187
@@ -476,27 +491,34 @@ def open_weights(files: list[Path], arch: str) -> dict[str, tuple[object, str]]:
     return found
 
 # %% ../nbs/06_model.ipynb #06-190
-def check_weights(found: dict[str, tuple[object, str]], model: GPT, folder: Path) -> None:
+def check_weights(found: dict[str, tuple[object, str]], model: GPT, folder: Path, dtype: torch.dtype | None) -> None:
     "Raise unless the files hold what the config asks for, judged by their headers alone."
     want, extra = hub_state(model), found.keys() - hub_state(model).keys()
     if model.config.tie_embeddings: extra -= {"lm_head.weight"}
     slices = {name: file.get_slice(stored) for name, (file, stored) in found.items()}
-    shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
+    shapes, dtypes = {name: tuple(s.get_shape()) for name, s in slices.items()}, {name: s.get_dtype() for name, s in slices.items()}
     faults = [f"missing {list_some(want.keys() - found.keys())}"] if want.keys() - found.keys() else []
     if extra: faults.append(f"unexpected {list_some(extra)}")
     faults += [f"{n} is {shapes[n]} and should be {tuple(w.shape)}" for n, w in want.items() if n in shapes and shapes[n] != tuple(w.shape)][:4]
-    faults += [f"{n} holds {s.get_dtype()}, not floats" for n, s in slices.items() if s.get_dtype() not in ("F64", "F32", "F16", "BF16")][:4]
+    faults += [f"{n} holds {kind}, not floats" for n, kind in dtypes.items() if kind not in ("F64", "F32", "F16", "BF16")][:4]
+    head, embedding = "lm_head.weight", "transformer.wte.weight" if model.config.arch == "gpt2" else "model.embed_tokens.weight"
+    if model.config.tie_embeddings and {head, embedding} <= found.keys() and (shapes[head], dtypes[head]) != (shapes[embedding], dtypes[embedding]):
+        faults.append(f"{head} is {shapes[head]} {dtypes[head]} and should be as {embedding}, to which it is tied, {shapes[embedding]} {dtypes[embedding]}")
     if faults: raise ValueError(f"the weights in {folder} do not fit its config.json: " + "; ".join(faults))
+    if dtype is None and len(set(dtypes.values())) > 1:
+        raise ValueError(f"the weights in {folder} are stored in several types, {', '.join(sorted(set(dtypes.values())))}: choose one for all, such as dtype=torch.float32")
 
 # %% ../nbs/06_model.ipynb #06-192
-def load_model(cls: type[GPT], folder: Path, dtype: torch.dtype | None, device: str | None) -> GPT:
+FLOATS = None, torch.float32, torch.bfloat16, torch.float16, torch.float64
+
+def load_model(cls: type[GPT], folder: Path, dtype: torch.dtype | None, device: torch.device) -> GPT:
     "Open a checkpoint: config, headers, and only then the weights, straight from the mapped file."
-    device, fields = pick_device(device or "cpu"), read_json(folder / "config.json")
+    fields = read_json(folder / "config.json")
     try: config = hub_to_config(fields)
     except (ValueError, TypeError) as e: raise ValueError(f"config.json of {folder}: {e}") from e
     with torch.device("meta"): model = cls(config)
     found = open_weights(weight_files(folder), config.arch)
-    check_weights(found, model, folder)
+    check_weights(found, model, folder, dtype)
     state = {}
     for stored_name, (file, stored) in found.items():
         tensor = file.get_tensor(stored)

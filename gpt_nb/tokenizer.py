@@ -6,13 +6,14 @@
 __all__ = ['END', 'UNK', 'END_NAMES', 'CHAR_SPLIT', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'BYTE_TO_CHAR',
            'CHAR_TO_BYTE', 'check_text', 'read_texts', 'Vocabulary', 'Tokenizer', 'alternatives', 'check_ids',
            'number_special', 'tokenizer_json', 'tokenizer_config', 'split_step', 'CharTokenizer', 'WordTokenizer',
-           'cutter', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs', 'byte_characters',
-           'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe', 'build_engine',
-           'BPETokenizer', 'write_beside', 'write_json', 'local_folder', 'find_files', 'fetch', 'read_json',
-           'open_spec', 'load_tokenizer']
+           'cutter', 'check_pattern', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs',
+           'byte_characters', 'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe',
+           'build_engine', 'check_engine', 'BPETokenizer', 'write_beside', 'write_json', 'local_folder', 'find_files',
+           'fetch', 'read_json', 'check_spec', 'open_spec', 'load_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
+import math
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -91,7 +92,7 @@ class Tokenizer(Vocabulary):
             raise ValueError(f"added tokens that take the space around them are not supported: {odd}")
         check_ids(spec["model"]["vocab"], pieces, {name: t["id"] for name, t in added.items()})
         super().__init__(pieces | {i: n.encode() for n, i in self.always.items()},
-                         {name: t["id"] for name, t in added.items() if t["special"]}, eos["content"] if isinstance(eos, dict) else eos)
+                         {name: t["id"] for name, t in added.items() if t["special"]}, eos.get("content") if isinstance(eos, dict) else eos)
         self.spec, self.config = spec, config
 
     def encode(self,
@@ -103,7 +104,7 @@ class Tokenizer(Vocabulary):
         if unknown := set(allowed_special) - set(self.special_tokens):
             raise ValueError(f"{sorted(unknown)} are no special tokens of this tokenizer; it has {list(self.special_tokens)}")
         names = self.always | {name: self.special_tokens[name] for name in allowed_special}
-        parts = alternatives(names).split(check_text(text)) if names else [check_text(text)]
+        parts = alternatives(names, self.special_tokens).split(check_text(text)) if names else [check_text(text)]
         return [i for part in parts for i in ([names[part]] if part in names else self.encode_plain(part))]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
@@ -118,10 +119,12 @@ class Tokenizer(Vocabulary):
 
 # %% ../nbs/01_tokenizer.ipynb #01-029
 def alternatives(
-    names: Collection[str]      # literal texts, e.g. ["<|end|>"]
-) -> regex.Pattern:             # its `split` keeps what it found
+    names: Collection[str],         # literal texts, e.g. ["<|end|>"]
+    plain: Collection[str] = ()     # texts in which none of `names` is looked for
+) -> regex.Pattern:                 # its `split` keeps what it found
     "A pattern that finds any of `names`, the longest first."
-    return regex.compile("(" + "|".join(regex.escape(n) for n in sorted(names, key=len, reverse=True)) + ")")
+    every = sorted({*names, *plain}, key=len, reverse=True)
+    return regex.compile("(" + "|".join(regex.escape(n) + ("" if n in names else "(*SKIP)(*FAIL)") for n in every) + ")")
 
 # %% ../nbs/01_tokenizer.ipynb #01-032
 def check_ids(
@@ -247,10 +250,19 @@ def cutter(
     pattern: str                # GPT4_SPLIT, GPT2_SPLIT or another regular expression without groups
 ) -> regex.Pattern:
     "A pattern whose `split` cuts a text into its matches and what lies between, losing nothing."
+    check_pattern(pattern)
     try: compiled = regex.compile(f"({pattern})")
-    except regex.error as e: raise ValueError(f"the split pattern {pattern!r} is no regular expression: {e}") from None
-    if compiled.groups > 1: raise ValueError(f"the split pattern {pattern!r} has groups: write (?:...) for (...)")
+    except (RecursionError, MemoryError): raise ValueError(f"the split pattern {pattern!r:.60} is nested too deeply") from None
+    except regex.error as e: raise ValueError(f"the split pattern {pattern!r:.60} is no regular expression: {e}") from None
+    if compiled.groups > 1: raise ValueError(f"the split pattern {pattern!r:.60} has groups: write (?:...) for (...)")
     return compiled
+
+def check_pattern(pattern: str) -> None:
+    "Refuse a pattern that takes all memory, or that `tokenizers` reads otherwise."
+    if len(pattern) > 4000: raise ValueError(f"the split pattern {pattern!r:.60} has {len(pattern)} characters: at most 4000 are read")
+    counts = [max(int(n or 1) for n in pair) for pair in regex.findall(r"\{([0-9]*),?([0-9]*)\}", pattern)]
+    if math.prod(counts) > 1000: raise ValueError(f"the split pattern {pattern!r:.60} has repeat counts that multiply to more than 1000")
+    if regex.search(r"(?s)\[.*&&", pattern): raise ValueError(f"the split pattern {pattern!r:.60} has && in a class, which not all libraries read alike: write (?!...)[...]")
 
 def cut(
     text: str,
@@ -389,13 +401,13 @@ def read_cutters(
 ) -> list[regex.Pattern]:       # what `cut` applies
     "The cuts a `tokenizer.json` asks for, as regular expressions."
     *splits, last = step["pretokenizers"] if step["type"] == "Sequence" else [step]
-    if last["type"] != "ByteLevel" or last["add_prefix_space"]: raise ValueError(f"its text is cut by {last}, not as byte-level BPE does")
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space") is not False: raise ValueError(f"its text is cut by {last!r:.200}, not as byte-level BPE does")
     cutters = []
     for s in splits:
         match s:
-            case {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}: cutters.append(cutter(p))
+            case {"type": "Split", "pattern": {"Regex": str(p)}, "behavior": "Isolated", "invert": False}: cutters.append(cutter(p))
             case {"type": "Digits", "individual_digits": True}: cutters.append(cutter(r"\p{N}"))
-            case _: raise ValueError(f"its text is cut by {s}; known are a Split by a Regex with behavior Isolated, and single Digits")
+            case _: raise ValueError(f"its text is cut by {s!r:.200}; known are a Split by a Regex with behavior Isolated, and single Digits")
     return cutters + ([cutter(GPT2_SPLIT)] if last.get("use_regex", True) else [])
 
 # %% ../nbs/01_tokenizer.ipynb #01-113
@@ -403,8 +415,13 @@ def read_merges(
     model: dict                 # "model" of a tokenizer.json
 ) -> dict[tuple[int, int], tuple[int, int]]:    # pair -> (rank, the id that takes its place)
     "The merges of a BPE, which files write as `a b` or as a pair."
-    vocab, pairs = model["vocab"], [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-    return {(vocab[a], vocab[b]): (rank, vocab[a + b]) for rank, (a, b) in enumerate(pairs)}
+    vocab, merges = model["vocab"], {}
+    for rank, m in enumerate(model["merges"]):
+        try:
+            a, b = m.split(" ") if isinstance(m, str) else m
+            merges[vocab[a], vocab[b]] = rank, vocab[a + b]
+        except (ValueError, TypeError, KeyError): raise ValueError(f"model.merges[{rank}] is {m!r:.60}, not two tokens of the vocabulary that together are a third") from None
+    return merges
 
 # %% ../nbs/01_tokenizer.ipynb #01-114
 def check_bpe(
@@ -426,6 +443,15 @@ def build_engine(
     except Exception as e: raise ValueError(f"this tokenizer.json has a part, such as the decoder, that the library tokenizers does not know: {e}") from None
     engine.encode_special_tokens = True         # the names of special tokens are plain text, as in ours
     return engine
+
+
+def check_engine(tok: "BPETokenizer") -> "BPETokenizer":
+    "Give `tok` back with its engine, or raise where that would number an added token otherwise."
+    tok.engine = build_engine(tok.spec)
+    for name, i in (tok.special_tokens | tok.always).items():
+        if (theirs := tok.engine.token_to_id(name)) != i:
+            raise ValueError(f"the added token {name!r:.60} has id {i}, but the library tokenizers gives it {theirs}: number added tokens from the end of the vocabulary, without gaps")
+    return tok
 
 # %% ../nbs/01_tokenizer.ipynb #01-118
 class BPETokenizer(Tokenizer):
@@ -545,15 +571,34 @@ def read_json(path: Path) -> dict:
     return content
 
 # %% ../nbs/01_tokenizer.ipynb #01-162
+def check_spec(spec: dict) -> None:
+    "Raise a ValueError that names the part of a tokenizer.json that is missing or of the wrong kind."
+    def want(name, value, good, what):
+        if not good: raise ValueError(f"{name} is {value!r:.60}, not {what}")
+    model, step, added = spec.get("model"), spec.get("pre_tokenizer"), spec.get("added_tokens", [])
+    want("model", model, isinstance(model, dict), "an object")
+    if (kind := model.get("type", "BPE")) not in ("BPE", "WordLevel"):
+        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and characters saved here")
+    vocab, merges = model.get("vocab"), model.get("merges")
+    want("model.vocab", vocab, isinstance(vocab, dict), "an object of tokens and their ids")
+    if odd := {t: i for t, i in vocab.items() if type(i) is not int}: raise ValueError(f"model.vocab has {odd!r:.60}, which is no token id: expected a whole number")
+    want("model.merges", merges, kind != "BPE" or isinstance(merges, list), "a list of pairs")
+    want("added_tokens", added, isinstance(added, list), "a list")
+    flags = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single_word=bool)
+    for t in added: want("one of added_tokens", t, isinstance(t, dict) and all(type(t.get(k)) is v for k, v in flags.items()), f"an object with {', '.join(flags)}")
+    steps = step.get("pretokenizers") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
+    good = isinstance(steps, list) and steps and all(isinstance(s, dict) and "type" in s for s in steps)
+    want("pre_tokenizer", step, good, "a step with a type, or a Sequence of one or more")
+
+
 def open_spec(
     spec: dict,                 # the content of tokenizer.json
     config: dict                # the content of tokenizer_config.json
 ) -> Tokenizer:
     "The tokenizer that a `tokenizer.json` describes."
-    kind = spec["model"].get("type", "BPE")
-    if kind == "BPE": return BPETokenizer(spec, config)
-    if kind != "WordLevel": raise ValueError(f"its model is {kind}; known are byte-level BPE, and the words and characters saved here")
-    split = spec["pre_tokenizer"]["pretokenizers"]
+    check_spec(spec)
+    if spec["model"].get("type", "BPE") == "BPE": return check_engine(BPETokenizer(spec, config))
+    split = spec["pre_tokenizer"].get("pretokenizers")
     if split == [split_step(CHAR_SPLIT)]: return CharTokenizer(spec, config)
     if split == [split_step(WORD_SPLIT)]: return WordTokenizer(spec, config)
     raise ValueError("it cuts text into words in a way of its own; only words and characters saved here are read")

@@ -210,12 +210,10 @@ class Run:
         name, folder = folder, local_folder(folder)
         if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
         if not (folder / "training.json").is_file(): raise FileNotFoundError(f"{name} has no training.json, the record of a run: open the model in it with GPT.from_pretrained")
-        about, tok = read_json(folder / "training.json"), None
-        try: config, rest = TrainConfig.from_dict(about["config"]), {k: about[k] for k in ("seconds", "val_loss", "floor")}
-        except (KeyError, TypeError, AttributeError, ValueError) as e: raise ValueError(f"{folder / 'training.json'} is no record of a run: {e!r}") from e
-        if about.get("tokenizer"):
-            tok = load_tokenizer(folder)
-        return cls(GPT.from_pretrained(folder, device=device), tok, config, _read_log(folder), folder, options=about.get("options", {}), **rest)
+        about = _read_about(folder / "training.json")
+        tok = load_tokenizer(folder) if about.get("tokenizer") else None
+        rest = {k: about[k] for k in ("seconds", "val_loss", "floor", "options")}
+        return cls(GPT.from_pretrained(folder, device=device), tok, about["config"], _read_log(folder), folder, **rest)
 
     def plot(self, ax=None):
         "Training and validation loss over the tokens read, with the floor where it is known."
@@ -232,6 +230,17 @@ class Run:
         return ax.figure
 
 # %% ../nbs/07_training.ipynb #07-094
+def _read_about(path: Path) -> dict:
+    "The record of a run, its config as a `TrainConfig`; the error names the field that cannot be."
+    about, number = {"options": {}} | read_json(path), lambda x: type(x) in (int, float) and 0 <= x < 1e12
+    known = dict(seconds=(number, "a number"), val_loss=(lambda x: x is None or number(x), "a number or null"), floor=(lambda x: x is None or number(x), "a number or null"),
+                 config=(lambda x: type(x) is dict, "an object"), options=(lambda x: type(x) is dict, "an object"))
+    for name, (good, what) in known.items():
+        if name not in about or not good(about[name]): raise ValueError(f"{path} is no record of a run: {name} is {about.get(name, 'missing')!r:.60}, not {what}")
+    try: return about | {"config": TrainConfig.from_dict(about["config"])}
+    except (TypeError, AttributeError, ValueError) as e: raise ValueError(f"{path} is no record of a run: config: {e}") from e
+
+
 def _read_log(folder: Path) -> list[dict]:
     "The lines of `log.jsonl`; a last one that a kill cut off is left out."
     path, rows = folder / "log.jsonl", []

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from gpt_nb.attention import RopeScaling
 from gpt_nb.model import GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2
 from gpt_nb.tokenizer import CharTokenizer, load_tokenizer, write_beside
 
@@ -37,7 +38,7 @@ some = settings(max_examples=10, deadline=None, derandomize=True, suppress_healt
 def their_config(draw, family):
     n_kv_head, groups, d_head = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6, 8, 16]))
     n_head = n_kv_head * groups
-    common = dict(vocab_size=draw(st.integers(2, 97)), tie_word_embeddings=draw(st.booleans()), initializer_range=0.2)
+    common = dict(vocab_size=draw(st.integers(3, 97)), tie_word_embeddings=draw(st.booleans()), initializer_range=0.2)
     n_layer, context, eps = draw(st.integers(1, 3)), draw(st.integers(24, 40)), draw(st.sampled_from([1e-3, 1e-5, 1e-6]))
     d_ff, width = draw(st.integers(1, 50)), draw(st.integers(1, 12))
     if family == "gpt2":
@@ -237,6 +238,10 @@ def test_old_rope_fields_and_a_stored_tied_head(saved):
     assert again.lm_head.weight is again.model.embed_tokens.weight
     save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"] + 1}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="ties the head"): GPT.from_pretrained(folder)
+    for head in (torch.zeros(51, 16), torch.zeros(50, 16, dtype=torch.bfloat16)):
+        save_file(state | {"lm_head.weight": head}, folder / "model.safetensors")
+        for dtype in (None, torch.float32):
+            with pytest.raises(ValueError, match=r"lm_head.weight is .* should be as model.embed_tokens.weight, to which it is tied, \(50, 16\) F32"): GPT.from_pretrained(folder, dtype=dtype)
 
 
 def test_shards(saved):
@@ -255,7 +260,7 @@ def test_shards(saved):
         with pytest.raises(ValueError, match="index.json"): GPT.from_pretrained(folder)
     write(index)
     (folder / "model-1.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="model-1.safetensors"): GPT.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match="model-1.safetensors.*model.safetensors.index.json asks for: download the folder again"): GPT.from_pretrained(folder)
 
 
 damage = {
@@ -294,12 +299,18 @@ unsupported = [
     dict(quantization_config={"bits": 4}), dict(architectures=["Qwen3ForSequenceClassification"]), dict(attn_logit_softcapping=50.0), dict(mlp_bias=True),
     dict(hidden_size=-1), dict(hidden_size="16"), dict(num_hidden_layers=10**9), dict(vocab_size=10**15), dict(vocab_size=True), dict(num_attention_heads=0),
     dict(num_key_value_heads=3), dict(rms_norm_eps=0), dict(rms_norm_eps="a"), dict(eos_token_id="x"), dict(tie_word_embeddings=None),
+    dict(hidden_size=2**24, num_attention_heads=2**24, num_key_value_heads=2**24, head_dim=2**24), dict(rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1}),
+    *({name: bad} for name in ("bos_token_id", "eos_token_id") for bad in ([], [-1], [1, "a"], -1, 50, 10**6, True, 1.0)), dict(bos_token_id=[1, 2]), dict(bos_token_id=[1]),
+    *(dict(rms_norm_eps=bad) for bad in (10**400, 1e300, 1e-300, math.inf)), dict(rope_parameters={"rope_theta": 0.5}),
+    *(dict(rope_parameters=LLAMA3 | {name: bad}) for name in LLAMA3 if name != "rope_type" for bad in (10**400, 1e300, 1e-300)),
+    *(dict(rope_parameters=YARN | {name: bad}) for name in (*YARN, "beta_fast", "beta_slow", "attention_factor") if name != "rope_type" for bad in (10**400, 1e300, 1e-300)),
 ]
 
 
-@pytest.mark.parametrize("fields", unsupported, ids=str)
+@pytest.mark.parametrize("fields", unsupported, ids=lambda fields: str(fields)[:100])
 def test_what_is_not_supported_is_an_error(fields):
     with pytest.raises((ValueError, TypeError)) as error: hub_to_config(config_to_hub(GPTConfig("qwen3", **TINY)) | fields)
+    assert len(str(error.value)) < 300
     if "layer_types" in fields: assert error.type is ValueError and "layer_types" in str(error.value)
 
 
@@ -350,16 +361,46 @@ def test_from_the_cache_of_the_hub(saved, tmp_path):
         with pytest.raises(TypeError, match="revison"): opened(folder, revison="v1")
 
 
-def test_pickled_weights_are_refused_with_the_line_that_converts_them(saved):
+@pytest.mark.parametrize("shards", [0, 3])
+def test_pickled_weights_are_refused_with_the_line_that_converts_them(saved, shards):
     model, folder = saved
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save(state, folder / "pytorch_model.bin")
+    if not shards: torch.save(state, folder / "pytorch_model.bin")
+    for i in range(shards): torch.save(dict(list(state.items())[i::shards]), folder / f"pytorch_model-{i + 1:05}-of-{shards:05}.bin")
+    torch.save({"state": {}}, folder / "optimizer.pt")
     with pytest.raises(FileNotFoundError, match="never opened") as e: GPT.from_pretrained(folder)
     line = str(e.value).partition("in that folder: ")[2]
     subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=folder, check=True)
     ids = torch.randint(50, (1, 9))
     assert torch.equal(GPT.from_pretrained(folder)(ids), model(ids))
+
+
+@pytest.mark.parametrize("names, convert", [(("aaa.bin", "optimizer.pt", "pytorch_model.bin", "training_args.bin"), "['pytorch_model.bin']"),
+                                            (("optimizer.pt", "weights.pth"), "['weights.pth']"), (("optimizer.pt", "training_args.bin"), None)], ids=str)
+def test_which_pickle_is_the_model(saved, names, convert):
+    folder = saved[1]
+    (folder / "model.safetensors").unlink()
+    for name in names: (folder / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError) as e: GPT.from_pretrained(folder)
+    assert convert in str(e.value) if convert else "To convert" not in str(e.value)
+
+
+def test_wrong_types_and_devices(saved):
+    model, folder = saved
+    for dtype in ("bf16", "float32", torch.int8, torch.complex64, torch.float8_e4m3fn, float):
+        with pytest.raises(ValueError, match="dtype is .*torch.float32, torch.bfloat16, torch.float16, torch.float64"): GPT.from_pretrained(folder, dtype=dtype)
+    for device in (0, "", False):
+        with pytest.raises(ValueError, match="choose auto or cpu"): GPT.from_pretrained(folder, device=device)
+    state = load_file(folder / "model.safetensors")
+    save_file({k: w if "embed" in k else w.bfloat16() for k, w in state.items()}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="several types, BF16, F32: .* dtype="): GPT.from_pretrained(folder)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64): assert {p.dtype for p in GPT.from_pretrained(folder, dtype=dtype).parameters()} == {dtype}
+
+
+def test_a_gpt2_config_without_tokens_of_its_own():
+    fields = config_to_hub(GPTConfig("gpt2", **TINY)) | dict(bos_token_id=50256, eos_token_id=50256)   # the defaults of `transformers`
+    assert hub_to_config(fields).eos_token_id is None and hub_to_config(fields | dict(vocab_size=50257)).eos_token_id == 50256
 
 
 def test_names_that_are_no_folder(tmp_path):
@@ -407,6 +448,14 @@ def test_every_depth_is_a_model(depth, arch, vocab_size, context):
                                    dict(arch="gpt2", attention_bias=False), dict(arch="llama", n_head=3, d_head=4)], ids=str)
 def test_wrong_configs(wrong):
     with pytest.raises(ValueError): GPTConfig(**{**TINY, "arch": "qwen3", **wrong})
+
+
+@pytest.mark.parametrize("name", ["factor", "original", "low", "high", "magnitude"])
+def test_wrong_rope_scalings(name):
+    for bad in (10**400, 1e300, 1e-300, 0, -1.0, math.inf, math.nan, True, "4", None):
+        with pytest.raises(ValueError, match=f"{name} is .*expected a number") as e: RopeScaling(**dict(rule="yarn", factor=4.0, original=64) | {name: bad})
+        assert len(str(e.value)) < 150
+    with pytest.raises(ValueError, match="low below high"): RopeScaling("yarn", 4.0, 64, low=4.0)
 
 
 def test_wrong_input():

@@ -42,6 +42,17 @@ def test_tales_models_are_near_the_floor(name):
     assert holds.sentences > 0.97 and holds.facts > 0.8
 
 
+@pytest.mark.skipif(not (HOUSE / "tales-both").is_dir(), reason="no bilingual model yet")
+@pytest.mark.parametrize("data", ["tales:2", "tales-zh:2"])
+def test_one_model_tells_in_both_languages(data):
+    run = Run.open("tales-both")
+    ids, world = unseen(data, run.tok), world_of(data)
+    best = floor(world, ids, run.tok.end_id) + 300 * np.log(2) / (len(ids) - 1)   # a coin toss a story for its language
+    assert evaluate(run.model, ids).loss < 1.12 * best
+    told = [text for text in write_stories(run.model, run.tok, 200, seed=5) if text.isascii() == (world.lang == "en")]
+    assert 60 < len(told) < 140 and share_that_holds(world, told).sentences > 0.95
+
+
 def test_the_growing_model_gets_better():
     folders = sorted(p for p in (HOUSE / "growing").iterdir() if p.is_dir())
     ids = unseen("tales", load_tokenizer("growing/003000"), 100)

@@ -380,6 +380,12 @@ def test_missing_and_truncated_files_are_named(whole, tmp_path, name, missing, c
 def test_more_damage_is_named(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match="no run folder"): Run.open(tmp_path / "nowhere")
     folder = copy_run(whole, tmp_path / "run")
+    about = json.loads((folder / "training.json").read_text())
+    broken = dict(options=[None, [1]], seconds=[None, "x", 10**400], val_loss=["x", [1], 10**400], floor=["x"], config=[None, [], {"steps": "x"}, {"step": 1}])
+    for name, values in broken.items():
+        for value in values:
+            (folder / "training.json").write_text(json.dumps(about | {name: value}))
+            with pytest.raises(ValueError, match=f"training.json is no record of a run: {name}"): Run.open(folder)
     (folder / "training.json").write_text("{}")
     with pytest.raises(ValueError, match="no record of a run"): Run.open(folder)
     (folder / "log.jsonl").write_text("{\n{}\n")

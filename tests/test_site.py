@@ -1,0 +1,303 @@
+"The site as a reader meets it: built from the notebooks, opened in a real browser that is allowed nothing outside."
+import fcntl
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+PAGES = ["index", "zh", "use", "search", "notebooks/claims", "reference/index", "reference/04_attention", "reference/06_model", *(f"notebooks/{name}" for name in CHAPTERS)]
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium (Debian: apt-get install chromium) to test the site in it")
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: install nodejs and npm to build the site")
+pytestmark = needs_npm
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "Built once by `make docs`' own commands, for all workers."
+    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    out = shared / "site"
+    with open(shared / "site.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "index.html").is_file():
+            subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=ROOT / "docs", check=True)
+            built = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", shared / "doctrees", "docs", out], cwd=ROOT, text=True, capture_output=True)
+            assert built.returncode == 0 and not built.stderr.strip(), built.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    "The site, served on this machine."
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *args: None))
+    server = http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        yield p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                                                               "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+
+
+@pytest.fixture
+def visit(browser, address):
+    "visit(path) opens a page; what it does wrong is gathered in visit.wrong and must be nothing in the end."
+    wrong, contexts = [], []
+
+    def visit(path, scheme="light", width=1280, base=address):
+        context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme)
+        contexts.append(context)
+        inside = lambda url: url.startswith((base, "data:", "blob:"))
+        context.route(lambda url: not inside(url), lambda route: (wrong.append(f"{path} asks for {route.request.url}"), route.abort()))
+        page = context.new_page()
+        page.on("console", lambda m: wrong.append(f"{path}: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
+        page.on("requestfailed", lambda r: wrong.append(f"{path}: {r.url} failed") if inside(r.url) and not r.url.startswith("blob:") else None)
+        page.on("response", lambda r: wrong.append(f"{path}: {r.status} {r.url}") if r.status >= 400 else None)
+        page.goto(f"{base}/{path}.html" if not path.endswith("html") and "?" not in path else f"{base}/{path}", wait_until="load")
+        return page
+
+    visit.wrong = wrong
+    yield visit
+    for context in contexts: context.close()
+    assert not wrong, wrong[:10]
+
+
+class Links(HTMLParser):
+    "What a page points to, what in it can be pointed at, and pictures without words."
+    def __init__(self, text):
+        super().__init__()
+        self.targets, self.ids, self.mute = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if "id" in a: self.ids.add(a["id"])
+        for key in ("href", "src"):
+            if a.get(key): self.targets.append(a[key])
+        if tag == "img" and re.search(r"^$|\.(png|svg)$", a.get("alt") or ""): self.mute.append(a.get("src"))
+
+
+def test_no_link_is_broken_and_every_picture_has_words(site):
+    pages = {path: Links(path.read_text("utf-8")) for path in site.rglob("*.html")}
+    broken, mute = [], []
+    for path, page in pages.items():
+        mute += [f"{path.relative_to(site)}: {src}" for src in page.mute]
+        for target in page.targets:
+            if re.match(r"[a-z]+:|//", target): continue
+            file, anchor = urldefrag(target.split("?")[0] if "?" in target else target)
+            there = (path.parent / unquote(file)).resolve() if file else path
+            if not there.is_file(): broken.append(f"{path.relative_to(site)} -> {target}")
+            elif anchor and there in pages and unquote(anchor) not in pages[there].ids and not path.relative_to(site).parts[0] == "_modules":
+                broken.append(f"{path.relative_to(site)} -> {target}")
+    assert not broken, broken[:20]
+    assert not mute, mute[:20]
+
+
+def test_the_site_is_small(site):
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 40e6
+
+
+def test_every_public_name_has_its_reference(site):
+    import importlib
+    from sphinx.util.inventory import InventoryFile
+
+    with open(site / "objects.inv", "rb") as f: known = {name for kind in InventoryFile.load(f, "", os.path.join).values() for name in kind}
+    public = {f"gpt_nb.{chapter[3:]}.{name}" for chapter in CHAPTERS for name in importlib.import_module(f"gpt_nb.{chapter[3:]}").__all__}
+    assert public and public <= known, public - known
+
+
+def test_programs_are_told_what_there_is(site):
+    text = (site / "llms.txt").read_text("utf-8")
+    assert text.startswith("# gpt_nb") and all(f"{name}.ipynb" in text for name in CHAPTERS)
+
+
+def test_every_exported_cell_says_where_it_goes(site):
+    page = (site / "notebooks" / "04_attention.html").read_text("utf-8")
+    assert page.count("becomes part of") >= 6 and "reference/04_attention.html#gpt_nb.attention.rope" in page
+    assert "notebooks/04_attention.html#built-gpt-nb-attention-rope" in (site / "reference" / "04_attention.html").read_text("utf-8")
+
+
+@needs_browser
+@pytest.mark.parametrize("path", PAGES)
+def test_page_is_accessible(visit, path):
+    axe = (ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+    for scheme in ("light", "dark"):
+        page = visit(path, scheme)
+        page.wait_for_timeout(300)
+        assert page.evaluate("[...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src)") == []
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        bad = [f"{v['id']}: {n['target']} {n['html'][:150]} {n['failureSummary'][-150:]}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"][:3]]
+        assert not bad, "\n".join(bad)
+
+
+@needs_browser
+@pytest.mark.parametrize("path", PAGES)
+def test_page_fits_screens(visit, path):
+    for width in (390, 1024, 1440):
+        page = visit(path, "light", width=width)
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@needs_browser
+def test_every_other_page_opens(visit, site):
+    for path in sorted(site.glob("*.html")) + sorted((site / "reference").glob("*.html")):
+        name = path.relative_to(site).with_suffix("").as_posix()
+        if name not in PAGES: visit(name).close()
+
+
+@needs_browser
+def test_home_is_light(visit):
+    page = visit("index")
+    sizes = page.evaluate("[...performance.getEntriesByType('resource'), ...performance.getEntriesByType('navigation')].map(e => e.decodedBodySize)")
+    assert sum(sizes) < 1e6
+    assert page.locator(".story blockquote").inner_text().count(".") > 5 and page.locator("img.only-light").is_visible() and not page.locator("img.only-dark").is_visible()
+
+
+@needs_browser
+def test_mathematics_is_set_and_chinese_shown(visit):
+    page = visit("notebooks/04_attention")
+    page.locator("details.zh summary").click()
+    page.wait_for_selector("details.zh mjx-container")
+    assert page.locator("details.zh mjx-container").first.bounding_box()["width"] > 50
+    assert "注意力" in page.locator("details.zh").inner_text()
+    assert visit("zh").evaluate("document.documentElement.lang") == "zh-CN"
+
+
+@needs_browser
+def test_the_language_can_be_switched(visit):
+    page = visit("notebooks/03_ngram")
+    page.locator(".language a").click()
+    page.wait_for_url("**/zh.html#zh-03")
+    page.locator(".language a").click()
+    page.wait_for_url("**/index.html")
+
+
+@needs_browser
+def test_solutions_and_code_unfold(visit):
+    page = visit("notebooks/03_ngram")
+    fold = page.locator("article details", has=page.locator("summary", has_text="Solution")).first
+    assert not fold.evaluate("d => d.open")
+    fold.locator("summary").click()
+    assert fold.evaluate("d => d.open")
+
+
+@needs_browser
+@pytest.mark.parametrize("query, found", [("rotary", "04_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "04_attention"), ("温度", "zh"), ("注意力", "zh"), ("今天天气", "01_tokenizer")])
+def test_search_finds(visit, query, found):
+    page = visit(f"search.html?q={query}")
+    page.wait_for_selector("ul.search li a")
+    page.wait_for_timeout(1000)
+    assert any(found in link for link in page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)"))
+
+
+@needs_browser
+def test_dark_mode(visit):
+    page = visit("index")
+    ground = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")
+    seen = {ground()}
+    for _ in range(2):
+        page.locator(".theme-toggle:visible").first.click()
+        seen.add(ground())
+    assert len(seen) == 2
+
+
+@needs_browser
+def test_the_folder_can_be_read_without_a_server(visit, site):
+    for path in ("index", "notebooks/04_attention", "notebooks/00_tales"):
+        page = visit(path, base=site.as_uri())
+        page.wait_for_timeout(500)
+    assert page.locator(".noUi-handle").first.get_attribute("aria-label")
+    page = visit("search.html?q=temperature", base=site.as_uri())
+    page.wait_for_selector("ul.search li a")
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    "JupyterLab on two notebooks, with settings of its own."
+    home = tmp_path_factory.mktemp("jupyter")
+    work = home / "nbs"
+    work.mkdir()
+    for name in ("04_attention", "06_model"): shutil.copy(ROOT / "nbs" / f"{name}.ipynb", work)
+    quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False)))
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    env = os.environ | dict(JUPYTER_CONFIG_DIR=str(home / "config"), JUPYTER_DATA_DIR=str(home / "data"), JUPYTERLAB_WORKSPACES_DIR=str(home / "workspaces"),
+                            JUPYTERLAB_SETTINGS_DIR=str(home / "settings"), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={work}"],
+                               env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://localhost:{port}"
+    for _ in range(120):
+        try: urllib.request.urlopen(f"{address}/api", timeout=2); break
+        except OSError: time.sleep(0.5)
+    yield address
+    process.terminate()
+    process.wait(20)
+
+
+def wait_until_idle(jupyter, name, seconds=240):
+    "Until the kernel of a notebook has had nothing to do for three seconds."
+    quiet, end = 0, time.time() + seconds
+    while quiet < 10:
+        with urllib.request.urlopen(f"{jupyter}/api/sessions") as answer: kernels = [s["kernel"] for s in json.load(answer) if s["path"] == f"{name}.ipynb"]
+        quiet = quiet + 1 if any(k["execution_state"] == "idle" and k["connections"] for k in kernels) else 0
+        assert time.time() < end, f"{name} still runs"
+        time.sleep(0.3)
+
+
+@needs_browser
+@pytest.mark.parametrize("name, slider", [("04_attention", "length"), ("06_model", "depth")])
+def test_a_slider_answers_in_jupyterlab(browser, jupyter, name, slider):
+    page = browser.new_page(viewport=dict(width=1280, height=900))
+    page.goto(f"{jupyter}/lab/tree/{name}.ipynb?reset")
+    page.wait_for_selector(".jp-NotebookPanel", timeout=60_000)
+    wait_until_idle(jupyter, name)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name=re.compile("^Run All Cells")).click()
+    page.wait_for_timeout(2000)
+    wait_until_idle(jupyter, name)
+    # the widget's own view lies far down: bring its cell into sight
+    page.locator(".jp-Notebook").first.focus()
+    handle = page.locator(".widget-hslider", has=page.locator(".widget-label", has_text=re.compile(f"^{slider}$"))).locator(".noUi-handle").first
+    for _ in range(400):
+        if handle.count(): break
+        page.mouse.move(700, 500)
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(50)
+    handle.scroll_into_view_if_needed()
+    shown = lambda: page.locator(".jp-OutputArea", has=handle).first.inner_text() + page.locator(".jp-OutputArea", has=handle).first.inner_html()
+    before = shown()
+    handle.focus()
+    for _ in range(3): page.keyboard.press("ArrowLeft")
+    for _ in range(40):
+        if shown() != before: break
+        page.wait_for_timeout(250)
+    after = page.locator(".jp-OutputArea", has=handle).first
+    assert shown() != before and "Traceback" not in after.inner_text()
+    page.close()

@@ -73,8 +73,9 @@ def setup(app):
 CHAPTERS = write_pages()
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 
-project, author, release = cfg["title"], cfg["author"], cfg["version"]
+project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"
+highlight_language = "text"   # of blocks that name none
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx_copybutton"]
 nb_execution_mode = "off"
 nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"

@@ -84,11 +84,9 @@ class Chapter:
 
     @property
     def builds_on(self) -> list[str]:
-        "Numbers of the chapters whose modules this one's module imports."
-        tree = ast.parse((ROOT / "gpt_nb" / f"{self.stem[3:]}.py").read_text("utf-8"))
-        used = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level} | {
-            node.module.split(".")[1] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpt_nb.")}
-        return sorted(p.stem[:2] for p in NBS.glob("[0-9][0-9]_*.ipynb") if p.stem[3:] in used)
+        "Numbers of the chapters whose modules this one uses."
+        used = set(re.findall(r"from gpt_nb\.(\w+) import", "\n".join(source(c) for c in self.cells if c["cell_type"] == "code")))
+        return sorted(p.stem[:2] for p in NBS.glob("[0-9][0-9]_*.ipynb") if p.stem[3:] in used and p.stem[:2] < self.number)
 
     @cached_property
     def public(self) -> list[str]: return importlib.import_module(self.module).__all__
@@ -231,8 +229,8 @@ def built_in(chapter: Chapter, name: str) -> str:
 def chapter_table(chapters: list[Chapter]) -> str:
     rows = ["| | chapter | what you get | read | run | builds on |", "|---|---|---|---|---|---|"]
     for c in chapters:
-        run = f"{c.seconds} s" if c.seconds is not None else ""
-        rows.append(f"| {c.number} | [{c.head[0]}](notebooks/{c.stem}.ipynb) | {c.head[1]} | {c.minutes} min | {run} | {' '.join(c.builds_on)} |")
+        run = f"{c.seconds}&nbsp;s" if c.seconds is not None else ""
+        rows.append(f"| {c.number} | [{c.head[0]}](notebooks/{c.stem}.ipynb) | {c.head[1]} | {c.minutes}&nbsp;min | {run} | {' '.join(c.builds_on)} |")
     return "\n".join(rows)
 
 
@@ -266,7 +264,7 @@ def draw_emergence(path: Path, ink: str, labels: tuple[str, str, str, str]) -> N
     from gpt_nb.tales import plot_fonts
 
     plot_fonts()
-    grown = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))["tales"]
+    grown = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))["tales" if labels[0].isascii() else "tales-zh"]
     with plt.rc_context({"text.color": ink, "axes.labelcolor": ink, "xtick.color": ink, "ytick.color": ink, "axes.edgecolor": ink, "svg.fonttype": "path"}):
         fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         for kind, color, label in zip(("words", "sentences", "story"), ("#4c9be8", "#f0883e", "#3fb950"), labels):

@@ -53,8 +53,9 @@ def add_docments(app, what, name, obj, options, lines):
 
 
 def finish_page(app, pagename, templatename, context, doctree):
-    "Captions of the sidebar say which level of heading they are; a Chinese page says that it is one."
+    "Captions of the sidebar say which level of heading they are, folded cells go by what is written on them; a Chinese page says that it is one."
     if tree := context.get("furo_navigation_tree"): context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if body := context.get("body"): context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # what one reads there is the name
     context["chinese_page"] = pagename == "zh"
     context["chinese_anchor"] = f"#zh-{pagename.split('/')[1][:2]}" if re.match(r"notebooks/\d\d_", pagename) else ""
     if pagename == "zh": context["language"] = "zh-CN"

@@ -282,6 +282,21 @@ def draw_emergence(path: Path, ink: str, labels: tuple[str, str, str, str]) -> N
         plt.close(fig)
 
 
+def growing(lang: str) -> str:
+    "One text after each of a number of updates, with what the world says of it: a list, of which site.js shows what its slider stands on."
+    from gpt_nb.tales import Tales
+
+    name, label, said = {
+        "en": ("tales", "tokens read", "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, {story:.0%} of stories hold."),
+        "zh": ("tales-zh", "读过的词元", "{words:.0%} 的词是真实的，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。")}[lang]
+    looks, world, rows = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))[name]["runs"][0], Tales(lang), []
+    for look in looks:
+        check = world.check(look["sample"])
+        verdict = ("; ".join(check.reasons[:2]) or "holds together") if lang == "en" else f"{len(check.reasons)} 处不对" if check.reasons else "前后一致"   # reasons are in English
+        rows.append(f'<li data-tokens="{look["tokens"]:,}"><blockquote>{html.escape(look["sample"])}</blockquote><p class="verdict">→ {html.escape(verdict)}</p><p class="small">{said.format(**look)}</p></li>')
+    return f'<div class="growing" data-label="{label}"><ol>{"".join(rows)}</ol></div>'
+
+
 def write_home(chapters: list[Chapter]) -> None:
     "index.md and zh.md from their templates."
     made = HERE / "_static" / "made"
@@ -291,7 +306,7 @@ def write_home(chapters: list[Chapter]) -> None:
     for lang, labels in (("en", english), ("zh", chinese)):
         for theme, ink in (("light", "#222222"), ("dark", "#dddddd")): draw_emergence(made / f"emergence-{lang}-{theme}.svg", ink, labels)
     story, seed = house_story()
-    fill = {"STORY": html.escape(story), "SEED": seed, "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
+    fill = {"STORY": html.escape(story), "SEED": seed, "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"), "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
             "TOC": "\n".join(f"{c.number} {c.head[0]} <notebooks/{c.stem}>" for c in chapters), "HOURS": str(round(sum(c.minutes for c in chapters) / 60))}
     for name in ("index", "zh"):
         template = (HERE / f"{name}.template.md").read_text("utf-8")

@@ -105,7 +105,11 @@ def recall_options(out: Path, given: dict) -> dict:
 
     if not (out / "training.json").is_file(): raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out of the run")
     saved = read_json(out / "training.json").get("options")
-    if not isinstance(saved, dict) or not given.keys() <= saved.keys(): raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
+    if not isinstance(saved, dict) or not {*given, *RECIPES["text"]} <= saved.keys(): raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
+    words = dict.fromkeys(("data", "tokenizer", "device"), str) | dict(config=str | None)
+    for key, value in saved.items():
+        if isinstance(value, bool) or not isinstance(value, words.get(key, int | float | None)):
+            raise ValueError(f"{out / 'training.json'} is damaged: its option {key} is {value!r:.60}")
     differ = [f"--{key} was {saved.get(key)} and is {value}" for key, value in given.items() if value is not None and value != saved.get(key)]
     if differ: raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these options, or choose another --out")
     return given | saved

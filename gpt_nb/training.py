@@ -451,7 +451,7 @@ def _resume_folder(t: Trainer) -> None:
     "Go back to the last saved state; what was logged after it is dropped."
     run = t.run
     if run.folder is None: raise ValueError("resume needs the folder of the run: give out=")
-    about = read_json(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
+    about = _read_about(run.folder / "training.json") if (run.folder / "training.json").is_file() else {}
     try: tensors, info = t.backend.load(run.folder / "state")
     except FileNotFoundError:
         if about.get("steps") != 0: raise

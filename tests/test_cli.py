@@ -233,6 +233,16 @@ def test_stopped_before_the_first_state_begins_again(tmp_path):
     assert run_app(["train", "--out", "run", "--resume"]) == 0 and json.loads(Path("run/training.json").read_text())["finished"]
 
 
+@pytest.mark.parametrize("damage", [dict(data=None), dict(tokenizer=3), dict(batch_size="8"), dict(seed=[1]), dict(depth=True), dict(config=5), dict(lr=None)])
+def test_damaged_options_are_named(tmp_path, capsys, damage):
+    start = ["train", "--data", text_file(tmp_path), "--tokenizer", "char", "--depth", 1, "--context", 32, "--steps", 2, "--out", "run"]
+    assert run_app(list(map(str, start))) == 0 and capsys.readouterr()
+    path = Path("run/training.json")
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | dict(options=about["options"] | damage)))
+    assert next(iter(damage)) in fails(capsys, "train", "--resume", "--out", "run")
+
+
 def test_closed_streams(run):
     shell = lambda tail: subprocess.run(f'{sys.executable} -c "from gpt_nb.cli import main; main()" sample {run} --tokens 5 {tail}', shell=True, capture_output=True, text=True)
     assert shell(">&-").returncode == 0 and "Traceback" not in shell(">&- 2>&1").stderr

@@ -197,6 +197,17 @@ def test_the_language_can_be_switched(visit):
 
 
 @needs_browser
+@pytest.mark.parametrize("path, last", [("index", "6,852,088 tokens read"), ("zh", "5,517,332 读过的词元")])
+def test_the_slider_at_home_shows_what_was_learned(visit, path, last):
+    page, shown = visit(path), ".growing li:visible"
+    first = page.locator(shown).inner_text()
+    page.locator(".growing input").focus()
+    page.keyboard.press("End")
+    assert page.locator(shown).count() == 1 and page.locator(shown).inner_text() != first
+    assert page.locator(".growing output").inner_text() == page.locator(".growing input").get_attribute("aria-valuetext") == last
+
+
+@needs_browser
 def test_solutions_and_code_unfold(visit):
     page = visit("notebooks/03_ngram")
     fold = page.locator("article details", has=page.locator("summary", has_text="Solution")).first

@@ -80,6 +80,7 @@ highlight_language = "text"   # of blocks that name none
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx_copybutton"]
 nb_execution_mode = "off"
 nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"
+nb_render_markdown_format = "gfm"
 nb_ipywidgets_js = {"vendor/widgets/embed.js": {}}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", 5)]
 mathjax_path = "vendor/mathjax/tex-mml-chtml.js"

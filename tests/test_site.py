@@ -115,6 +115,11 @@ def test_no_link_is_broken_and_every_picture_has_words(site):
     assert not mute, mute[:20]
 
 
+def test_tables_in_outputs_are_tables(site):
+    pages = {path.name: path.read_text("utf-8") for path in (site / "notebooks").glob("*.html")}
+    assert all(not re.search(r"<p>\s*\|", text) for text in pages.values()) and '<div class="cell_output' in pages["03_ngram.html"] and pages["03_ngram.html"].count("<table") > 10
+
+
 def test_the_site_is_small(site):
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 40e6
 

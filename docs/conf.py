@@ -102,6 +102,7 @@ pygments_dark_style = "a11y-high-contrast-dark"
 exclude_patterns = ["node_modules", "*.template.md", "zh/*"]
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False   # those of torch.nn.Module say nothing of ours
 autodoc_member_order = "bysource"
 toc_object_entries_show_parents = "hide"
 suppress_warnings = ["mystnb.unknown_mime_type"]

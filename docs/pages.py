@@ -207,7 +207,7 @@ def reference_page(chapter: Chapter) -> str:
     parts = []
     for name in chapter.public:
         thing = getattr(module, name)
-        if isinstance(thing, type): parts.append(f".. autoclass:: {chapter.module}.{name}\n   :members:\n")
+        if isinstance(thing, type): parts.append(f".. autoclass:: {chapter.module}.{name}\n   :members:\n   :undoc-members:\n")
         elif callable(thing): parts.append(f".. autofunction:: {chapter.module}.{name}\n")
         else:
             value = " ".join(repr(thing).split())

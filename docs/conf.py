@@ -1,4 +1,5 @@
 "The site: the notebooks of ../nbs with the outputs they carry, and a reference made from the docstrings. Nothing is fetched when a page is read."
+import inspect
 import re
 import shutil
 import sys
@@ -47,6 +48,7 @@ def add_docments(app, what, name, obj, options, lines):
     if chapter and (link := built_in(chapter, short)): lines.extend(["", link])
     try: found = docments(obj, full=True)
     except Exception: return  # an object without a signature has no parameters to describe
+    if hasattr(obj, "_fields"): found = {key: dict(docment=text) for key, text in re.findall(r"^    (\w+): [^#\n]*# (.*)", inspect.getsource(obj), re.M)}   # of a named tuple
     fields = [f":param {key}: {plain(value['docment'])}" for key, value in found.items() if key not in ("self", "return") and value.get("docment")]
     if (result := found.get("return")) and result.get("docment"): fields.append(f":returns: {plain(result['docment'])}")
     if fields: lines.extend(["", *fields])

@@ -11,6 +11,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -207,7 +208,9 @@ def reference_page(chapter: Chapter) -> str:
     parts = []
     for name in chapter.public:
         thing = getattr(module, name)
-        if isinstance(thing, type): parts.append(f".. autoclass:: {chapter.module}.{name}\n   :members:\n   :undoc-members:\n")
+        if isinstance(thing, type):
+            methods = [key for key, value in vars(thing).items() if key[0] != "_" and isinstance(value, (FunctionType, classmethod, staticmethod, property, cached_property))]
+            parts.append(f".. autoclass:: {chapter.module}.{name}\n" + (f"   :members: {', '.join(methods)}\n   :undoc-members:\n" if methods else ""))
         elif callable(thing): parts.append(f".. autofunction:: {chapter.module}.{name}\n")
         else:
             value = " ".join(repr(thing).split())

@@ -7,6 +7,18 @@ const nameWidgets = (root) => {
   for (const picture of root.querySelectorAll(".widget-subarea img:not([alt])")) picture.alt = "Plot for the values of the controls above it";
 };
 
+// Figures stand right, so that their digits line up; a column of words stands left.
+const alignWords = () => {
+  const figure = /^[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|\w{1,3})?$|^(inf|nan)?$/i;
+  for (const table of document.querySelectorAll("div.output table.dataframe")) {
+    const rows = [...table.rows];
+    for (let i = 0; i < rows.at(-1).cells.length; i++) {
+      const cells = rows.filter((row) => row.cells.length == rows.at(-1).cells.length).map((row) => row.cells[i]), words = cells.filter((cell) => cell.tagName == "TD");
+      if (words.length && words.every((cell) => !figure.test(cell.textContent.trim()))) cells.forEach((cell) => (cell.style.textAlign = "left"));
+    }
+  }
+};
+
 const reachWide = () => {
   for (const box of document.querySelectorAll("pre, .table-wrapper, div.output table, .output, mjx-container, .math"))
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") box.tabIndex = 0;
@@ -35,6 +47,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (window.MathJax && !MathJax.Hub) MathJax.Hub = { Queue() {} };   // widgets ask for MathJax 2 to typeset their labels, which hold no formulas
   new MutationObserver(() => nameWidgets(document)).observe(document.body, { childList: true, subtree: true });
   nameWidgets(document);
+  alignWords();
   document.querySelectorAll(".growing").forEach(slideThrough);
   reachWide();
 });

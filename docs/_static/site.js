@@ -7,8 +7,9 @@ const nameWidgets = (root) => {
   for (const picture of root.querySelectorAll(".widget-subarea img:not([alt])")) picture.alt = "Plot for the values of the controls above it";
 };
 
-// Figures stand right, so that their digits line up; a column of words stands left.
+// Figures stand right, so that their digits line up; a column of words stands left; a sentence is not squeezed into one word a line.
 const alignWords = () => {
+  for (const cell of document.querySelectorAll(".cell_output td")) if (cell.textContent.length > 40) cell.style.minWidth = "12em";
   const figure = /^[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|\w{1,3})?$|^(inf|nan)?$/i;
   for (const table of document.querySelectorAll("div.output table.dataframe")) {
     const rows = [...table.rows];

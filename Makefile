@@ -51,7 +51,7 @@ models: install  ## train the house models from their seeds into gpt_nb/models/ 
 	$(BIN)/python docs/models.py
 
 results: install  ## regenerate the long measurements that chapters show (hours)
-	rm -f nbs/results/*.json
+	rm -f nbs/results/ladder.json nbs/results/emergence.json nbs/results/code.json
 	$(BIN)/python docs/results.py
 
 clean:  ## remove what the targets made, runs/ excepted

@@ -9,7 +9,7 @@ const nameWidgets = (root) => {
 
 // Figures stand right, so that their digits line up; a column of words stands left; a sentence is not squeezed into one word a line.
 const alignWords = () => {
-  for (const cell of document.querySelectorAll(".cell_output td")) if (cell.textContent.length > 40) cell.style.minWidth = "12em";
+  for (const cell of document.querySelectorAll(".cell_output td")) if (cell.textContent.length > 20) cell.style.minWidth = cell.textContent.length > 60 ? "14em" : "9em";
   const figure = /^[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|\w{1,3})?$|^(inf|nan)?$/i;
   for (const table of document.querySelectorAll("div.output table.dataframe")) {
     const rows = [...table.rows];

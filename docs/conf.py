@@ -24,11 +24,8 @@ languages["en"] = SearchBoth
 
 
 def vendor(modules: Path, target: Path) -> None:
-    "Formulas and widgets work from files of the site."
+    "Formulas are set by files of the site."
     shutil.rmtree(target, ignore_errors=True)
-    (target / "widgets").mkdir(parents=True)
-    for path in (modules / "@jupyter-widgets/html-manager/dist").glob("embed.js"): shutil.copy(path, target / "widgets")
-    for path in (modules / "@jupyter-widgets/html-manager/dist").glob("*.woff2"): shutil.copy(path, target / "widgets")
     for part in ("tex-mml-chtml.js", "output/chtml/fonts", "input/tex/extensions", "sre", "a11y"):
         source, place = modules / "mathjax/es5" / part, target / "mathjax" / part
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -83,8 +80,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ex
 nb_execution_mode = "off"
 nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"
 nb_render_markdown_format = "gfm"
-nb_ipywidgets_js = {"vendor/widgets/embed.js": {}}
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", 5)]
+nb_ipywidgets_js = {}   # widgets turn by frames.py
 mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
 mathjax_options = {"defer": "defer"}
 myst_enable_extensions = ["dollarmath", "amsmath", "attrs_block", "attrs_inline", "colon_fence"]

@@ -1,6 +1,7 @@
-"""Run notebooks in place from a fresh kernel and keep their outputs: `python docs/execute.py nbs/00_tales.ipynb ...` (none named: all)."""
+"""Run notebooks in place from a fresh kernel and keep their outputs: `python docs/execute.py nbs/00_tales.ipynb ...` (none named: all).
+
+What their widgets show for a choice of values goes to docs/frames/."""
 import base64
-import io
 import json
 import sys
 import time
@@ -8,21 +9,28 @@ from pathlib import Path
 from queue import Empty
 
 import nbformat
+from frames import FIRST, LAST, smaller
 from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 SKIP = "skip-execution"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FRAMES = Path(__file__).parent / "frames"
 
 
 def shrink(data: dict) -> None:
-    "A picture of few colours needs a palette only: a third of the size, no visible loss."
-    from PIL import Image
-
     if "image/png" not in data: return
-    small, raw = io.BytesIO(), base64.b64decode(data["image/png"])
-    Image.open(io.BytesIO(raw)).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    if small.tell() < len(raw): data["image/png"] = base64.b64encode(small.getvalue()).decode() + "\n"
+    raw = base64.b64decode(data["image/png"])
+    data["image/png"] = base64.b64encode(min(raw, smaller(raw, 64, "png", optimize=True), key=len)).decode() + "\n"
+
+
+def keep_frames(nb, taken: dict, path: Path) -> None:
+    "Of each cell that shows widgets, their frames."
+    shown = {c.id: [taken[o.data[WIDGET]["model_id"]] for o in c.get("outputs", ()) if o.get("data", {}).get(WIDGET, {}).get("model_id") in taken] for c in nb.cells}
+    if not any(shown.values()): return path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({cell: frames for cell, frames in shown.items() if frames}, ensure_ascii=False, indent=0) + "\n", "utf-8")
 
 
 def look_again(get_msg):
@@ -47,8 +55,13 @@ def execute(path: Path) -> float:
         if "#| eval: false" in c.source:
             c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
     nb.metadata.pop("widgets", None)
+    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(docs=str(ROOT / "docs"))))
+    nb.cells.append(nbformat.v4.new_code_cell(LAST))
     NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True, skip_cells_with_tag=SKIP,
                    resources={"metadata": {"path": str(path.parent)}}).execute()
+    seconds, taken = time.perf_counter() - start, nb.cells.pop().outputs[-1].data["application/json"]
+    nb.cells.pop(0)
+    keep_frames(nb, taken["frames"], FRAMES / f"{path.stem}.json")
     for c in cells:
         c.execution_count = None
         c.metadata.pop("execution", None)
@@ -60,7 +73,7 @@ def execute(path: Path) -> float:
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nb.metadata.pop("language_info", None)
     nbformat.write(nb, path)
-    return time.perf_counter() - start
+    return seconds - taken["seconds"]
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 import tokenize
+from collections.abc import Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import FunctionType
+
+from frames import page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -141,7 +144,7 @@ def link_names(text: str, public: dict[str, str]) -> str:
 
 
 def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict]:
-    "A code cell as the site shows it: nbdev's directives become tags, an exported cell gets its caption, a widget a word that it stands still."
+    "A code cell as the site shows it: nbdev's directives become tags, an exported cell gets its caption, a widget what it shows for some of its values."
     code, said = source(cell), directives(source(cell))
     if said.keys() & {"hide", "default_exp"} or said.get("include") == "false": return []
     exported = any(name.startswith("export") for name in said)
@@ -152,10 +155,24 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
     image = {"mystnb": {"image": {"alt": said["fig-alt"]}}} if said.get("fig-alt") else {}
     result = [cell | {"source": code, "metadata": {"tags": [tag for tag, wanted in tags.items() if wanted]} | image}]
     if exported and chapter and defined(code): result.insert(0, caption(chapter, code, heading))
-    if chapter and any(WIDGET in o.get("data", {}) for o in cell["outputs"]):
-        note = f"{{.still}}\nOn this page the widget stands still: it needs Python behind it. [Open the chapter in Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` to turn it."
+    if chapter and any(map(is_widget, cell["outputs"])):
+        result[-1]["outputs"] = list(turned(cell["outputs"], chapter, cell["id"]))
+        note = f"{{.still}}\nWhat it shows for these values was drawn beforehand. [In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` Python stands behind it, and you can change the code."
         result.append(dict(cell_type="markdown", metadata={}, source=note))
     return result
+
+
+def is_widget(output: dict) -> bool: return WIDGET in output.get("data", {})
+
+
+def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:
+    "Outputs with the frames taken by execute.py in the place of their widgets."
+    path = HERE / "frames" / f"{chapter.stem}.json"
+    frames = iter(json.loads(path.read_text("utf-8")).get(cell, []) if path.is_file() else [])
+    for output in outputs:
+        if not is_widget(output): yield output
+        elif found := next(frames, None): yield dict(output_type="display_data", metadata={}, data={"text/html": page(found)})
+        else: raise RuntimeError(f"{path} has no frames of cell {cell}: run docs/execute.py {chapter.path}")
 
 
 def publish_prose(cell: dict, public: dict[str, str]) -> dict:
@@ -191,6 +208,7 @@ def publish(chapter: Chapter, public: dict[str, str]) -> list[dict]:
 
 def write_notebook(cells: list[dict], path: Path, metadata: dict) -> None:
     for i, cell in enumerate(cells): cell["id"] = f"cell-{i}"
+    metadata = {key: value for key, value in metadata.items() if key != "widgets"}
     path.write_text(json.dumps(dict(cells=cells, metadata=metadata, nbformat=4, nbformat_minor=5), ensure_ascii=False), "utf-8")
 
 

@@ -1,10 +1,17 @@
-// What a reader without a mouse needs and the parts of this page do not bring: names for sliders, and a way to scroll wide blocks by keyboard.
-const nameWidgets = (root) => {
-  for (const slider of root.querySelectorAll('[role="slider"]:not([aria-label])'))
-    slider.setAttribute("aria-label", slider.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
-  for (const field of root.querySelectorAll(".jupyter-widgets :is(select, input, textarea):not([aria-label]):not([id])"))
-    field.setAttribute("aria-label", field.closest(".jupyter-widgets")?.querySelector(".widget-label")?.textContent || "value");
-  for (const picture of root.querySelectorAll(".widget-subarea img:not([alt])")) picture.alt = "Plot for the values of the controls above it";
+// Controls that show one of the pictures made for them (docs/frames.py).
+const turn = (box) => {
+  const controls = [...box.querySelectorAll("input, select")], frame = box.querySelector(".frame"), { sizes, frames } = JSON.parse(box.querySelector("script").textContent);
+  const place = (control) => (control.type == "checkbox" ? +control.checked : control.tagName == "SELECT" ? control.selectedIndex : +control.value);
+  const show = () => {
+    for (const slider of controls.filter((control) => control.type == "range")) {
+      const value = JSON.parse(slider.dataset.values)[slider.value];
+      slider.nextElementSibling.textContent = value;
+      slider.setAttribute("aria-valuetext", value);
+    }
+    frame.innerHTML = frames[controls.reduce((at, control, i) => at * sizes[i] + place(control), 0)];
+  };
+  for (const control of controls) control.addEventListener("input", show);
+  show();   // a browser may remember where the controls stood
 };
 
 // Figures stand right, so that their digits line up; a column of words stands left; a sentence is not squeezed into one word a line.
@@ -45,9 +52,7 @@ const slideThrough = (box) => {
 
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;  // no page may be read from another there
 document.addEventListener("DOMContentLoaded", () => {
-  if (window.MathJax && !MathJax.Hub) MathJax.Hub = { Queue() {} };   // widgets ask for MathJax 2 to typeset their labels, which hold no formulas
-  new MutationObserver(() => nameWidgets(document)).observe(document.body, { childList: true, subtree: true });
-  nameWidgets(document);
+  document.querySelectorAll(".turn").forEach(turn);
   alignWords();
   document.querySelectorAll(".growing").forEach(slideThrough);
   reachWide();

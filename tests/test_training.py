@@ -388,6 +388,8 @@ def test_more_damage_is_named(whole, tmp_path):
             with pytest.raises(ValueError, match=f"training.json is no record of a run: {name}"): Run.open(folder)
     (folder / "training.json").write_text("{}")
     with pytest.raises(ValueError, match="no record of a run"): Run.open(folder)
+    with pytest.raises(ValueError, match="no record of a run"): go(folder, resume=True)
+    (folder / "training.json").write_text(json.dumps(about))
     (folder / "log.jsonl").write_text("{\n{}\n")
     state = folder / "state" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])

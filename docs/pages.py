@@ -309,7 +309,7 @@ def growing(lang: str) -> str:
 
     name, label, said = {
         "en": ("tales", "tokens read", "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, {story:.0%} of stories hold."),
-        "zh": ("tales-zh", "读过的词元", "{words:.0%} 的词是真实的，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。")}[lang]
+        "zh": ("tales-zh", "个词元", "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。")}[lang]
     looks, world, rows = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))[name]["runs"][0], Tales(lang), []
     for look in looks:
         check = world.check(look["sample"])
@@ -323,7 +323,7 @@ def write_home(chapters: list[Chapter]) -> None:
     made = HERE / "_static" / "made"
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    english, chinese = ("words that exist", "sentences that are well formed", "stories that hold", "stories that hold, by counting"), ("真实的词", "合语法的句子", "前后一致的故事", "前后一致的故事（计数模型）")
+    english, chinese = ("words that exist", "sentences that are well formed", "stories that hold", "stories that hold, by counting"), ("存在的词", "合语法的句子", "前后一致的故事", "前后一致的故事（计数模型）")
     for lang, labels in (("en", english), ("zh", chinese)):
         for theme, ink in (("light", "#222222"), ("dark", "#dddddd")): draw_emergence(made / f"emergence-{lang}-{theme}.svg", ink, labels)
     story, seed = house_story()

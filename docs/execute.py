@@ -10,14 +10,12 @@ from pathlib import Path
 from queue import Empty
 
 import nbformat
-from frames import FIRST, LAST, smaller
+from frames import FIRST, FOLDER, LAST, WIDGET, smaller
 from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 SKIP = "skip-execution"
-WIDGET = "application/vnd.jupyter.widget-view+json"
-FRAMES = Path(__file__).parent / "frames"
 
 
 def shrink(data: dict) -> None:
@@ -64,7 +62,7 @@ def execute(path: Path) -> float:
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     seconds, taken = time.perf_counter() - start, nb.cells.pop().outputs[-1].data["application/json"]
     nb.cells.pop(0)
-    keep_frames(nb, taken["frames"], FRAMES / f"{path.stem}.json")
+    keep_frames(nb, taken["frames"], FOLDER / f"{path.stem}.json")
     for c in cells:
         c.execution_count = None
         c.metadata.pop("execution", None)

@@ -10,7 +10,10 @@ import math
 import random
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+FOLDER = Path(__file__).parent / "frames"   # a file of frames for each notebook that has widgets
 BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many there are at most
 FIRST, LAST = "import sys; sys.path.append({docs!r}); import frames as _frames; _frames.begin()", "_frames.end()"   # cells of every notebook while it is executed
 
@@ -90,11 +93,11 @@ def frames_of(widget) -> dict | None:
             words = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in given.items())
             return seen(lambda: widget.f(**{name: control.get_interact_value() for name, control in known.items()} | given), words)
     else:
-        page, controls = [part for part in inside(widget) if isinstance(part, w.HTML)], [part for part in inside(widget) if choices(part)]
-        if not page or not controls: return None
+        views, controls = [part for part in inside(widget) if isinstance(part, w.HTML)], [part for part in inside(widget) if choices(part)]
+        if not views or not controls: return None
         def draw(chosen):
             for control, value in chosen: control.value = value
-            return "".join(part.value for part in page)
+            return "".join(view.value for view in views)
     start, values, stands = time.perf_counter(), [choices(control) for control in controls], [control.value for control in controls]
     first = draw(list(zip(controls, stands)))
     most = min(BYTES / len(first), SECONDS / (time.perf_counter() - start), MOST)

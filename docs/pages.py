@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from types import FunctionType
 
-from frames import page
+from frames import FOLDER, WIDGET, page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -24,7 +24,6 @@ parser.read(ROOT / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 GITHUB = f"{cfg['git_url']}/blob/{cfg['branch']}"
 COLAB = GITHUB.replace("https://github.com/", "https://colab.research.google.com/github/")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)\s*:?\s*(.*?)\s*$")
 FENCE = re.compile(r"(^```.*?^```|``[^`]+``|\$\$.*?\$\$|\]\([^)]*\)|<[^>]*>)", re.S | re.M)   # parts of prose in which no name is linked
 
@@ -167,7 +166,7 @@ def is_widget(output: dict) -> bool: return WIDGET in output.get("data", {})
 
 def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:
     "Outputs with the frames taken by execute.py in the place of their widgets."
-    path = HERE / "frames" / f"{chapter.stem}.json"
+    path = FOLDER / f"{chapter.stem}.json"
     frames = iter(json.loads(path.read_text("utf-8")).get(cell, []) if path.is_file() else [])
     for output in outputs:
         if not is_widget(output): yield output
@@ -304,18 +303,19 @@ def draw_emergence(path: Path, ink: str, labels: tuple[str, str, str, str]) -> N
 
 
 def growing(lang: str) -> str:
-    "One text after each of a number of updates, with what the world says of it: a list, of which site.js shows what its slider stands on."
+    "A slider through what one network wrote after each of a number of updates, with what the world says of it."
     from gpt_nb.tales import Tales
 
     name, label, said = {
         "en": ("tales", "tokens read", "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, {story:.0%} of stories hold."),
-        "zh": ("tales-zh", "个词元", "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。")}[lang]
+        "zh": ("tales-zh", "读过的词元", "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。")}[lang]
     looks, world, rows = json.loads((NBS / "results" / "emergence.json").read_text("utf-8"))[name]["runs"][0], Tales(lang), []
     for look in looks:
         check = world.check(look["sample"])
         verdict = ("; ".join(check.reasons[:2]) or "holds together") if lang == "en" else f"{len(check.reasons)} 处不对" if check.reasons else "前后一致"   # reasons are in English
-        rows.append(f'<li data-tokens="{look["tokens"]:,}"><blockquote>{html.escape(look["sample"])}</blockquote><p class="verdict">→ {html.escape(verdict)}</p><p class="small">{said.format(**look)}</p></li>')
-    return f'<div class="growing" data-label="{label}"><ol>{"".join(rows)}</ol></div>'
+        rows.append(f'<blockquote>{html.escape(look["sample"])}</blockquote><p class="verdict">→ {html.escape(verdict)}</p><p class="small">{said.format(**look)}</p>')
+    tokens = dict(label=label, kind="range", values=[f"{look['tokens']:,}" for look in looks], at=0)
+    return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
 
 
 def write_home(chapters: list[Chapter]) -> None:

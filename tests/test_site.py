@@ -202,9 +202,10 @@ def test_the_language_can_be_switched(visit):
 
 
 @needs_browser
-@pytest.mark.parametrize("path, last", [("index", "6,852,088 tokens read"), ("zh", "5,517,332 个词元")])
-def test_the_slider_at_home_shows_what_was_learned(visit, path, last):
-    page, shown = visit(path), ".growing li:visible"
+@pytest.mark.parametrize("path, label, last", [("index", "tokens read", "6,852,088"), ("zh", "读过的词元", "5,517,332")])
+def test_the_slider_at_home_shows_what_was_learned(visit, path, label, last):
+    page, shown = visit(path), ".growing .frame"
+    assert page.locator(".growing label span").inner_text() == label
     first = page.locator(shown).inner_text()
     page.locator(".growing input").focus()
     page.keyboard.press("End")
@@ -263,7 +264,12 @@ def test_dark_mode(visit):
 
 @needs_browser
 def test_the_folder_can_be_read_without_a_server(visit, site):
-    for path in ("index", "notebooks/04_attention"): visit(path, base=site.as_uri())
+    for path in ("index", "notebooks/04_attention", "notebooks/00_tales"):
+        page = visit(path, base=site.as_uri())
+        page.wait_for_timeout(500)
+    before = page.locator(".turn .frame").first.inner_html()
+    page.get_by_label("seed").press("End")
+    assert page.locator(".turn .frame").first.inner_html() != before
     page = visit("search.html?q=temperature", base=site.as_uri())
     page.wait_for_selector("ul.search li a")
 

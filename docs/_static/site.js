@@ -32,29 +32,10 @@ const reachWide = () => {
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") box.tabIndex = 0;
 };
 
-// The text a model writes after so many tokens: a slider in the place of a long list.
-const slideThrough = (box) => {
-  const rows = [...box.querySelectorAll("li")], label = document.createElement("label"), slider = document.createElement("input"), words = document.createElement("output");
-  Object.assign(slider, { type: "range", min: 0, max: rows.length - 1, value: 0 });
-  const show = () => {
-    rows.forEach((row, i) => (row.hidden = i != slider.value));
-    words.textContent = `${rows[slider.value].dataset.tokens} ${box.dataset.label}`;
-    slider.setAttribute("aria-valuetext", words.textContent);
-  };
-  slider.addEventListener("input", show);
-  slider.setAttribute("aria-label", box.dataset.label);
-  box.querySelector("ol").setAttribute("aria-live", "polite");
-  label.append(slider, words);
-  box.prepend(label);
-  box.classList.add("slides");
-  show();
-};
-
 if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;  // no page may be read from another there
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".turn").forEach(turn);
   alignWords();
-  document.querySelectorAll(".growing").forEach(slideThrough);
   reachWide();
 });
 window.addEventListener("load", reachWide);

@@ -28,11 +28,11 @@ test: install  ## run every notebook and every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 notebooks: install  ## run all notebooks in place, keep their outputs, make README.md
-	$(BIN)/python docs/execute.py
-	$(BIN)/python docs/readme.py
+	$(BIN)/python tools/execute.py
+	$(BIN)/python tools/readme.py
 
 readme: install  ## make README.md from nbs/index.ipynb
-	$(BIN)/python docs/readme.py
+	$(BIN)/python tools/readme.py
 
 docs: install  ## build the site into _site/ (needs npm)
 	cd docs && npm ci --no-audit --no-fund --silent
@@ -48,11 +48,10 @@ bench: install  ## time this library beside its peers
 	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
 
 models: install  ## train the house models from their seeds into gpt_nb/models/ (hours)
-	$(BIN)/python docs/models.py
+	$(BIN)/python tools/models.py
 
 results: install  ## regenerate the long measurements that chapters show (hours)
-	rm -f nbs/results/ladder.json nbs/results/emergence.json nbs/results/code.json
-	$(BIN)/python docs/results.py
+	$(BIN)/python tools/results.py
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tools")]
 from pages import built_in, cfg, llms, write_pages  # noqa: E402
 from sphinx.search import languages  # noqa: E402
 from sphinx.search.en import SearchEnglish  # noqa: E402

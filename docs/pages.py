@@ -171,7 +171,7 @@ def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:
     for output in outputs:
         if not is_widget(output): yield output
         elif found := next(frames, None): yield dict(output_type="display_data", metadata={}, data={"text/html": page(found)})
-        else: raise RuntimeError(f"{path} has no frames of cell {cell}: run docs/execute.py {chapter.path}")
+        else: raise RuntimeError(f"{path} has no frames of cell {cell}: run tools/execute.py {chapter.path}")
 
 
 def publish_prose(cell: dict, public: dict[str, str]) -> dict:

@@ -75,7 +75,7 @@ def test_importing_the_model_is_light():
 
 
 def test_readme_is_made_from_index():
-    sys.path.insert(0, str(ROOT / "docs"))
+    sys.path.insert(0, str(ROOT / "tools"))
     from readme import markdown
 
     assert (ROOT / "README.md").read_text("utf-8") == markdown(ROOT / "nbs" / "index.ipynb"), "run `make readme`"

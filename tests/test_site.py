@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-PAGES = ["index", "zh", "use", "search", "notebooks/claims", "reference/index", "reference/04_attention", "reference/06_model", *(f"notebooks/{name}" for name in CHAPTERS)]
+PAGES = ["index", "zh", "use", "search", "notebooks/claims", "reference/index", "reference/05_attention", "reference/08_model", *(f"notebooks/{name}" for name in CHAPTERS)]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium (Debian: apt-get install chromium) to test the site in it")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: install nodejs and npm to build the site")
 pytestmark = needs_npm
@@ -139,9 +139,9 @@ def test_programs_are_told_what_there_is(site):
 
 
 def test_every_exported_cell_says_where_it_goes(site):
-    page = (site / "notebooks" / "04_attention.html").read_text("utf-8")
-    assert page.count("becomes part of") >= 6 and "reference/04_attention.html#gpt_nb.attention.rope" in page
-    assert "notebooks/04_attention.html#built-gpt-nb-attention-rope" in (site / "reference" / "04_attention.html").read_text("utf-8")
+    page = (site / "notebooks" / "05_attention.html").read_text("utf-8")
+    assert page.count("becomes part of") >= 6 and "reference/05_attention.html#gpt_nb.attention.rope" in page
+    assert "notebooks/05_attention.html#built-gpt-nb-attention-rope" in (site / "reference" / "05_attention.html").read_text("utf-8")
 
 
 @needs_browser
@@ -184,7 +184,7 @@ def test_home_is_light(visit):
 
 @needs_browser
 def test_mathematics_is_set_and_chinese_shown(visit):
-    page = visit("notebooks/04_attention")
+    page = visit("notebooks/05_attention")
     page.locator("details.zh summary").click()
     page.wait_for_selector("details.zh mjx-container")
     assert page.locator("details.zh mjx-container").first.bounding_box()["width"] > 50
@@ -243,7 +243,7 @@ def test_solutions_and_code_unfold(visit):
 
 
 @needs_browser
-@pytest.mark.parametrize("query, found", [("rotary", "04_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "04_attention"), ("温度", "zh"), ("注意力", "zh"), ("今天天气", "01_tokenizer")])
+@pytest.mark.parametrize("query, found", [("rotary", "05_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "05_attention"), ("温度", "zh"), ("注意力", "zh"), ("今天天气", "01_tokenizer")])
 def test_search_finds(visit, query, found):
     page = visit(f"search.html?q={query}")
     page.wait_for_selector("ul.search li a")
@@ -264,7 +264,7 @@ def test_dark_mode(visit):
 
 @needs_browser
 def test_the_folder_can_be_read_without_a_server(visit, site):
-    for path in ("index", "notebooks/04_attention", "notebooks/00_tales"):
+    for path in ("index", "notebooks/05_attention", "notebooks/00_tales"):
         page = visit(path, base=site.as_uri())
         page.wait_for_timeout(500)
     before = page.locator(".turn .frame").first.inner_html()
@@ -280,7 +280,7 @@ def jupyter(tmp_path_factory):
     home = tmp_path_factory.mktemp("jupyter")
     work = home / "nbs"
     work.mkdir()
-    for name in ("04_attention", "06_model"): shutil.copy(ROOT / "nbs" / f"{name}.ipynb", work)
+    for name in ("05_attention", "08_model"): shutil.copy(ROOT / "nbs" / f"{name}.ipynb", work)
     quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
     (quiet / "notification.jupyterlab-settings").write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False)))
@@ -311,7 +311,7 @@ def wait_until_idle(jupyter, name, seconds=240):
 
 
 @needs_browser
-@pytest.mark.parametrize("name, slider", [("04_attention", "length"), ("06_model", "depth")])
+@pytest.mark.parametrize("name, slider", [("05_attention", "length"), ("08_model", "depth")])
 def test_a_slider_answers_in_jupyterlab(browser, jupyter, name, slider):
     page = browser.new_page(viewport=dict(width=1280, height=900))
     page.goto(f"{jupyter}/lab/tree/{name}.ipynb?reset")

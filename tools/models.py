@@ -1,4 +1,4 @@
-"""Train the house models, the small good models that chapters open at once and offline: `python docs/models.py tales-en ...` (none named: all).
+"""Train the house models, the small good models that chapters open at once and offline: `python tools/models.py tales-en ...` (none named: all).
 
 Each is trained by the library's own `train` from a seed, into runs/models/NAME (go on after a stop by typing the same again),
 and written to gpt_nb/models/NAME in bfloat16 with a card."""
@@ -34,7 +34,7 @@ MODELS = {
 }
 CARD = """# {name}
 
-A house model of gpt_nb: {params:,} parameters, trained on `{data}` by `python docs/models.py {name}`.
+A house model of gpt_nb: {params:,} parameters, trained on `{data}` by `python tools/models.py {name}`.
 
 | | |
 |---|---|

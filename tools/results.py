@@ -1,4 +1,4 @@
-"""Regenerate the measurements that take longer than a notebook may: `python docs/results.py ladder emergence code`.
+"""Regenerate the measurements that take longer than a notebook may: `python tools/results.py ladder emergence code`.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it.
 What stands in that file already is kept, so that a stopped measurement goes on; take the file away to measure anew."""

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-FOLDER = Path(__file__).parent / "frames"   # a file of frames for each notebook that has widgets
+FOLDER = Path(__file__).parent.parent / "docs" / "frames"   # a file of frames for each notebook that has widgets
 BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many there are at most
-FIRST, LAST = "import sys; sys.path.append({docs!r}); import frames as _frames; _frames.begin()", "_frames.end()"   # cells of every notebook while it is executed
+FIRST, LAST = "import sys; sys.path.append({tools!r}); import frames as _frames; _frames.begin()", "_frames.end()"   # cells of every notebook while it is executed
 
 
 def smaller(png: bytes, colors: int, kind: str, **how) -> bytes:

@@ -1,4 +1,4 @@
-"""Run notebooks in place from a fresh kernel and keep their outputs: `python docs/execute.py nbs/00_tales.ipynb ...` (none named: all).
+"""Run notebooks in place from a fresh kernel and keep their outputs: `python tools/execute.py nbs/00_tales.ipynb ...` (none named: all).
 
 What their widgets show for a choice of values goes to docs/frames/."""
 import base64
@@ -56,7 +56,7 @@ def execute(path: Path) -> float:
         if "#| eval: false" in c.source:
             c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
     nb.metadata.pop("widgets", None)
-    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(docs=str(ROOT / "docs"))))
+    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=str(ROOT / "tools"))))
     nb.cells.append(nbformat.v4.new_code_cell(LAST))
     NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True, skip_cells_with_tag=SKIP,
                    resources={"metadata": {"path": str(path.parent)}}).execute()

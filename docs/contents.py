@@ -1,0 +1,38 @@
+"The table of contents: parts of the book, and the chapters that are planned but not built yet."
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    title: str
+    chinese: str
+    first: str   # number of its first chapter
+
+
+class Planned(NamedTuple):
+    title: str
+    promise: str
+    chinese: str
+
+
+PARTS = [
+    Part("Guess the next word", "猜下一个词", "00"),
+    Part("The GPT", "GPT 本身", "05"),
+    Part("What it knows", "它知道什么", "11"),
+    Part("Put it to work", "派上用场", "14"),
+    Part("Smaller, bigger, faster", "更小、更大、更快", "18"),
+]
+PLANNED = {
+    "13": Planned("Inside the model", "Follow who holds what through heads and layers.", "模型内部"),
+    "15": Planned("Fine-tuning", "The same body, new work: classify, tag, answer, summarise, translate.", "微调"),
+    "16": Planned("Adapters", "Train a hundredth of the numbers: LoRA and its kin.", "适配器"),
+    "17": Planned("Chat", "Templates, dialogue, retrieval, preferences.", "对话"),
+    "18": Planned("Compression", "Fewer bits, fewer weights, a smaller pupil: what it costs.", "压缩"),
+    "19": Planned("Scaling", "Many machines, and laws fitted on small models.", "扩展"),
+    "20": Planned("Images", "Next-token prediction on pixels.", "图像"),
+    "21": Planned("Speedrun", "The fastest recipe to a given loss.", "竞速"),
+}
+
+
+def part_of(number: str) -> Part:
+    "The part a chapter stands in."
+    return [part for part in PARTS if part.first <= number][-1]

@@ -1,0 +1,237 @@
+"Home in two languages, the map of chapters, the page to start with, the glossary."
+import html
+import json
+import re
+import shutil
+from pathlib import Path
+
+from chapters import HERE, NBS, ROOT, Chapter, Term, glossary
+from contents import PARTS, PLANNED, part_of
+from frames import page
+
+MADE = HERE / "_static" / "made"
+LABELS = {   # of the picture of what emerges
+    "en": ("words that exist", "sentences that are well formed", "stories that hold",
+           "stories that hold, by counting", "tokens read"),
+    "zh": ("存在的词", "合语法的句子", "前后一致的故事", "前后一致的故事（计数模型）", "读过的词元"),
+}
+SAID = {   # under each story of the slider
+    "en": ("tokens read", "holds together", "; ", "{words:.0%} of words exist, {sentences:.0%} of sentences are "
+           "well formed, {story:.0%} of stories hold."),
+    "zh": ("读过的词元", "前后一致", "；", "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。"),
+}
+
+
+def results(name: str) -> dict: return json.loads((NBS / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def chapter_table(chapters: list[Chapter]) -> str:
+    "The map: built chapters with what they take, planned ones in grey."
+    rows = ["| | chapter | what you get | text | and code | run | builds on |", "|---|---|---|---|---|---|---|"]
+    built, part = {c.number: c for c in chapters}, None
+    for number in sorted(built.keys() | PLANNED.keys()):
+        if part != (part := part_of(number)): rows.append(f"| | **{part.title}** | | | | | |")
+        rows.append(built_row(built[number]) if number in built else planned_row(number))
+    return "\n".join(rows)
+
+
+def built_row(c: Chapter) -> str:
+    title, promise = c.head
+    text, both = c.minutes
+    run = "" if c.seconds is None else f"{c.seconds}&nbsp;s"
+    link = f"[{title}](notebooks/{c.stem}.ipynb)"
+    return f"| {c.number} | {link} | {promise} | {text}&nbsp;min | {both}&nbsp;min | {run} | {' '.join(c.builds_on)} |"
+
+
+def planned_row(number: str) -> str:
+    grey = '<span class="planned">{}</span>'.format
+    plan = PLANNED[number]
+    return f"| {grey(number)} | {grey(plan.title + ' (planned)')} | {grey(plan.promise)} | | | | |"
+
+
+def slug(heading: str) -> str:
+    "The anchor that a heading gets."
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+def chinese_chapters(chapters: list[Chapter]) -> str:
+    "Of each chapter: its summary, its sections, three things to remember."
+    built, parts, part = {c.number: c for c in chapters}, [], None
+    for number in sorted(built.keys() | PLANNED.keys()):
+        if part != (part := part_of(number)): parts.append(f"## {part.chinese}")
+        parts.append(chinese_chapter(built[number]) if number in built
+                     else f'<p class="planned">{number} {PLANNED[number].chinese}（尚未写成）</p>')
+    return "\n\n".join(parts)
+
+
+def chinese_chapter(c: Chapter) -> str:
+    zh = c.chinese
+    text = f"(zh-{c.number})=\n### {c.number} [{zh.title}](notebooks/{c.stem}.ipynb)\n\n{zh.summary}"
+    if zh.remember: text += "\n\n**记住三点**\n\n" + "\n".join(f"{i}. {p}" for i, p in enumerate(zh.remember, 1))
+    links = [f'<a href="notebooks/{c.stem}.html#{slug(heading)}">{html.escape(name)}</a>'
+             for name, heading in zip(zh.sections, c.sections)]
+    if links: text += f'\n\n<details class="zh"><summary>各节</summary><p>{" · ".join(links)}</p></details>'
+    return text
+
+
+def chinese_sidebar(chapters: list[Chapter]) -> str:
+    "The sidebar of the Chinese page."
+    built, rows, part = {c.number: c for c in chapters}, [], None
+    for number in sorted(built):
+        if part != (part := part_of(number)):
+            rows.append(f'</ul><p class="caption" role="heading" aria-level="2"><span class="caption-text">{part.chinese}</span></p><ul>')
+        rows.append(f'<li class="toctree-l1"><a class="reference internal" href="#zh-{number}">{number} '
+                    f"{html.escape(built[number].chinese.title)}</a></li>")
+    more = [("start-zh.html", "从这里开始"), ("glossary.html", "术语表"), ("notebooks/claims.html", "流行文章的错误（英文）"),
+            ("use.html", "使用（英文）"), ("reference/index.html", "参考手册（英文）")]
+    rows.append('</ul><p class="caption" role="heading" aria-level="2"><span class="caption-text">其他</span></p><ul>')
+    rows += [f'<li class="toctree-l1"><a class="reference internal" href="{link}">{name}</a></li>' for link, name in more]
+    return "".join(rows).removeprefix("</ul>") + "</ul>"
+
+
+def house_story() -> tuple[str, str]:  # the story, its seed
+    "A story that the house model writes while the site is built: that of the first seed that holds."
+    import torch
+
+    from gpt_nb.sampling import generate
+    from gpt_nb.tales import Tales
+    from gpt_nb.training import Run
+
+    torch.set_num_threads(1)
+    run, world = Run.open("tales-en"), Tales(level=2)
+    model, tok = run.model.float().eval(), run.tok
+    for seed in range(100):
+        ids = generate(model, [tok.end_id], model.config.context - 1, stop=[tok.end_id], seed=seed)
+        text = tok.decode([i for i in ids if i != tok.end_id])
+        if world.check(text).story == 1: return text, str(seed)
+    raise RuntimeError("no story of 100 by tales-en holds: was the house model changed?")
+
+
+def draw_emergence(path: Path, ink: str, lang: str) -> None:
+    "What emerges and in which order, from the committed measurement, on a clear background."
+    import matplotlib
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from gpt_nb.tales import plot_fonts
+
+    plot_fonts()
+    grown, labels = results("emergence")["tales" if lang == "en" else "tales-zh"], LABELS[lang]
+    paint = {key: ink for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")}
+    with plt.rc_context(paint | {"svg.fonttype": "path"}):
+        fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+        for kind, color, label in zip(("words", "sentences", "story"), ("#4c9be8", "#f0883e", "#3fb950"), labels):
+            band(ax, grown["runs"], kind, color, label)
+        best = max(c["story"] for c in grown["counting"])
+        ax.axhline(best, color=ink, ls="--", lw=1, label=labels[3])
+        ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel=labels[4])
+        ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
+        ax.spines[["top", "right"]].set_visible(False)
+        fig.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+        clear = dict(transparent=True, metadata={"Date": None}) if path.suffix == ".svg" else dict(dpi=110)
+        fig.savefig(path, **clear)
+        plt.close(fig)
+
+
+def band(ax, runs: list[list[dict]], kind: str, color: str, label: str) -> None:
+    "One share over the tokens read: the mean of several runs, and between the lowest and the highest."
+    points = [[look[kind] for look in looks] for looks in zip(*runs)]
+    tokens = [look["tokens"] for look in runs[0]]
+    ax.fill_between(tokens, [min(p) for p in points], [max(p) for p in points], color=color, alpha=0.25, lw=0)
+    ax.plot(tokens, [sum(p) / len(p) for p in points], color=color, lw=2.2, label=label)
+
+
+def growing(lang: str) -> str:
+    "A slider through what one network wrote after each of a number of updates, with what the world says of it."
+    from gpt_nb.tales import Tales
+
+    label, good, between, said = SAID[lang]
+    looks = results("emergence")["tales" if lang == "en" else "tales-zh"]["runs"][0]
+    world, rows = Tales(lang), []
+    for look in looks:
+        verdict = between.join(world.check(look["sample"]).reasons[:2]) or good
+        rows.append(f'<blockquote>{html.escape(look["sample"])}</blockquote>'
+                    f'<p class="verdict">→ {html.escape(verdict)}</p><p class="small">{said.format(**look)}</p>')
+    tokens = dict(label=label, kind="range", values=[f"{look['tokens']:,}" for look in looks], at=0)
+    return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
+
+
+def expectations() -> str:
+    "What to expect: runs that were measured, one row each."
+    rows = ["| text | trained on | parameters | minutes | memory | loss (best possible) | stories that hold |", "|---|---|---|---|---|---|---|"]
+    rows.append(demo_row())
+    for name in ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"): rows.append(house_row(name))
+    return "\n".join(rows)
+
+
+def demo_row() -> str:
+    "From what README shows of the demo."
+    text = (ROOT / "README.md").read_text("utf-8")
+    loss, best = re.search(r"validation loss ([\d.]+) nats a word; no model can do better than ([\d.]+)", text).groups()
+    whole = re.search(r"(\d+)% of the stories hold", text)[1]
+    return f"| `tales`, level 1: `make demo` | 2 cores | 0.2 million | 3 | | {loss} ({best}) | {whole} % |"
+
+
+def house_row(name: str) -> str:
+    folder = ROOT / "gpt_nb" / "models" / name
+    card = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", (folder / "README.md").read_text("utf-8"), re.M))
+    about = json.loads((folder / "training.json").read_text("utf-8"))
+    size = int(re.search(r"([\d,]+) parameters", (folder / "README.md").read_text("utf-8"))[1].replace(",", ""))
+    best = f" ({about['floor']:.3f})" if about["floor"] else ""
+    holds = re.findall(r"([\d.]+)% of whole stories", " ".join(card.values()))
+    config = next(folder.glob("**/config.json"))
+    return (f"| `{about['options']['data']}`: `{name}` | 1 thread | {size / 1e6:.1f} million | {about['seconds'] / 60:.0f} "
+            f"| {training_memory(config.parent, about['config']):.0f} MB | {about['val_loss']:.3f}{best} "
+            f"| {' and '.join(h + ' %' for h in holds)} |")
+
+
+def training_memory(folder: Path, config: dict) -> float:
+    "MB that must lie in memory at once to train such a model, counted, not measured."
+    import torch
+
+    from gpt_nb.model import GPT
+    from gpt_nb.pretrained import memory_needed
+
+    needed = memory_needed(GPT.from_pretrained(folder).config, config["batch_size"], train=True, dtype=torch.float32)
+    return sum(needed.values()) / 1e6
+
+
+def glossary_page() -> str:
+    "Every term in both languages, with the chapter that builds it."
+    rows = [glossary_row(term) for term in glossary()]
+    return ("# Glossary\n\nThe words of this book, in English and in Chinese, each with the chapter that builds it. "
+            "In the chapters a word links here where it first stands.\n\n" + "\n\n".join(rows) + "\n")
+
+
+def glossary_row(term: Term) -> str:
+    path = next(NBS.glob(f"{term.chapter}_*.ipynb"), None)
+    where = f"[chapter {term.chapter}](notebooks/{path.name})" if path else f"chapter {term.chapter}, planned"
+    return (f"({term.anchor})=\n**{term.name}** <span lang=\"zh-CN\">{term.chinese}</span><br>{term.meaning} ({where})<br>"
+            f"<span lang=\"zh-CN\">{term.chinese_meaning}</span>")
+
+
+def write_home(chapters: list[Chapter]) -> None:
+    "The pages made from templates: home and start, in two languages; the glossary."
+    shutil.rmtree(MADE, ignore_errors=True)
+    MADE.mkdir(parents=True)
+    for lang in LABELS:
+        for theme, ink in (("light", "#222222"), ("dark", "#dddddd")):
+            draw_emergence(MADE / f"emergence-{lang}-{theme}.svg", ink, lang)
+    story, seed = house_story()
+    text, both = (sum(c.minutes[i] for c in chapters) / 60 for i in (0, 1))
+    fill = {"STORY": html.escape(story), "SEED": seed, "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
+            "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters), "EXPECT": expectations(),
+            "TOC": toctrees(chapters), "HOURSTEXT": f"{text:.0f}", "HOURS": f"{both:.0f}"}
+    for template in HERE.glob("*.template.md"):
+        made = re.sub(r"@([A-Z]+)@", lambda m: fill[m[1]], template.read_text("utf-8"))
+        (HERE / template.name.replace(".template", "")).write_text(made, "utf-8")
+    (HERE / "glossary.md").write_text(glossary_page(), "utf-8")
+
+
+def toctrees(chapters: list[Chapter]) -> str:
+    "The sidebar: one list a part."
+    trees = []
+    for part in PARTS:
+        lines = [f"{c.number} {c.head[0]} <notebooks/{c.stem}>" for c in chapters if part_of(c.number) == part]
+        if lines: trees.append(f"```{{toctree}}\n:hidden:\n:caption: {part.title}\n\n" + "\n".join(lines) + "\n```")
+    return "\n\n".join(trees)

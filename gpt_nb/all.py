@@ -5,6 +5,7 @@ from gpt_nb.data import *
 from gpt_nb.ngram import *
 from gpt_nb.attention import *
 from gpt_nb.block import *
+from gpt_nb.checkpoint import *
 from gpt_nb.model import *
 from gpt_nb.training import *
 from gpt_nb.sampling import *

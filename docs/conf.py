@@ -7,6 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tools")]
+from home import chinese_sidebar  # noqa: E402
 from pages import built_in, cfg, llms, write_pages  # noqa: E402
 from sphinx.search import languages  # noqa: E402
 from sphinx.search.en import SearchEnglish  # noqa: E402
@@ -35,7 +36,6 @@ def vendor(modules: Path, target: Path) -> None:
 
 def add_docments(app, what, name, obj, options, lines):
     "Docstrings are plain text; the comments beside parameters become fields of the reference; a link leads to the cell that builds it."
-    plain = lambda text: re.sub(r"([*|\\])", r"\\\1", text)
     lines[:] = [plain(line) for line in lines]
     if what not in ("function", "method", "class"): return
     from fastcore.docments import docments
@@ -51,13 +51,27 @@ def add_docments(app, what, name, obj, options, lines):
     if fields: lines.extend(["", *fields])
 
 
+CHINESE = ("zh", "start-zh")   # pages in Chinese
+
+
 def finish_page(app, pagename, templatename, context, doctree):
-    "Captions of the sidebar say which level of heading they are, folded cells go by what is written on them; a Chinese page says that it is one."
-    if tree := context.get("furo_navigation_tree"): context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
-    if body := context.get("body"): context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # what one reads there is the name
-    context["chinese_page"] = pagename == "zh"
-    context["chinese_anchor"] = f"#zh-{pagename.split('/')[1][:2]}" if re.match(r"notebooks/\d\d_", pagename) else ""
-    if pagename == "zh": context["language"] = "zh-CN"
+    "Captions of the sidebar say which level of heading they are, folded cells go by what is written on them."
+    if tree := context.get("furo_navigation_tree"):
+        context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if body := context.get("body"):
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # what one reads there is the name
+    context["chinese_page"] = pagename in CHINESE
+    context["other_language"] = other_language(pagename)
+    if pagename in CHINESE:
+        context["language"] = "zh-CN"
+        context["furo_navigation_tree"] = chinese_sidebar(CHAPTERS, pagename)
+
+
+def other_language(pagename: str) -> tuple[str, str]:
+    "The page that says the same in the other language: name and anchor."
+    pairs = {"zh": "index", "start-zh": "start", "start": "start-zh"}
+    chapter = re.match(r"notebooks/(\d\d)_", pagename)
+    return pairs.get(pagename, "zh"), f"#zh-{chapter[1]}" if chapter else ""
 
 
 def write_llms(app, error):
@@ -91,6 +105,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
+html_search_scorer = "scorer.js"
 templates_path = ["_templates"]
 html_title = cfg["title"]
 html_show_sourcelink = False

@@ -34,20 +34,33 @@ def vendor(modules: Path, target: Path) -> None:
         else: shutil.copy(source, place)
 
 
-def add_docments(app, what, name, obj, options, lines):
-    "Docstrings are plain text; the comments beside parameters become fields of the reference; a link leads to the cell that builds it."
-    lines[:] = [plain(line) for line in lines]
-    if what not in ("function", "method", "class"): return
+def plain(text: str) -> str:
+    "A text in which no character marks anything."
+    return re.sub(r"([*|\\])", r"\\\1", text)
+
+
+def parameters(obj) -> dict[str, str]:
+    "What the comments beside a function's parameters say, or beside the fields of a named tuple."
     from fastcore.docments import docments
 
+    if hasattr(obj, "_fields"):
+        return dict(re.findall(r"^    (\w+): [^#\n]*# (.*)", inspect.getsource(obj), re.M))
+    try: found = docments(obj, full=True)
+    except Exception: return {}   # an object without a signature has no parameters to describe
+    return {key: value["docment"] for key, value in found.items() if value.get("docment")}
+
+
+def add_docments(app, what, name, obj, options, lines):
+    "Docstrings are plain text; comments beside parameters become fields; a link leads to the cell."
+    lines[:] = [plain(line) for line in lines]
+    if what not in ("function", "method", "class"): return
     module, _, short = name.rpartition(".")
     chapter = next((c for c in CHAPTERS if c.module == module), None)
     if chapter and (link := built_in(chapter, short)): lines.extend(["", link])
-    try: found = docments(obj, full=True)
-    except Exception: return  # an object without a signature has no parameters to describe
-    if hasattr(obj, "_fields"): found = {key: dict(docment=text) for key, text in re.findall(r"^    (\w+): [^#\n]*# (.*)", inspect.getsource(obj), re.M)}   # of a named tuple
-    fields = [f":param {key}: {plain(value['docment'])}" for key, value in found.items() if key not in ("self", "return") and value.get("docment")]
-    if (result := found.get("return")) and result.get("docment"): fields.append(f":returns: {plain(result['docment'])}")
+    said = parameters(obj)
+    result = said.pop("return", None)
+    fields = [f":param {key}: {plain(text)}" for key, text in said.items() if key != "self"]
+    if result: fields.append(f":returns: {plain(result)}")
     if fields: lines.extend(["", *fields])
 
 
@@ -64,7 +77,7 @@ def finish_page(app, pagename, templatename, context, doctree):
     context["other_language"] = other_language(pagename)
     if pagename in CHINESE:
         context["language"] = "zh-CN"
-        context["furo_navigation_tree"] = chinese_sidebar(CHAPTERS, pagename)
+        context["furo_navigation_tree"] = chinese_sidebar(CHAPTERS)
 
 
 def other_language(pagename: str) -> tuple[str, str]:
@@ -105,7 +118,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
-html_search_scorer = "scorer.js"
+html_search_scorer = str(HERE / "scorer.js")
 templates_path = ["_templates"]
 html_title = cfg["title"]
 html_show_sourcelink = False

@@ -74,19 +74,27 @@ def chinese_chapter(c: Chapter) -> str:
     return text
 
 
+MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
+    "zh.html": "中文首页", "start-zh.html": "从这里开始", "glossary.html": "术语表",
+    "notebooks/claims.html": "流行文章的错误（英文）", "use.html": "使用（英文）", "reference/index.html": "参考手册（英文）"}
+
+
 def chinese_sidebar(chapters: list[Chapter]) -> str:
-    "The sidebar of the Chinese page."
-    built, rows, part = {c.number: c for c in chapters}, [], None
-    for number in sorted(built):
-        if part != (part := part_of(number)):
-            rows.append(f'</ul><p class="caption" role="heading" aria-level="2"><span class="caption-text">{part.chinese}</span></p><ul>')
-        rows.append(f'<li class="toctree-l1"><a class="reference internal" href="#zh-{number}">{number} '
-                    f"{html.escape(built[number].chinese.title)}</a></li>")
-    more = [("start-zh.html", "从这里开始"), ("glossary.html", "术语表"), ("notebooks/claims.html", "流行文章的错误（英文）"),
-            ("use.html", "使用（英文）"), ("reference/index.html", "参考手册（英文）")]
-    rows.append('</ul><p class="caption" role="heading" aria-level="2"><span class="caption-text">其他</span></p><ul>')
-    rows += [f'<li class="toctree-l1"><a class="reference internal" href="{link}">{name}</a></li>' for link, name in more]
-    return "".join(rows).removeprefix("</ul>") + "</ul>"
+    "The sidebar of the Chinese pages: links to the summaries, part by part."
+    lists = [sidebar_list("从这里开始", MORE)]
+    for part in PARTS:
+        own = [c for c in chapters if part_of(c.number) == part]
+        links = {f"zh.html#zh-{c.number}": f"{c.number} {c.chinese.title}" for c in own}
+        if own: lists.append(sidebar_list(part.chinese, links))
+    return "".join(lists)
+
+
+def sidebar_list(title: str, links: dict[str, str]) -> str:
+    "One caption with its links, as furo writes them."
+    head = f'<p class="caption" role="heading" aria-level="2"><span class="caption-text">{title}</span></p>'
+    items = [f'<li class="toctree-l1"><a class="reference internal" href="{link}">{html.escape(name)}</a></li>'
+             for link, name in links.items()]
+    return f"{head}<ul>{''.join(items)}</ul>"
 
 
 def house_story() -> tuple[str, str]:  # the story, its seed

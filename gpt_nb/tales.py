@@ -19,14 +19,19 @@ __all__ = ['plot_fonts', 'Event', 'Scene', 'Question', 'Story', 'Entropy', 'Tale
 
 # %% ../nbs/00_tales.ipynb #00-015
 def plot_fonts():
-    "Let matplotlib draw Chinese with whatever Chinese font the machine has, on a white ground that reads well on dark pages too."
-    import matplotlib.pyplot as plt
-    from matplotlib import font_manager
+    "Let matplotlib draw Chinese with the font of this package, on white, which dark pages keep."
+    from importlib.resources import files
 
-    chinese = ["Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "WenQuanYi Micro Hei", "SimHei", "Arial Unicode MS"]
-    found = [f for f in chinese if f in {font.name for font in font_manager.fontManager.ttflist}]
-    plt.rcParams.update({"font.family": ["DejaVu Sans", *found], "axes.unicode_minus": False, "figure.facecolor": "white", "savefig.facecolor": "white",
-                         "figure.dpi": 80, "axes.spines.top": False, "axes.spines.right": False})
+    import matplotlib.pyplot as plt
+    from matplotlib.font_manager import fontManager
+
+    font = str(files("gpt_nb") / "fonts" / "chinese.otf")
+    if font not in {known.fname for known in fontManager.ttflist}: fontManager.addfont(font)
+    plt.rcParams["font.family"] = ["DejaVu Sans", "gpt_nb Chinese"]
+    plt.rcParams["axes.unicode_minus"] = False
+    plt.rcParams["figure.facecolor"] = plt.rcParams["savefig.facecolor"] = "white"
+    plt.rcParams["figure.dpi"] = 80
+    plt.rcParams["axes.spines.top"] = plt.rcParams["axes.spines.right"] = False
 
 # %% ../nbs/00_tales.ipynb #00-021
 WORDS = dict(  # "English Chinese" pairs; a level takes the first so many of each list

@@ -1,6 +1,7 @@
 "README.md is the home page: nbs/index.ipynb as markdown, without the cells that only set it up."
 import json
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -13,7 +14,7 @@ def markdown(path: Path) -> str:
         text = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown": parts.append(text)
         elif not text.startswith("#| hide"):
-            parts.append(f"```python\n{text}\n```")
+            parts.append(f"```\n{text[1:]}\n```" if text.startswith("!") else f"```python\n{text}\n```")
             shown = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", []))) for o in cell["outputs"]).strip()
             if shown: parts.append(f"```text\n{shown}\n```")
     text = "\n\n".join(parts) + "\n"
@@ -21,4 +22,8 @@ def markdown(path: Path) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(ROOT / "docs"))
+    from home import draw_emergence
+
+    draw_emergence(ROOT / "docs" / "_static" / "emergence.png", "#222222", "en")
     (ROOT / "README.md").write_text(markdown(ROOT / "nbs" / "index.ipynb"), "utf-8")

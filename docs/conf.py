@@ -14,9 +14,10 @@ from sphinx.search.en import SearchEnglish  # noqa: E402
 
 
 class SearchBoth(SearchEnglish):
-    "English words by their stem; of a run of Chinese characters the whole, and every one and two beside each other."
+    "English words by their stem, those with hyphens as one; of Chinese every run, and every one and two characters."
     def split(self, text: str) -> list[str]:
         words = super().split(text)
+        words += [word.replace("-", "") for word in re.findall(r"\w+(?:-\w+)+", text)]
         runs = [run for word in words for run in re.findall(r"[\u4e00-\u9fff]+", word)]
         return words + runs + [run[i:i + n] for run in runs for n in (1, 2) for i in range(len(run) - n + 1)]
 
@@ -118,7 +119,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_favicon = "_static/favicon.svg"
-html_search_scorer = str(HERE / "scorer.js")
+html_search_scorer = str(HERE / "search.js")
 templates_path = ["_templates"]
 html_title = cfg["title"]
 html_show_sourcelink = False

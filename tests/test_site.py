@@ -21,7 +21,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-PAGES = ["index", "zh", "use", "search", "notebooks/claims", "reference/index", "reference/05_attention", "reference/08_model", *(f"notebooks/{name}" for name in CHAPTERS)]
+PAGES = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims", "reference/index", "reference/05_attention", "reference/08_model", *(f"notebooks/{name}" for name in CHAPTERS)]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium (Debian: apt-get install chromium) to test the site in it")
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: install nodejs and npm to build the site")
 pytestmark = needs_npm
@@ -168,6 +168,56 @@ def test_page_fits_screens(visit, path):
 
 
 @needs_browser
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_scrolls_sideways(visit, path):
+    wide = """[...document.querySelectorAll("pre, table, .output, .table-wrapper")]
+        .filter(box => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible")
+        .map(box => box.textContent.slice(0, 60))"""
+    for width, boxes in ((1440, "pre, table, .output, .table-wrapper"), (390, "pre")):
+        page = visit(path, "light", width=width)
+        assert page.evaluate(wide.replace("pre, table, .output, .table-wrapper", boxes)) == [], width
+
+
+def test_chinese_names_every_section_and_three_things(site):
+    sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "tools")]
+    from chapters import Chapter
+
+    for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
+        chapter = Chapter(path)
+        assert len(chapter.chinese.remember) == 3, path.name
+        assert len(chapter.chinese.sections) == len(chapter.sections), (path.name, chapter.sections)
+
+
+def test_words_lead_to_the_glossary(site):
+    page = (site / "notebooks" / "05_attention.html").read_text("utf-8")
+    assert 3 < page.count('class="term') < 60 and "../glossary.html#term-" in page
+    assert "词元" in (site / "glossary.html").read_text("utf-8")
+
+
+def test_planned_chapters_stand_on_the_map(site):
+    page = (site / "index.html").read_text("utf-8")
+    assert page.count('class="planned"') >= 3 and "(planned)" in page
+
+
+@needs_browser
+def test_a_folded_cell_is_one_line(visit, site):
+    folded = re.compile(r'<details class="hide above-input">')
+    name = next(n for n in CHAPTERS if folded.search((site / "notebooks" / f"{n}.html").read_text("utf-8")))
+    fold = visit(f"notebooks/{name}").locator("details.hide.above-input").first
+    assert not fold.evaluate("d => d.open") and len(fold.locator("summary").inner_text()) > 5
+    fold.locator("summary").click()
+    assert fold.locator("pre").first.is_visible()
+
+
+@needs_browser
+def test_the_chinese_page_is_chinese_around_it_too(visit):
+    page = visit("zh")
+    assert page.locator(".sidebar-search").get_attribute("placeholder") == "搜索"
+    side = page.locator(".sidebar-tree").inner_text()
+    assert "猜下一个词" in side and "注意力" in side and "Guess" not in side
+
+
+@needs_browser
 def test_every_other_page_opens(visit, site):
     for path in sorted(site.glob("*.html")) + sorted((site / "reference").glob("*.html")):
         name = path.relative_to(site).with_suffix("").as_posix()
@@ -242,13 +292,31 @@ def test_solutions_and_code_unfold(visit):
     assert fold.evaluate("d => d.open")
 
 
-@needs_browser
-@pytest.mark.parametrize("query, found", [("rotary", "05_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "05_attention"), ("温度", "zh"), ("注意力", "zh"), ("今天天气", "01_tokenizer")])
-def test_search_finds(visit, query, found):
+FOUND = [("rotary", "05_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "05_attention"), ("温度", "zh"),
+         ("今天天气", "01_tokenizer")]
+FIRST = [("attention", "05_attention"), ("top-p", "10_sampling"), ("backpropagation", "04_gradient"), ("注意力", "05_attention")]
+
+
+def searched(visit, query):
+    "Where the results lead, best first."
     page = visit(f"search.html?q={query}")
     page.wait_for_selector("ul.search li a")
     page.wait_for_timeout(1000)
-    assert any(found in link for link in page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)"))
+    return page.eval_on_selector_all("ul.search li a", "links => links.map(a => a.href)")
+
+
+@needs_browser
+@pytest.mark.parametrize("query, found", FOUND)
+def test_search_finds(visit, query, found):
+    assert any(found in link for link in searched(visit, query))
+
+
+@needs_browser
+@pytest.mark.parametrize("query, first", FIRST)
+def test_search_finds_chapters_before_the_reference(visit, query, first):
+    links = searched(visit, query)
+    kinds = ["reference" in link for link in links]
+    assert first in links[0] and kinds == sorted(kinds), links[:8]
 
 
 @needs_browser

@@ -84,9 +84,10 @@ class Chapter:
     @cached_property
     def chinese(self) -> Chinese:
         text = (HERE / "zh" / f"{self.stem}.md").read_text("utf-8")
-        title, summary = re.match(r"# (.+)\n+(.*?)(?=^## |\Z)", text, re.S | re.M).groups()
-        part = lambda name: re.findall(r"^(?:-|\d\.) (.+)$", (text + "\n## ").partition(f"## {name}\n")[2].partition("\n## ")[0], re.M)
-        return Chinese(title, summary.strip(), part("各节"), part("记住三点"))
+        head, *parts = re.split(r"^## (.+)\n", text, flags=re.M)
+        title, _, summary = head.partition("\n")
+        lists = {name: re.findall(r"^(?:-|\d\.) (.+)$", body, re.M) for name, body in zip(parts[::2], parts[1::2])}
+        return Chinese(title.removeprefix("# "), summary.strip(), lists.get("各节", []), lists.get("记住三点", []))
 
     @property
     def minutes(self) -> tuple[int, int]:

@@ -86,15 +86,18 @@ class Chapter:
         text = (HERE / "zh" / f"{self.stem}.md").read_text("utf-8")
         head, *parts = re.split(r"^## (.+)\n", text, flags=re.M)
         title, _, summary = head.partition("\n")
-        lists = {name: re.findall(r"^(?:-|\d\.) (.+)$", body, re.M) for name, body in zip(parts[::2], parts[1::2])}
-        return Chinese(title.removeprefix("# "), summary.strip(), lists.get("各节", []), lists.get("记住三点", []))
+        items = [re.findall(r"^(?:-|\d\.) (.+)$", body, re.M) for body in parts[1::2]]
+        lists = dict(zip(parts[::2], items))
+        sections, remember = lists.get("各节", []), lists.get("记住三点", [])
+        return Chinese(title.removeprefix("# "), summary.strip(), sections, remember)
 
     @property
     def minutes(self) -> tuple[int, int]:
         "To read its text alone, and its code too: 200 words or 20 lines a minute."
         prose = [source(c) for c in self.cells if c["cell_type"] == "markdown"]
+        prose = [re.sub(r"<details>.*?</details>", "", text, flags=re.S) for text in prose]
         code = [source(c) for c in self.cells if c["cell_type"] == "code" and open_to_read(c)]
-        text = sum(len(re.sub(r"<details>.*?</details>", "", p, flags=re.S).split()) for p in prose) / 200
+        text = sum(len(p.split()) for p in prose) / 200
         return round(text), round(text + sum(len(c.splitlines()) for c in code) / 20)
 
     @property

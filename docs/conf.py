@@ -1,4 +1,6 @@
-"The site: the notebooks of ../nbs with the outputs they carry, and a reference made from the docstrings. Nothing is fetched when a page is read."
+"""The site: the notebooks of ../nbs with the outputs they carry, and a reference made from docstrings.
+
+Nothing is fetched when a page is read."""
 import inspect
 import re
 import shutil
@@ -14,12 +16,13 @@ from sphinx.search.en import SearchEnglish  # noqa: E402
 
 
 class SearchBoth(SearchEnglish):
-    "English words by their stem, those with hyphens as one; of Chinese every run, and every one and two characters."
+    "English words by their stem, those with hyphens as one; of Chinese runs, one and two characters."
     def split(self, text: str) -> list[str]:
         words = super().split(text)
         words += [word.replace("-", "") for word in re.findall(r"\w+(?:-\w+)+", text)]
         runs = [run for word in words for run in re.findall(r"[\u4e00-\u9fff]+", word)]
-        return words + runs + [run[i:i + n] for run in runs for n in (1, 2) for i in range(len(run) - n + 1)]
+        parts = [run[i:i + n] for run in runs for n in (1, 2) for i in range(len(run) - n + 1)]
+        return words + runs + parts
 
 
 languages["en"] = SearchBoth
@@ -69,11 +72,12 @@ CHINESE = ("zh", "start-zh")   # pages in Chinese
 
 
 def finish_page(app, pagename, templatename, context, doctree):
-    "Captions of the sidebar say which level of heading they are, folded cells go by what is written on them."
+    "Captions of the sidebar say their level of heading, folded cells go by what stands on them."
     if tree := context.get("furo_navigation_tree"):
-        context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+        level = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+        context["furo_navigation_tree"] = level
     if body := context.get("body"):
-        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # what one reads there is the name
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # the text says it
     context["chinese_page"] = pagename in CHINESE
     context["other_language"] = other_language(pagename)
     if pagename in CHINESE:
@@ -94,7 +98,7 @@ def write_llms(app, error):
 
 def setup(app):
     app.connect("autodoc-process-docstring", add_docments)
-    app.connect("html-page-context", finish_page, priority=900)   # after furo has made its navigation
+    app.connect("html-page-context", finish_page, priority=900)   # after furo's navigation
     app.connect("build-finished", write_llms)
 
 

@@ -22,11 +22,11 @@ PARTS = [
     Part("Smaller, bigger, faster", "更小、更大、更快", "18"),
 ]
 PLANNED = {
-    "13": Planned("Inside the model", "Follow who holds what through heads and layers.", "模型内部"),
-    "15": Planned("Fine-tuning", "The same body, new work: classify, tag, answer, summarise, translate.", "微调"),
+    "13": Planned("Inside the model", "Follow who holds what through the layers.", "模型内部"),
+    "15": Planned("Fine-tuning", "The same body, new work: classify, tag, answer.", "微调"),
     "16": Planned("Adapters", "Train a hundredth of the numbers: LoRA and its kin.", "适配器"),
     "17": Planned("Chat", "Templates, dialogue, retrieval, preferences.", "对话"),
-    "18": Planned("Compression", "Fewer bits, fewer weights, a smaller pupil: what it costs.", "压缩"),
+    "18": Planned("Compression", "Fewer bits, fewer weights: what it costs.", "压缩"),
     "19": Planned("Scaling", "Many machines, and laws fitted on small models.", "扩展"),
     "20": Planned("Images", "Next-token prediction on pixels.", "图像"),
     "21": Planned("Speedrun", "The fastest recipe to a given loss.", "竞速"),

@@ -13,21 +13,27 @@ MADE = HERE / "_static" / "made"
 LABELS = {   # of the picture of what emerges
     "en": ("words that exist", "sentences that are well formed", "stories that hold",
            "stories that hold, by counting", "tokens read"),
-    "zh": ("存在的词", "合语法的句子", "前后一致的故事", "前后一致的故事（计数模型）", "读过的词元"),
+    "zh": ("存在的词", "合语法的句子", "前后一致的故事",
+           "前后一致的故事（计数模型）", "读过的词元"),
 }
 SAID = {   # under each story of the slider
-    "en": ("tokens read", "holds together", "; ", "{words:.0%} of words exist, {sentences:.0%} of sentences are "
-           "well formed, {story:.0%} of stories hold."),
-    "zh": ("读过的词元", "前后一致", "；", "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，{story:.0%} 的故事前后一致。"),
+    "en": ("tokens read", "holds together", "; ",
+           "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, "
+           "{story:.0%} of stories hold."),
+    "zh": ("读过的词元", "前后一致", "；",
+           "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，"
+           "{story:.0%} 的故事前后一致。"),
 }
 
 
-def results(name: str) -> dict: return json.loads((NBS / "results" / f"{name}.json").read_text("utf-8"))
+def results(name: str) -> dict:
+    return json.loads((NBS / "results" / f"{name}.json").read_text("utf-8"))
 
 
 def chapter_table(chapters: list[Chapter]) -> str:
     "The map: built chapters with what they take, planned ones in grey."
-    rows = ["| | chapter | what you get | text | and code | run | builds on |", "|---|---|---|---|---|---|---|"]
+    rows = ["| | chapter | what you get | text | and code | run | builds on |",
+            "|---|---|---|---|---|---|---|"]
     built, part = {c.number: c for c in chapters}, None
     for number in sorted(built.keys() | PLANNED.keys()):
         if part != (part := part_of(number)): rows.append(f"| | **{part.title}** | | | | | |")
@@ -40,7 +46,8 @@ def built_row(c: Chapter) -> str:
     text, both = c.minutes
     run = "" if c.seconds is None else f"{c.seconds}&nbsp;s"
     link = f"[{title}](notebooks/{c.stem}.ipynb)"
-    return f"| {c.number} | {link} | {promise} | {text}&nbsp;min | {both}&nbsp;min | {run} | {' '.join(c.builds_on)} |"
+    times = f"{text}&nbsp;min | {both}&nbsp;min | {run}"
+    return f"| {c.number} | {link} | {promise} | {times} | {' '.join(c.builds_on)} |"
 
 
 def planned_row(number: str) -> str:
@@ -66,17 +73,20 @@ def chinese_chapters(chapters: list[Chapter]) -> str:
 
 def chinese_chapter(c: Chapter) -> str:
     zh = c.chinese
-    text = f"(zh-{c.number})=\n### {c.number} [{zh.title}](notebooks/{c.stem}.ipynb)\n\n{zh.summary}"
-    if zh.remember: text += "\n\n**记住三点**\n\n" + "\n".join(f"{i}. {p}" for i, p in enumerate(zh.remember, 1))
+    title = f"### {c.number} [{zh.title}](notebooks/{c.stem}.ipynb)"
+    text = f"(zh-{c.number})=\n{title}\n\n{zh.summary}"
+    points = "\n".join(f"{i}. {point}" for i, point in enumerate(zh.remember, 1))
+    if points: text += f"\n\n**记住三点**\n\n{points}"
     links = [f'<a href="notebooks/{c.stem}.html#{slug(heading)}">{html.escape(name)}</a>'
              for name, heading in zip(zh.sections, c.sections)]
-    if links: text += f'\n\n<details class="zh"><summary>各节</summary><p>{" · ".join(links)}</p></details>'
-    return text
+    if not links: return text
+    return f'{text}\n\n<details class="zh"><summary>各节</summary><p>{" · ".join(links)}</p></details>'
 
 
 MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
     "zh.html": "中文首页", "start-zh.html": "从这里开始", "glossary.html": "术语表",
-    "notebooks/claims.html": "流行文章的错误（英文）", "use.html": "使用（英文）", "reference/index.html": "参考手册（英文）"}
+    "notebooks/claims.html": "流行文章的错误（英文）", "use.html": "使用（英文）",
+    "reference/index.html": "参考手册（英文）"}
 
 
 def chinese_sidebar(chapters: list[Chapter]) -> str:
@@ -91,9 +101,11 @@ def chinese_sidebar(chapters: list[Chapter]) -> str:
 
 def sidebar_list(title: str, links: dict[str, str]) -> str:
     "One caption with its links, as furo writes them."
-    head = f'<p class="caption" role="heading" aria-level="2"><span class="caption-text">{title}</span></p>'
-    items = [f'<li class="toctree-l1"><a class="reference internal" href="{link}">{html.escape(name)}</a></li>'
+    head = ('<p class="caption" role="heading" aria-level="2">'
+            f'<span class="caption-text">{title}</span></p>')
+    links = [f'<a class="reference internal" href="{link}">{html.escape(name)}</a>'
              for link, name in links.items()]
+    items = [f'<li class="toctree-l1">{link}</li>' for link in links]
     return f"{head}<ul>{''.join(items)}</ul>"
 
 

@@ -19,20 +19,24 @@ def write_use(target: Path) -> None:
     text = markdown(NBS / "index.ipynb")
     text = re.sub(r"^## Chapters\n.*?(?=^## )", "", text, flags=re.M | re.S)
     text = re.sub(r"^!\[.*\n", "", text, flags=re.M)
-    text = re.sub(r"\]\((CONTRIBUTING\.md|LICENSE)\)", rf"]({GITHUB}/\1)", text.replace("](nbs/", "](notebooks/"))
+    text = text.replace("](nbs/", "](notebooks/")
+    text = re.sub(r"\]\((CONTRIBUTING\.md|LICENSE)\)", rf"]({GITHUB}/\1)", text)
     target.write_text(re.sub(r"\A# .*", "# Use it", text), "utf-8")
 
 
 def llms(chapters: list[Chapter]) -> str:
     "The site for programs that read (llmstxt.org): what there is and where."
     base = cfg["doc_host"] + cfg["doc_baseurl"]
-    raw = GITHUB.replace("https://github.com/", "https://raw.githubusercontent.com/").replace("/blob/", "/")
-    lines = [f"# {cfg['title']}", "", f"> {cfg['description']}: numbered Jupyter notebooks build it and are exported "
-             "into the Python package `gpt_nb`.", "", "## Chapters", ""]
+    raw = GITHUB.replace("//github.com/", "//raw.githubusercontent.com/").replace("/blob/", "/")
+    about = (f"> {cfg['description']}: numbered Jupyter notebooks build it and are exported "
+             "into the Python package `gpt_nb`.")
+    lines = [f"# {cfg['title']}", "", about, "", "## Chapters", ""]
     lines += [f"- [{c.number} {c.head[0]}]({raw}/nbs/{c.path.name}): {c.head[1]}" for c in chapters]
     lines += ["", "## Modules", ""]
-    lines += [f"- [{c.module}]({base}/reference/{c.stem}.html): {', '.join(c.public)}" for c in chapters]
-    lines += ["", "## Optional", "", f"- [README]({raw}/README.md)", f"- [Glossary]({base}/glossary.html)",
+    for c in chapters:
+        lines.append(f"- [{c.module}]({base}/reference/{c.stem}.html): {', '.join(c.public)}")
+    lines += ["", "## Optional", "",
+              f"- [README]({raw}/README.md)", f"- [Glossary]({base}/glossary.html)",
               f"- [What popular articles get wrong]({base}/notebooks/claims.html)", ""]
     return "\n".join(lines)
 
@@ -40,7 +44,8 @@ def llms(chapters: list[Chapter]) -> str:
 def write_pages() -> list[Chapter]:
     "All of it, into docs/."
     chapters = [Chapter(path) for path in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))]
-    public = {name: f"{c.module}.{name}" for c in chapters for name in c.public if name not in TEXTS}
+    public = {name: f"{c.module}.{name}" for c in chapters for name in c.public}
+    for name in TEXTS: public.pop(name, None)
     for folder in ("notebooks", "reference"):
         shutil.rmtree(HERE / folder, ignore_errors=True)
         (HERE / folder).mkdir()

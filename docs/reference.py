@@ -13,11 +13,12 @@ METHODS = FunctionType, classmethod, staticmethod, property, cached_property
 
 
 def comment_on(path: Path) -> dict[str, str]:
-    "The comment at the end of a line that gives a name its value, and in lines of its own above it."
+    "The comment at the end of a line that gives a name its value."
     found = {}
     for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
         if token.type != tokenize.COMMENT: continue
-        if match := re.match(r"([A-Z]\w*) = ", token.line): found.setdefault(match[1], token.string.lstrip("# "))
+        match = re.match(r"([A-Z]\w*) = ", token.line)
+        if match: found.setdefault(match[1], token.string.lstrip("# "))
     return found
 
 
@@ -26,14 +27,16 @@ def entry(chapter: Chapter, name: str, remark: str) -> str:
     thing = getattr(import_module(chapter.module), name)
     full = f"{chapter.module}.{name}"
     if isinstance(thing, type):
-        methods = [key for key, value in vars(thing).items() if key[0] != "_" and isinstance(value, METHODS)]
+        methods = [key for key, value in vars(thing).items()
+                   if key[0] != "_" and isinstance(value, METHODS)]
         members = f"   :members: {', '.join(methods)}\n   :undoc-members:\n" if methods else ""
         return f".. autoclass:: {full}\n{members}"
     if callable(thing): return f".. autofunction:: {full}\n"
     value = " ".join(repr(thing).split())
     if len(value) >= 80: value = value[:77] + "..."
     remark = remark[:1].upper() + remark[1:]
-    return f".. py:data:: {name}\n   :value: {value}\n\n   {remark}\n\n   {built_in(chapter, name)}\n"
+    head = f".. py:data:: {name}\n   :value: {value}"
+    return f"{head}\n\n   {remark}\n\n   {built_in(chapter, name)}\n"
 
 
 def reference_page(chapter: Chapter) -> str:
@@ -56,4 +59,5 @@ def built_in(chapter: Chapter, name: str) -> str:
 def reference_index(chapters: list[Chapter]) -> str:
     toc = "\n".join(c.stem for c in chapters)
     return ("# Reference\n\nEvery public name, from the comments and docstrings of the code. "
-            f"`from gpt_nb.all import *` gives them all.\n\n```{{toctree}}\n:maxdepth: 2\n\n{toc}\n```\n")
+            "`from gpt_nb.all import *` gives them all.\n\n"
+            f"```{{toctree}}\n:maxdepth: 2\n\n{toc}\n```\n")

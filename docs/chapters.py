@@ -112,7 +112,8 @@ class Chapter:
         code = "\n".join(source(c) for c in self.cells if c["cell_type"] == "code")
         used = set(re.findall(r"from gpt_nb\.(\w+) import", code))
         numbers = {path.stem[3:]: path.stem[:2] for path in NBS.glob("[0-9][0-9]_*.ipynb")}
-        return sorted(numbers[name] for name in used & numbers.keys() if numbers[name] < self.number)
+        below = {numbers[name] for name in used & numbers.keys()}
+        return sorted(number for number in below if number < self.number)
 
     @cached_property
     def public(self) -> list[str]: return import_module(self.module).__all__
@@ -135,7 +136,8 @@ def defined(code: str) -> list[str]:
     names = []
     for node in ast.parse(code).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
-        elif isinstance(node, ast.Assign): names += [t.id for t in node.targets if isinstance(t, ast.Name)]
+        elif isinstance(node, ast.Assign):
+            names += [t.id for t in node.targets if isinstance(t, ast.Name)]
     return names
 
 
@@ -156,7 +158,8 @@ def only_imports(code: str) -> bool:
     imports = (ast.Import, ast.ImportFrom)
     try: body = ast.parse(code).body
     except SyntaxError: return False   # a line that only Jupyter understands
-    return len(code.splitlines()) > 3 and all(isinstance(n, imports) or ast.unparse(n) == "plot_fonts()" for n in body)
+    setup = [isinstance(n, imports) or ast.unparse(n) == "plot_fonts()" for n in body]
+    return len(code.splitlines()) > 3 and all(setup)
 
 
 def caption(chapter: Chapter, code: str, heading: str, fold: bool) -> dict:
@@ -172,7 +175,7 @@ def caption(chapter: Chapter, code: str, heading: str, fold: bool) -> dict:
 
 
 def link_names(text: str, public: dict[str, str]) -> str:
-    "The first time a cell's prose names something public in code letters, it links to its reference."
+    "The first time a cell names something public in code letters, it links to its reference."
     seen = set()
 
     def link(match: re.Match) -> str:
@@ -203,27 +206,28 @@ class Term(NamedTuple):
 
 @lru_cache(None)
 def glossary() -> list[Term]:
-    rows = [line.split("\t") for line in (HERE / "glossary.tsv").read_text("utf-8").splitlines()[1:]]
+    lines = (HERE / "glossary.tsv").read_text("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines[1:]]
     return [Term(name, forms.split("|"), *rest) for name, forms, *rest in rows]
 
 
 def link_terms(text: str, left: dict[str, Term]) -> str:
-    "The first time a chapter uses a word of the glossary, it links there; `left` are those still to come."
+    "The first time a chapter uses a word of the glossary, it links there; `left`: still to come."
     def link(match: re.Match) -> str:
         term = left.get(match[0].lower())
         if term is None: return match[0]
         for form in term.forms: left.pop(form.lower(), None)
         return f"[{match[0]}](../glossary.md#{term.anchor}){{.term}}"
 
-    forms = sorted((re.escape(form) for term in glossary() for form in term.forms), key=len, reverse=True)
-    words = re.compile(rf"(?<![\w/-])({'|'.join(forms)})(?![\w/-])", re.I)
+    forms = sorted((form for term in glossary() for form in term.forms), key=len, reverse=True)
+    words = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, forms))})(?![\w/-])", re.I)
     parts = QUIET.split(text)
     parts[::2] = [words.sub(link, part) for part in parts[::2]]
     return "".join(parts)
 
 
 def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict]:
-    "A code cell as the site shows it: directives become tags, an export its caption, a widget its frames."
+    "A code cell as the site shows it: with caption, folds, frames in the place of widgets."
     said, code = directives(source(cell)), without_directives(source(cell))
     if hidden(said): return []
     exported, fold = any(name.startswith("export") for name in said), folded(cell)
@@ -232,10 +236,13 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
             "hide-input": fold or said.get("code-fold") == "true" or only_imports(code)}
     metadata = {"tags": [tag for tag, wanted in tags.items() if wanted], "mystnb": {}}
     if said.get("fig-alt"): metadata["mystnb"]["image"] = {"alt": said["fig-alt"]}
-    if fold: metadata["mystnb"] |= dict(code_prompt_show=in_one_line(code), code_prompt_hide=in_one_line(code))
+    if fold:
+        line = in_one_line(code)
+        metadata["mystnb"] |= dict(code_prompt_show=line, code_prompt_hide=line)
     outputs = [o for o in cell["outputs"] if not left_by_a_bar(o)]
     result = [cell | dict(outputs=outputs, source=code, metadata=metadata)]
-    if exported and chapter and defined(code): result.insert(0, caption(chapter, code, heading, fold))
+    if exported and chapter and defined(code):
+        result.insert(0, caption(chapter, code, heading, fold))
     if chapter and any(map(is_widget, outputs)):
         result[-1]["outputs"] = list(turned(outputs, chapter, cell["id"]))
         result.append(dict(cell_type="markdown", metadata={}, source=still(chapter)))
@@ -247,12 +254,14 @@ def is_widget(output: dict) -> bool: return WIDGET in output.get("data", {})
 
 def left_by_a_bar(output: dict) -> bool:
     "What a progress bar left behind."
-    return is_widget(output) and bool(re.search(r"\d%\|", "".join(output["data"].get("text/plain", ""))))
+    if not is_widget(output): return False
+    return bool(re.search(r"\d%\|", "".join(output["data"].get("text/plain", ""))))
 
 
 def still(chapter: Chapter) -> str:
-    return (f"{{.still}}\nWhat it shows for these values was drawn beforehand. [In Colab]({COLAB}/nbs/{chapter.path.name}) "
-            "or with `make lab` Python stands behind it, and you can change the code.")
+    return ("{.still}\nWhat it shows for these values was drawn beforehand. "
+            f"[In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` Python stands behind it, "
+            "and you can change the code.")
 
 
 def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:
@@ -261,9 +270,12 @@ def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:
     frames = iter(json.loads(path.read_text("utf-8")).get(cell, []) if path.is_file() else [])
     for output in outputs:
         found = next(frames, None) if is_widget(output) else None
-        if found: yield dict(output_type="display_data", metadata={}, data={"text/html": page(found)})
+        html = {"text/html": page(found)} if found else {}
+        if found: yield dict(output_type="display_data", metadata={}, data=html)
         elif not is_widget(output): yield output
-        else: raise RuntimeError(f"{path} has no frames of cell {cell}: run tools/execute.py {chapter.path}")
+        else:
+            raise RuntimeError(f"{path} has no frames of cell {cell}: "
+                               f"run tools/execute.py {chapter.path}")
 
 
 def publish_prose(cell: dict, public: dict[str, str], terms: dict[str, Term]) -> dict:
@@ -282,14 +294,18 @@ def head_of(chapter: Chapter) -> str:
     if on: takes.append("builds on " + ", ".join(on))
     name = chapter.path.name
     links = [f"[open in Colab]({COLAB}/nbs/{name})", f"[on GitHub]({GITHUB}/nbs/{name})",
-             f"{{download}}`download <../../nbs/{name}>`", f"[{chapter.module}](../reference/{chapter.stem}.md)"]
+             f"{{download}}`download <../../nbs/{name}>`",
+             f"[{chapter.module}](../reference/{chapter.stem}.md)"]
     zh = chapter.chinese
     points = "".join(f"{i}. {point}\n" for i, point in enumerate(zh.remember, 1))
-    return (f"# {title}\n\n> {promise}\n\n{{.facts}}\n{' · '.join(takes)}<br>{' · '.join(links)}\n\n"
-            f'<details class="zh" lang="zh-CN"><summary>中文摘要：{html.escape(zh.title)}</summary>\n\n{zh.summary}\n\n{points}\n</details>')
+    facts = f"{{.facts}}\n{' · '.join(takes)}<br>{' · '.join(links)}"
+    label = f"<summary>中文摘要：{html.escape(zh.title)}</summary>"
+    chinese = f'<details class="zh" lang="zh-CN">{label}\n\n{zh.summary}\n\n{points}\n</details>'
+    return f"# {title}\n\n> {promise}\n\n{facts}\n\n{chinese}"
 
 
-def all_terms() -> dict[str, Term]: return {form.lower(): term for term in glossary() for form in term.forms}
+def all_terms() -> dict[str, Term]:
+    return {form.lower(): term for term in glossary() for form in term.forms}
 
 
 def publish(chapter: Chapter, public: dict[str, str]) -> list[dict]:
@@ -301,7 +317,7 @@ def publish(chapter: Chapter, public: dict[str, str]) -> list[dict]:
             cells += publish_code(cell, chapter, heading)
             continue
         text = source(cell)
-        if i < 3: text = re.sub(r"\A\s*(# .+\n*)?(\s*> .+\n*)?", "", text)   # stands in the head already
+        if i < 3: text = re.sub(r"\A\s*(# .+\n*)?(\s*> .+\n*)?", "", text)   # it is in the head
         for line in re.findall(r"^#{2,} (.+)$", text, re.M): heading = line
         if text.strip(): cells.append(publish_prose(cell | {"source": text}, public, terms))
     return cells

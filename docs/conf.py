@@ -1,4 +1,4 @@
-"""The site: the notebooks of ../nbs with the outputs they carry, and a reference made from docstrings.
+"""The site: the notebooks of ../nbs with their outputs, and a reference made from docstrings.
 
 Nothing is fetched when a page is read."""
 import inspect
@@ -16,7 +16,7 @@ from sphinx.search.en import SearchEnglish  # noqa: E402
 
 
 class SearchBoth(SearchEnglish):
-    "English words by their stem, those with hyphens as one; of Chinese runs, one and two characters."
+    "English words by their stem, those with hyphens as one; of Chinese one and two characters."
     def split(self, text: str) -> list[str]:
         words = super().split(text)
         words += [word.replace("-", "") for word in re.findall(r"\w+(?:-\w+)+", text)]
@@ -77,7 +77,7 @@ def finish_page(app, pagename, templatename, context, doctree):
         level = tree.replace('role="heading"', 'role="heading" aria-level="2"')
         context["furo_navigation_tree"] = level
     if body := context.get("body"):
-        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")   # the text says it
+        context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
     context["chinese_page"] = pagename in CHINESE
     context["other_language"] = other_language(pagename)
     if pagename in CHINESE:
@@ -108,7 +108,8 @@ vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"
 highlight_language = "text"   # of blocks that name none
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax",
+              "sphinx_copybutton"]
 nb_execution_mode = "off"
 nb_code_prompt_show, nb_code_prompt_hide = "Show the {type}", "Hide the {type}"
 nb_render_markdown_format = "gfm"

@@ -16,6 +16,7 @@ LABELS = {   # of the picture of what emerges
     "zh": ("存在的词", "合语法的句子", "前后一致的故事",
            "前后一致的故事（计数模型）", "读过的词元"),
 }
+COLORS = {"words": "#4c9be8", "sentences": "#f0883e", "story": "#3fb950"}
 SAID = {   # under each story of the slider
     "en": ("tokens read", "holds together", "; ",
            "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, "
@@ -80,7 +81,8 @@ def chinese_chapter(c: Chapter) -> str:
     links = [f'<a href="notebooks/{c.stem}.html#{slug(heading)}">{html.escape(name)}</a>'
              for name, heading in zip(zh.sections, c.sections)]
     if not links: return text
-    return f'{text}\n\n<details class="zh"><summary>各节</summary><p>{" · ".join(links)}</p></details>'
+    fold = f'<details class="zh"><summary>各节</summary><p>{" · ".join(links)}</p></details>'
+    return f"{text}\n\n{fold}"
 
 
 MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
@@ -110,7 +112,7 @@ def sidebar_list(title: str, links: dict[str, str]) -> str:
 
 
 def house_story() -> tuple[str, str]:  # the story, its seed
-    "A story that the house model writes while the site is built: that of the first seed that holds."
+    "A story that the house model writes while the site is built: the first that holds."
     import torch
 
     from gpt_nb.sampling import generate
@@ -137,10 +139,11 @@ def draw_emergence(path: Path, ink: str, lang: str) -> None:
 
     plot_fonts()
     grown, labels = results("emergence")["tales" if lang == "en" else "tales-zh"], LABELS[lang]
-    paint = {key: ink for key in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")}
+    painted = "text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"
+    paint = dict.fromkeys(painted, ink)
     with plt.rc_context(paint | {"svg.fonttype": "path"}):
         fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-        for kind, color, label in zip(("words", "sentences", "story"), ("#4c9be8", "#f0883e", "#3fb950"), labels):
+        for (kind, color), label in zip(COLORS.items(), labels):
             band(ax, grown["runs"], kind, color, label)
         best = max(c["story"] for c in grown["counting"])
         ax.axhline(best, color=ink, ls="--", lw=1, label=labels[3])
@@ -148,21 +151,22 @@ def draw_emergence(path: Path, ink: str, lang: str) -> None:
         ax.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, 0))
         ax.spines[["top", "right"]].set_visible(False)
         fig.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-        clear = dict(transparent=True, metadata={"Date": None}) if path.suffix == ".svg" else dict(dpi=110)
-        fig.savefig(path, **clear)
+        if path.suffix == ".svg": fig.savefig(path, transparent=True, metadata={"Date": None})
+        else: fig.savefig(path, dpi=110)
         plt.close(fig)
 
 
 def band(ax, runs: list[list[dict]], kind: str, color: str, label: str) -> None:
-    "One share over the tokens read: the mean of several runs, and between the lowest and the highest."
+    "One share over the tokens read: the mean of several runs, from the lowest to the highest."
     points = [[look[kind] for look in looks] for looks in zip(*runs)]
     tokens = [look["tokens"] for look in runs[0]]
-    ax.fill_between(tokens, [min(p) for p in points], [max(p) for p in points], color=color, alpha=0.25, lw=0)
+    low, high = [min(p) for p in points], [max(p) for p in points]
+    ax.fill_between(tokens, low, high, color=color, alpha=0.25, lw=0)
     ax.plot(tokens, [sum(p) / len(p) for p in points], color=color, lw=2.2, label=label)
 
 
 def growing(lang: str) -> str:
-    "A slider through what one network wrote after each of a number of updates, with what the world says of it."
+    "A slider through what one network wrote while it learned, with what the world says of it."
     from gpt_nb.tales import Tales
 
     label, good, between, said = SAID[lang]
@@ -171,38 +175,41 @@ def growing(lang: str) -> str:
     for look in looks:
         verdict = between.join(world.check(look["sample"]).reasons[:2]) or good
         rows.append(f'<blockquote>{html.escape(look["sample"])}</blockquote>'
-                    f'<p class="verdict">→ {html.escape(verdict)}</p><p class="small">{said.format(**look)}</p>')
+                    f'<p class="verdict">→ {html.escape(verdict)}</p>'
+                    f'<p class="small">{said.format(**look)}</p>')
     tokens = dict(label=label, kind="range", values=[f"{look['tokens']:,}" for look in looks], at=0)
     return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
 
 
 def expectations() -> str:
     "What to expect: runs that were measured, one row each."
-    rows = ["| text | trained on | parameters | minutes | memory | loss (best possible) | stories that hold |", "|---|---|---|---|---|---|---|"]
-    rows.append(demo_row())
-    for name in ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"): rows.append(house_row(name))
+    head = ["text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
+            "stories that hold"]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row()]
+    rows += map(house_row, ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"))
     return "\n".join(rows)
 
 
 def demo_row() -> str:
     "From what README shows of the demo."
     text = (ROOT / "README.md").read_text("utf-8")
-    loss, best = re.search(r"validation loss ([\d.]+) nats a word; no model can do better than ([\d.]+)", text).groups()
+    loss, best = re.search(r"loss ([\d.]+) nats a word; no model .* than ([\d.]+):", text).groups()
     whole = re.search(r"(\d+)% of the stories hold", text)[1]
-    return f"| `tales`, level 1: `make demo` | 2 cores | 0.2 million | 3 | | {loss} ({best}) | {whole} % |"
+    run = "`tales`: `make demo` | 2 cores | 0.2 million | 3 | "
+    return f"| {run} | {loss} ({best}) | {whole} % |"
 
 
 def house_row(name: str) -> str:
     folder = ROOT / "gpt_nb" / "models" / name
-    card = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", (folder / "README.md").read_text("utf-8"), re.M))
+    card = (folder / "README.md").read_text("utf-8")
     about = json.loads((folder / "training.json").read_text("utf-8"))
-    size = int(re.search(r"([\d,]+) parameters", (folder / "README.md").read_text("utf-8"))[1].replace(",", ""))
+    size = int(re.search(r"([\d,]+) parameters", card)[1].replace(",", ""))
     best = f" ({about['floor']:.3f})" if about["floor"] else ""
-    holds = re.findall(r"([\d.]+)% of whole stories", " ".join(card.values()))
-    config = next(folder.glob("**/config.json"))
-    return (f"| `{about['options']['data']}`: `{name}` | 1 thread | {size / 1e6:.1f} million | {about['seconds'] / 60:.0f} "
-            f"| {training_memory(config.parent, about['config']):.0f} MB | {about['val_loss']:.3f}{best} "
-            f"| {' and '.join(h + ' %' for h in holds)} |")
+    holds = " and ".join(f"{share} %" for share in re.findall(r"([\d.]+)% of whole stories", card))
+    memory = training_memory(next(folder.glob("**/config.json")).parent, about["config"])
+    run = f"`{about['options']['data']}`: `{name}` | 1 thread | {size / 1e6:.1f} million"
+    took = f"{about['seconds'] / 60:.0f} | {memory:.0f} MB"
+    return f"| {run} | {took} | {about['val_loss']:.3f}{best} | {holds} |"
 
 
 def training_memory(folder: Path, config: dict) -> float:
@@ -212,22 +219,25 @@ def training_memory(folder: Path, config: dict) -> float:
     from gpt_nb.model import GPT
     from gpt_nb.pretrained import memory_needed
 
-    needed = memory_needed(GPT.from_pretrained(folder).config, config["batch_size"], train=True, dtype=torch.float32)
+    model = GPT.from_pretrained(folder)
+    needed = memory_needed(model.config, config["batch_size"], train=True, dtype=torch.float32)
     return sum(needed.values()) / 1e6
 
 
 def glossary_page() -> str:
     "Every term in both languages, with the chapter that builds it."
     rows = [glossary_row(term) for term in glossary()]
-    return ("# Glossary\n\nThe words of this book, in English and in Chinese, each with the chapter that builds it. "
-            "In the chapters a word links here where it first stands.\n\n" + "\n\n".join(rows) + "\n")
+    about = ("The words of this book, in English and in Chinese, each with the chapter that builds "
+             "it. In the chapters a word links here where it first stands.")
+    return f"# Glossary\n\n{about}\n\n" + "\n\n".join(rows) + "\n"
 
 
 def glossary_row(term: Term) -> str:
     path = next(NBS.glob(f"{term.chapter}_*.ipynb"), None)
-    where = f"[chapter {term.chapter}](notebooks/{path.name})" if path else f"chapter {term.chapter}, planned"
-    return (f"({term.anchor})=\n**{term.name}** <span lang=\"zh-CN\">{term.chinese}</span><br>{term.meaning} ({where})<br>"
-            f"<span lang=\"zh-CN\">{term.chinese_meaning}</span>")
+    where = f"[chapter {term.chapter}](notebooks/{path.name})" if path else "a planned chapter"
+    chinese = '<span lang="zh-CN">{}</span>'.format
+    return (f"({term.anchor})=\n**{term.name}** {chinese(term.chinese)}<br>"
+            f"{term.meaning} ({where})<br>{chinese(term.chinese_meaning)}")
 
 
 def write_home(chapters: list[Chapter]) -> None:
@@ -239,8 +249,9 @@ def write_home(chapters: list[Chapter]) -> None:
             draw_emergence(MADE / f"emergence-{lang}-{theme}.svg", ink, lang)
     story, seed = house_story()
     text, both = (sum(c.minutes[i] for c in chapters) / 60 for i in (0, 1))
-    fill = {"STORY": html.escape(story), "SEED": seed, "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
-            "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters), "EXPECT": expectations(),
+    fill = {"STORY": html.escape(story), "SEED": seed, "EXPECT": expectations(),
+            "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
+            "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
             "TOC": toctrees(chapters), "HOURSTEXT": f"{text:.0f}", "HOURS": f"{both:.0f}"}
     for template in HERE.glob("*.template.md"):
         made = re.sub(r"@([A-Z]+)@", lambda m: fill[m[1]], template.read_text("utf-8"))
@@ -252,6 +263,8 @@ def toctrees(chapters: list[Chapter]) -> str:
     "The sidebar: one list a part."
     trees = []
     for part in PARTS:
-        lines = [f"{c.number} {c.head[0]} <notebooks/{c.stem}>" for c in chapters if part_of(c.number) == part]
-        if lines: trees.append(f"```{{toctree}}\n:hidden:\n:caption: {part.title}\n\n" + "\n".join(lines) + "\n```")
+        own = [c for c in chapters if part_of(c.number) == part]
+        lines = "\n".join(f"{c.number} {c.head[0]} <notebooks/{c.stem}>" for c in own)
+        head = f"```{{toctree}}\n:hidden:\n:caption: {part.title}\n\n"
+        if own: trees.append(f"{head}{lines}\n```")
     return "\n\n".join(trees)

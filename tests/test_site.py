@@ -192,6 +192,37 @@ def test_mathematics_is_set_and_chinese_shown(visit):
     assert visit("zh").evaluate("document.documentElement.lang") == "zh-CN"
 
 
+def fonts_of(page, selector):
+    "The fonts that Chromium draws an element's text with."
+    session = page.context.new_cdp_session(page)
+    for domain in ("DOM", "CSS"): session.send(f"{domain}.enable")
+    root = session.send("DOM.getDocument")["root"]["nodeId"]
+    found = session.send("DOM.querySelectorAll", dict(nodeId=root, selector=selector))["nodeIds"]
+    used = [session.send("CSS.getPlatformFontsForNode", dict(nodeId=node))["fonts"] for node in found]
+    return [{font["familyName"] for font in fonts} for fonts in used]
+
+
+MARK = """for (const e of document.querySelectorAll('body *')) {
+  const text = [...e.childNodes].filter(n => n.nodeType == 3).map(n => n.data).join('').trim();
+  if (/^[\u4e00-\u9fff]+$/.test(text)) e.classList.add('all-chinese');
+  if (/^[A-Za-z ]+$/.test(text)) e.classList.add('all-latin');
+}"""
+
+
+@needs_browser
+@pytest.mark.parametrize("path", ["zh", "index", "notebooks/03_ngram"])
+def test_chinese_has_a_font(visit, path):
+    page = visit(path)
+    page.evaluate("document.fonts.load('16px \"gpt_nb Chinese\"', '中')")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<pre><b>注意力</b></pre>')")
+    page.evaluate(MARK)
+    page.wait_for_timeout(500)
+    chinese, latin = fonts_of(page, ".all-chinese"), fonts_of(page, ".all-latin")
+    assert len(set().union(*chinese)) == 1, chinese
+    assert not set().union(*chinese) & set().union(*latin), "Chinese falls back to a font without it"
+
+
 @needs_browser
 def test_the_language_can_be_switched(visit):
     page = visit("notebooks/03_ngram")

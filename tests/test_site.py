@@ -17,14 +17,13 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from browser import CHROMIUM, missing
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
 PAGES = ["index", "zh", "use", "search", "notebooks/claims", "reference/index", "reference/05_attention", "reference/08_model", *(f"notebooks/{name}" for name in CHAPTERS)]
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium (Debian: apt-get install chromium) to test the site in it")
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: install nodejs and npm to build the site")
-pytestmark = needs_npm
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
+pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason=missing())
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +35,9 @@ def site(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "index.html").is_file():
             subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=ROOT / "docs", check=True)
-            built = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", shared / "doctrees", "docs", out], cwd=ROOT, text=True, capture_output=True)
+            sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+            command = [*sphinx, "-d", shared / "doctrees", "docs", out]
+            built = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
             assert built.returncode == 0 and not built.stderr.strip(), built.stderr
     return out
 
@@ -56,8 +57,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        yield p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                                                               "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update")
+        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ None named: all. Their outputs are kept; what their widgets show for a choice of
 docs/frames/. A cell that warns (of a letter without a font, say) fails as one that errs does."""
 import base64
 import json
+import os
 import re
 import sys
 import time
@@ -81,6 +82,7 @@ def execute(path: Path) -> float:
     for c in cells:
         if "#| eval: false" in c.source:
             c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
+    os.environ.pop("MPLBACKEND", None)   # a notebook shows its pictures, whatever else is set
     nb.metadata.pop("widgets", None)
     nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=str(ROOT / "tools"))))
     nb.cells.append(nbformat.v4.new_code_cell(LAST))

@@ -262,10 +262,10 @@ def house_story() -> tuple[str, str]:  # the prompt, what followed
     "A story that the house model writes while the site is built: the first of a series of seeds that the world finds to hold."
     import torch
 
+    from gpt_nb.checkpoint import load_tokenizer
     from gpt_nb.model import GPT
     from gpt_nb.sampling import generate
     from gpt_nb.tales import Tales
-    from gpt_nb.tokenizer import load_tokenizer
 
     torch.set_num_threads(1)
     model, tok, world = GPT.from_pretrained("tales-en").float().eval(), load_tokenizer("tales-en"), Tales(level=2)

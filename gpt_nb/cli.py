@@ -66,7 +66,8 @@ def make_tokenizer(
     texts,      # documents to learn it from
 ):
     "Train a tokenizer, or open one."
-    from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer, load_tokenizer
+    from gpt_nb.checkpoint import load_tokenizer
+    from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 
     if kind == "char": return CharTokenizer.train(texts)
     if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
@@ -90,6 +91,7 @@ RECIPES = {  # what fits a corpus: documents that are read whole, or windows of 
 
 def fill_in_options(options: dict) -> dict:
     "Replace what was not given by what fits the data."
+    from gpt_nb.checkpoint import read_json
     from gpt_nb.data import world_of
 
     worlds = [world_of(part) for part in options["data"].split("+")]
@@ -101,7 +103,6 @@ def fill_in_options(options: dict) -> dict:
 
 def recall_options(out: Path, given: dict) -> dict:
     "What an interrupted run was started with; options given again must agree."
-    from gpt_nb.tokenizer import read_json
 
     if not (out / "training.json").is_file(): raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out of the run")
     saved = read_json(out / "training.json").get("options")
@@ -120,9 +121,9 @@ def prepare(options: dict):  # (tok, tokens, model)
     import datasets
     import torch
 
+    from gpt_nb.checkpoint import hub_to_config, read_json
     from gpt_nb.data import load_texts, longest_document, tokenize
-    from gpt_nb.model import GPT, GPTConfig, hub_to_config
-    from gpt_nb.tokenizer import read_json
+    from gpt_nb.model import GPT, GPTConfig
 
     given = hub_to_config(read_json(Path(options["config"]))) if options["config"] else None
     say(f"reading {options['data']} ...")
@@ -298,8 +299,8 @@ def demo(
     device: Device = "auto",
 ) -> None:
     "Train a small GPT on the built-in world and let it write five stories; a second call shows them again."
+    from gpt_nb.checkpoint import read_json
     from gpt_nb.data import world_of
-    from gpt_nb.tokenizer import read_json
     from gpt_nb.training import Run
 
     if world_of(data) is None: raise ValueError(f"--data {data}: the demo knows tales and tales-zh; for other texts use gpt-nb train")

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .attention import rope_frequencies, slow_down
-from .model import GPT, GPTConfig, hub_state, memory
+from .checkpoint import hub_state, read_json
+from .model import GPT, GPTConfig, memory
 from .sampling import generate
-from .tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, read_json, to_visible, write_json
+from .tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, to_visible, write_json
 from .training import Run
 
 # %% ../nbs/14_pretrained.ipynb #14-036

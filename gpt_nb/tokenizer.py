@@ -8,8 +8,7 @@ __all__ = ['END', 'UNK', 'END_NAMES', 'CHAR_SPLIT', 'CJK', 'LETTERS', 'WORD_SPLI
            'number_special', 'tokenizer_json', 'tokenizer_config', 'split_step', 'CharTokenizer', 'WordTokenizer',
            'cutter', 'check_pattern', 'cut', 'count_pieces', 'train_merges', 'replace_pair', 'merge_pairs',
            'byte_characters', 'from_visible', 'to_visible', 'bpe_json', 'read_cutters', 'read_merges', 'check_bpe',
-           'build_engine', 'check_engine', 'BPETokenizer', 'write_beside', 'write_json', 'local_folder', 'find_files',
-           'fetch', 'read_json', 'check_spec', 'open_spec', 'load_tokenizer']
+           'build_engine', 'check_engine', 'BPETokenizer', 'write_beside', 'write_json']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -19,7 +18,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from importlib.resources import files
 from operator import index
 from pathlib import Path
 
@@ -515,103 +513,3 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, content: dict) -> None:
     "Write a JSON file whole or not at all."
     write_beside(path, lambda part: part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8"))
-
-# %% ../nbs/01_tokenizer.ipynb #01-1c43
-def local_folder(
-    name: str | Path            # a folder, or a house model such as "tales-en" or "growing/000200"
-) -> Path | None:
-    "The folder of that name, else that of the house model that comes with the package, else None."
-    if str(name) and Path(name).is_dir(): return Path(name)
-    house = Path(str(files("gpt_nb"))) / "models" / str(name)
-    return house if regex.fullmatch(r"[\w-]+(/\d+)?", str(name)) and house.is_dir() else None
-
-# %% ../nbs/01_tokenizer.ipynb #01-159
-def check_hub(hub: dict) -> None:
-    "Raise for an option that `huggingface_hub` does not have, also where a folder makes it useless."
-    known = {"revision", "cache_dir", "token", "local_files_only"}
-    if unknown := sorted(hub.keys() - known): raise TypeError(f"no option {', '.join(unknown)}: for the Hub there are {', '.join(sorted(known))}")
-
-# %% ../nbs/01_tokenizer.ipynb #01-6b5a
-def find_files(
-    name: str | Path,           # a folder, a house model, or an id on the Hub such as "Qwen/Qwen3-0.6B"
-    **hub                       # see `load_tokenizer`
-) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
-    "The two files of a tokenizer: those of the folder or house model, if there is one, else those of the Hub."
-    check_hub(hub)
-    names = ("tokenizer.json", "tokenizer_config.json")
-    if folder := local_folder(name):
-        found = [folder / n if (folder / n).is_file() else None for n in names]
-    elif not regex.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", str(name)): raise FileNotFoundError(f"there is no folder {name}")
-    else: found = [fetch(str(name), n, **hub) for n in names]
-    if found[0] is None: raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not vocab.json, merges.txt or .model files)")
-    return tuple(found)
-
-# %% ../nbs/01_tokenizer.ipynb #01-160
-def fetch(
-    hub_id: str,                # e.g. "openai-community/gpt2"
-    file: str,
-    **hub                       # see `load_tokenizer`
-) -> Path | None:               # None: the repository has no such file
-    "One file from the Hugging Face Hub, or from its cache."
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    try: return Path(hf_hub_download(hub_id, file, **hub))
-    except LocalEntryNotFoundError as e: reason = e
-    except EntryNotFoundError: return None
-    except (OSError, ValueError) as e: reason = e
-    raise FileNotFoundError(f"there is no folder {hub_id}, and the Hub does not give {file}: {reason}") from None
-
-# %% ../nbs/01_tokenizer.ipynb #01-161
-def read_json(path: Path) -> dict:
-    "A JSON file that holds one object."
-    if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {path.parent}")
-    try: content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is no JSON: {e}") from None
-    if not isinstance(content, dict): raise ValueError(f"{path} holds {type(content).__name__}, not an object")
-    return content
-
-# %% ../nbs/01_tokenizer.ipynb #01-162
-def check_spec(spec: dict) -> None:
-    "Raise a ValueError that names the part of a tokenizer.json that is missing or of the wrong kind."
-    def want(name, value, good, what):
-        if not good: raise ValueError(f"{name} is {value!r:.60}, not {what}")
-    model, step, added = spec.get("model"), spec.get("pre_tokenizer"), spec.get("added_tokens", [])
-    want("model", model, isinstance(model, dict), "an object")
-    if (kind := model.get("type", "BPE")) not in ("BPE", "WordLevel"):
-        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and characters saved here")
-    vocab, merges = model.get("vocab"), model.get("merges")
-    want("model.vocab", vocab, isinstance(vocab, dict), "an object of tokens and their ids")
-    if odd := {t: i for t, i in vocab.items() if type(i) is not int}: raise ValueError(f"model.vocab has {odd!r:.60}, which is no token id: expected a whole number")
-    want("model.merges", merges, kind != "BPE" or isinstance(merges, list), "a list of pairs")
-    want("added_tokens", added, isinstance(added, list), "a list")
-    flags = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single_word=bool)
-    for t in added: want("one of added_tokens", t, isinstance(t, dict) and all(type(t.get(k)) is v for k, v in flags.items()), f"an object with {', '.join(flags)}")
-    steps = step.get("pretokenizers") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
-    good = isinstance(steps, list) and steps and all(isinstance(s, dict) and "type" in s for s in steps)
-    want("pre_tokenizer", step, good, "a step with a type, or a Sequence of one or more")
-
-
-def open_spec(
-    spec: dict,                 # the content of tokenizer.json
-    config: dict                # the content of tokenizer_config.json
-) -> Tokenizer:
-    "The tokenizer that a `tokenizer.json` describes."
-    check_spec(spec)
-    if spec["model"].get("type", "BPE") == "BPE": return check_engine(BPETokenizer(spec, config))
-    split = spec["pre_tokenizer"].get("pretokenizers")
-    if split == [split_step(CHAR_SPLIT)]: return CharTokenizer(spec, config)
-    if split == [split_step(WORD_SPLIT)]: return WordTokenizer(spec, config)
-    raise ValueError("it cuts text into words in a way of its own; only words and characters saved here are read")
-
-# %% ../nbs/01_tokenizer.ipynb #01-163
-def load_tokenizer(
-    folder_or_hub_id: str | Path,   # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
-    **hub                           # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
-) -> Tokenizer:
-    "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
-    path, config = find_files(folder_or_hub_id, **hub)
-    spec, config = read_json(path), read_json(config) if config else {}
-    try: return open_spec(spec, config)
-    except (KeyError, TypeError, AttributeError, IndexError) as e: reason = f"it is broken at {e!r}"
-    except ValueError as e: reason = e
-    raise ValueError(f"cannot open {path}: {reason}")

@@ -26,9 +26,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .checkpoint import load_tokenizer, local_folder, read_json
 from .data import Batches, windows
-from .model import GPT, pick_device, write_beside
-from .tokenizer import load_tokenizer, local_folder, read_json
+from .model import GPT, pick_device
+from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-039
 def lr_scale(

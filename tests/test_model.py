@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_nb.attention import RopeScaling
-from gpt_nb.model import GPT, GPTConfig, config_to_hub, count_params, flops_per_token, hub_to_config, memory, pick_device, to_gpt2
-from gpt_nb.tokenizer import CharTokenizer, load_tokenizer, write_beside
+from gpt_nb.checkpoint import config_to_hub, hub_to_config, load_tokenizer, to_gpt2
+from gpt_nb.model import GPT, GPTConfig, count_params, flops_per_token, memory, pick_device
+from gpt_nb.tokenizer import CharTokenizer, write_beside
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import gpt_nb
+from gpt_nb.checkpoint import load_tokenizer, local_folder
 from gpt_nb.data import load_texts, tokenize, world_of
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, write_stories
 from gpt_nb.model import GPT
-from gpt_nb.tokenizer import load_tokenizer, local_folder
 from gpt_nb.training import Run
 
 HOUSE = Path(gpt_nb.__file__).parent / "models"

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from gpt_nb.attention import RopeScaling, rope_frequencies, slow_down
-from gpt_nb.model import GPT, GPTConfig, hub_state, memory
+from gpt_nb.checkpoint import hub_state, load_tokenizer
+from gpt_nb.model import GPT, GPTConfig, memory
 from gpt_nb.pretrained import QWEN_SPLIT, export, export_gguf, export_onnx, kept_bytes, memory_needed, model_card, top_next
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
-from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, load_tokenizer
+from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer
 from gpt_nb.training import Run, TrainConfig
 
 transformers = pytest.importorskip("transformers")

@@ -12,8 +12,8 @@ from pydoc_data.topics import topics
 from tokenizers import AddedToken, Regex, Tokenizer as Engine, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from gpt_nb.tokenizer import (END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer, load_tokenizer, merge_pairs,
-                              train_merges)
+from gpt_nb.checkpoint import load_tokenizer
+from gpt_nb.tokenizer import END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer, merge_pairs, train_merges
 
 ENGLISH = list(topics.values())[:12]
 CHINESE = ["今天天气很好，小明带着红色的风筝去公园。", "今天天气不好，小红没有去公园，她在家里看书。", "“你看见我的风筝了吗？”小明问。“没有。”小红说。"] * 3

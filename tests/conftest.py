@@ -16,7 +16,9 @@ def pytest_sessionstart(session):
     if REQUIRED and missing(): raise pytest.UsageError(f"REQUIRE_BROWSER, but {missing()}")
 
 
-def pytest_terminal_summary(terminalreporter):
-    skipped = terminalreporter.stats.get("skipped", ())
+def pytest_unconfigure(config):
+    "The last line of all, after the list of what was skipped."
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", ()) if reporter else ()
     if missing() and any("test_site.py" in report.nodeid for report in skipped):
-        terminalreporter.write_line(f"The site was not tested: {missing()}.")
+        reporter.write_line(f"The site was not tested: {missing()}.")

@@ -246,3 +246,17 @@ def test_readme_python_runs(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, env=env)
+
+
+def test_what_contributing_points_to_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = [row.split("|")[2:5] for row in text.splitlines() if row.startswith("| ")][1:]
+    assert len(table) > 10
+    for files, names, tests in table:
+        there = re.findall(r"`([\w/.]+)`", files)
+        code = "".join((ROOT / file).read_text("utf-8") for file in there)
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert re.search(rf"\b{name.split('.')[-1]}\b", code), f"no {name} in {there}"
+        for file in re.findall(r"`([\w/.]+)`", tests): assert (ROOT / file).is_file(), file
+    files = re.findall(r"`((?:nbs|tools|tests|docs)/\d?[\w/]+\.(?:py|ipynb))`", text)
+    assert not [file for file in files if "name" not in file and not (ROOT / file).is_file()]

@@ -163,7 +163,7 @@ def frames_of(widget) -> dict | None:
     if not controls: return None
     options, stands = [choices(control) for control in controls], [c.value for c in controls]
     at = [place_of(value, values) for value, values in zip(stands, options)]
-    start = time.process_time()   # not the clock: how many there are does not hang on what else runs
+    start = time.process_time()   # not the clock: else it depends on what else runs
     first = draw(stands)
     most = min(BYTES / len(first), SECONDS / (time.process_time() - start), MOST)
     kept, frames = draw_all(draw, options, at, most)

@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs docs-serve lab bench notebooks readme models results clean
+TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench notebooks readme models results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,16 +17,26 @@ help:  ## list the targets
 .venv/development: settings.ini setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks; fi
+	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks && \
+	git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P' && \
+	printf '#!/bin/sh\n[ ! -x .venv/bin/nbdev_trust ] || .venv/bin/nbdev_trust\n' > .git/hooks/post-merge; fi
 	@touch .venv/library $@
 
 install: .venv/development  ## make .venv with the library and the development tools
+
+cpu-torch:  ## before install, on Linux without a GPU: the small build of torch (200 MB instead of 3 GB)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH) --index-url https://download.pytorch.org/whl/cpu
 
 demo: .venv/library  ## train a small GPT on the built-in world (3 minutes) and let it write
 	$(BIN)/gpt-nb demo --out $(RUN)
 
 test: install  ## run every notebook and every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-llama: install  ## let llama.cpp read what we export (pip builds it: half an hour)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check llama-cpp-python
+	$(BIN)/python -m pytest tests/test_llama.py
 
 notebooks: install  ## run all notebooks in place, keep their outputs, make README.md
 	$(BIN)/python tools/execute.py

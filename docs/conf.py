@@ -5,10 +5,12 @@ import inspect
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tools")]
+from font import write_web_font  # noqa: E402
 from home import chinese_sidebar  # noqa: E402
 from pages import built_in, cfg, llms, write_pages  # noqa: E402
 from sphinx.search import languages  # noqa: E402
@@ -102,7 +104,9 @@ def setup(app):
     app.connect("build-finished", write_llms)
 
 
+warnings.filterwarnings("error", message="Glyph .* missing from")   # a box in a picture is a mistake
 CHAPTERS = write_pages()
+write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]

@@ -8,9 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-from font import FONT, characters, is_chinese, used, usual  # noqa: E402
-
-NEWER = {"鿼"}   # younger than the font; 01 tells of it and does not draw it
+from font import FONT, NEWER, characters, is_chinese, used, usual, write_web_font  # noqa: E402
 
 
 def test_the_font_has_every_character_that_is_shown():
@@ -19,6 +17,17 @@ def test_the_font_has_every_character_that_is_shown():
     missing = {char: file for char, file in shown.items() if char not in has}
     assert missing.keys() <= NEWER, f"cut the font anew with tools/font.py: {missing}"
     assert usual() <= has
+
+
+def test_the_site_has_a_font_that_is_light(tmp_path):
+    write_web_font(tmp_path / "font.woff")
+    assert characters(tmp_path / "font.woff") >= used().keys() - NEWER
+    assert (tmp_path / "font.woff").stat().st_size < 250_000
+
+
+def test_a_character_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("font.used", lambda: {"天": "here.md", "\u9fff": "there.md"})
+    with pytest.raises(ValueError, match="there.md"): write_web_font(tmp_path / "font.woff")
 
 
 def test_its_licence_travels_with_it():

@@ -1,27 +1,75 @@
-"Each notebook is one test: run from top to bottom as `nbdev_test` runs it, in a process of its own that a time-out can end."
+"""Each notebook is one test: run from top to bottom as `nbdev_test` runs it.
+
+Each in a process of its own that a time-out can end; a box drawn for a letter is an error."""
+import contextlib
+import io
 import multiprocessing
 import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-SECONDS = float(os.environ.get("NOTEBOOK_SECONDS", "240"))  # 100 on a quiet machine with one thread; this is a guard, not a measurement
+SECONDS = float(os.environ.get("NOTEBOOK_SECONDS", "240"))   # a guard: 100 on a quiet machine
 
 
 def run(path, connection):
-    import contextlib
-    import io
-
     os.chdir(ROOT / "nbs")
     from nbdev.config import get_config
     from nbdev.test import test_nb
 
-    errors = io.StringIO()
+    flags, errors = skipped_flags(get_config().tst_flags.split()), io.StringIO()
+    boxes = gather_boxes()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        passed, _ = test_nb(path, skip_flags=skipped_flags(get_config().tst_flags.split()), basepath=ROOT)
-    connection.send((passed, errors.getvalue()))
+        passed, _ = test_nb(path, skip_flags=flags, basepath=ROOT)
+    connection.send((passed and not boxes, errors.getvalue() + "\n".join(dict.fromkeys(boxes))))
+
+
+def gather_boxes():
+    "What matplotlib says, from now on, of letters that no font has."
+    boxes, show = [], warnings.showwarning
+
+    def note(message, *args, **kwargs):
+        if "missing from" in str(message): boxes.append(str(message))
+        else: show(message, *args, **kwargs)
+
+    warnings.filterwarnings("always", message="Glyph .* missing from")
+    warnings.showwarning = note
+    return boxes
+
+
+CELL = "import matplotlib.pyplot as plt\nfrom ipywidgets import interact\nplt.title('\u0e01');"
+WIDGET = "@interact(n=(0, 2))\ndef show(n=0): plt.plot([n]), plt.title('\u0e01' * n)"
+
+
+def test_what_runs_notebooks_refuses_boxes(tmp_path):
+    import nbformat
+
+    cells = [nbformat.v4.new_code_cell(text) for text in (CELL, WIDGET)]
+    path = tmp_path / "bad.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    command = [sys.executable, ROOT / "tools" / "execute.py", path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode, done.stderr
+    for cell in cells: assert f"cell {cell.id} says: " in done.stderr
+    assert done.stderr.count("missing from font") >= 2
+
+
+def test_a_letter_without_a_font_is_noted():
+    import matplotlib.pyplot as plt
+
+    with warnings.catch_warnings():
+        boxes = gather_boxes()
+        for text in ("a", "\u0e01"):
+            fig = plt.figure()
+            fig.suptitle(text)
+            fig.canvas.draw()
+            plt.close(fig)
+    assert len(set(boxes)) == 1 and "THAI" in boxes[0]
 
 
 def skipped_flags(flags):
@@ -41,7 +89,8 @@ def test_notebook(path):
     process.start()
     there.close()
     try:
-        if not here.poll(SECONDS): pytest.fail(f"{path.name}: no result in {SECONDS:g} s", pytrace=False)
+        if not here.poll(SECONDS):
+            pytest.fail(f"{path.name}: no result in {SECONDS:g} s", pytrace=False)
         try: passed, errors = here.recv()
         except EOFError: pytest.fail(f"{path.name}: the process died", pytrace=False)
     finally:

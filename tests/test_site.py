@@ -17,14 +17,15 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from browser import CHROMIUM, missing
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-PAGES = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims", "reference/index", "reference/05_attention", "reference/08_model", *(f"notebooks/{name}" for name in CHAPTERS)]
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no browser: install chromium (Debian: apt-get install chromium) to test the site in it")
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="no npm: install nodejs and npm to build the site")
-pytestmark = needs_npm
+BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims"]
+REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
+PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
+pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason=missing())
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,9 @@ def site(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "index.html").is_file():
             subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=ROOT / "docs", check=True)
-            built = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", shared / "doctrees", "docs", out], cwd=ROOT, text=True, capture_output=True)
+            sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
+            command = [*sphinx, "-d", shared / "doctrees", "docs", out]
+            built = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
             assert built.returncode == 0 and not built.stderr.strip(), built.stderr
     return out
 
@@ -56,8 +59,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as p:
-        yield p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                                                               "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update")
+        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
 
 
 @pytest.fixture
@@ -240,6 +244,37 @@ def test_mathematics_is_set_and_chinese_shown(visit):
     assert page.locator("details.zh mjx-container").first.bounding_box()["width"] > 50
     assert "注意力" in page.locator("details.zh").inner_text()
     assert visit("zh").evaluate("document.documentElement.lang") == "zh-CN"
+
+
+def fonts_of(page, selector):
+    "The fonts that Chromium draws an element's text with."
+    session = page.context.new_cdp_session(page)
+    for domain in ("DOM", "CSS"): session.send(f"{domain}.enable")
+    root = session.send("DOM.getDocument")["root"]["nodeId"]
+    found = session.send("DOM.querySelectorAll", dict(nodeId=root, selector=selector))["nodeIds"]
+    used = [session.send("CSS.getPlatformFontsForNode", dict(nodeId=node))["fonts"] for node in found]
+    return [{font["familyName"] for font in fonts} for fonts in used]
+
+
+MARK = """for (const e of document.querySelectorAll('body *')) {
+  const text = [...e.childNodes].filter(n => n.nodeType == 3).map(n => n.data).join('').trim();
+  if (/^[\u4e00-\u9fff]+$/.test(text)) e.classList.add('all-chinese');
+  if (/^[A-Za-z ]+$/.test(text)) e.classList.add('all-latin');
+}"""
+
+
+@needs_browser
+@pytest.mark.parametrize("path", ["zh", "index", "notebooks/03_ngram"])
+def test_chinese_has_a_font(visit, path):
+    page = visit(path)
+    page.evaluate("document.fonts.load('16px \"gpt_nb Chinese\"', '中')")
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<pre><b>注意力</b></pre>')")
+    page.evaluate(MARK)
+    page.wait_for_timeout(500)
+    chinese, latin = fonts_of(page, ".all-chinese"), fonts_of(page, ".all-latin")
+    assert len(set().union(*chinese)) == 1, chinese
+    assert not set().union(*chinese) & set().union(*latin), "Chinese falls back to a font without it"
 
 
 @needs_browser

@@ -1,8 +1,10 @@
-"""Run notebooks in place from a fresh kernel and keep their outputs: `python tools/execute.py nbs/00_tales.ipynb ...` (none named: all).
+"""Run notebooks in place from a fresh kernel: `python tools/execute.py nbs/00_tales.ipynb ...`.
 
-What their widgets show for a choice of values goes to docs/frames/."""
+None named: all. Their outputs are kept; what their widgets show for a choice of values goes to
+docs/frames/. A cell that warns (of a letter without a font, say) fails as one that errs does."""
 import base64
 import json
+import os
 import re
 import sys
 import time
@@ -19,27 +21,52 @@ SKIP = "skip-execution"
 
 
 def shrink(data: dict) -> None:
-    "What a reader does not miss: most colours of a picture, the style sheet that pandas puts before each table."
-    if "text/html" in data: data["text/html"] = re.sub(r"<style scoped>.*?</style>\n?", "", data["text/html"], flags=re.S)
-    if "image/png" not in data: return
-    raw = base64.b64decode(data["image/png"])
-    data["image/png"] = base64.b64encode(min(raw, smaller(raw, 64, "png", optimize=True), key=len)).decode() + "\n"
+    "What a reader does not miss: most colours of a picture, pandas' style sheet before each table."
+    if "text/html" in data:
+        style = r"<style scoped>.*?</style>\n?"
+        data["text/html"] = re.sub(style, "", data["text/html"], flags=re.S)
+    if "image/png" in data:
+        raw = base64.b64decode(data["image/png"])
+        best = min(raw, smaller(raw, 64, "png", optimize=True), key=len)
+        data["image/png"] = base64.b64encode(best).decode() + "\n"
+
+
+def widget_of(output: dict) -> str | None:
+    "The id of the widget that an output shows."
+    return output.get("data", {}).get(WIDGET, {}).get("model_id")
 
 
 def keep_frames(nb, taken: dict, path: Path) -> None:
     "Of each cell that shows widgets, their frames."
-    shown = {c.id: [taken[o.data[WIDGET]["model_id"]] for o in c.get("outputs", ()) if o.get("data", {}).get(WIDGET, {}).get("model_id") in taken] for c in nb.cells}
-    if not any(shown.values()): return path.unlink(missing_ok=True)
+    shown = {}
+    for c in nb.cells:
+        frames = [taken[widget_of(o)] for o in c.get("outputs", ()) if widget_of(o) in taken]
+        if frames: shown[c.id] = frames
+    if not shown: return path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({cell: frames for cell, frames in shown.items() if frames}, ensure_ascii=False, indent=0) + "\n", "utf-8")
+    path.write_text(json.dumps(shown, ensure_ascii=False, indent=0) + "\n", "utf-8")
+
+
+def complain(path: Path, cells: list) -> None:
+    "What a reader should not see on a page, such as a warning of a letter that no font has."
+    said = []
+    for c in cells:
+        said += [(c.id, o.evalue) for o in c.outputs if o.output_type == "error"]
+        said += [(c.id, o.text) for o in c.outputs if o.get("name") == "stderr"]
+    wrong = [f"{path.name}, cell {cell} says: {text}" for cell, text in said]
+    if wrong: raise RuntimeError("\n".join(wrong))
 
 
 def look_again(get_msg):
-    "Wait for a message in slices of a second: now and then the wake-up for one that has come is missed (pyzmq issue 2173), and the wait would last to the timeout."
+    """Wait for a message in slices of a second.
+
+    Now and then the wake-up for one that has come is missed (pyzmq issue 2173), and the wait would
+    last to the timeout."""
     async def get(self, timeout: float | None = None) -> dict:
         end = time.monotonic() + (1e9 if timeout is None else timeout)
         while True:
-            try: return await get_msg(self, max(0.0, min(1.0, end - time.monotonic())))
+            left = max(0.0, end - time.monotonic())
+            try: return await get_msg(self, min(1.0, left))
             except Empty:
                 if time.monotonic() >= end: raise
     return get
@@ -55,12 +82,17 @@ def execute(path: Path) -> float:
     for c in cells:
         if "#| eval: false" in c.source:
             c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
+    os.environ.pop("MPLBACKEND", None)   # a notebook shows its pictures, whatever else is set
     nb.metadata.pop("widgets", None)
     nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=str(ROOT / "tools"))))
     nb.cells.append(nbformat.v4.new_code_cell(LAST))
-    NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True, skip_cells_with_tag=SKIP,
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
-    seconds, taken = time.perf_counter() - start, nb.cells.pop().outputs[-1].data["application/json"]
+    client = NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True,
+                            skip_cells_with_tag=SKIP)
+    client.resources = {"metadata": {"path": str(path.parent)}}
+    client.execute()
+    seconds = time.perf_counter() - start
+    complain(path, cells)
+    taken = nb.cells.pop().outputs[-1].data["application/json"]
     nb.cells.pop(0)
     keep_frames(nb, taken["frames"], FOLDER / f"{path.stem}.json")
     for c in cells:
@@ -79,8 +111,10 @@ def execute(path: Path) -> float:
 
 if __name__ == "__main__":
     took = ROOT / "nbs" / "results" / "seconds.json"   # the site says how long a chapter runs
-    for path in [Path(a) for a in sys.argv[1:]] or sorted((ROOT / "nbs").glob("*.ipynb")):
+    every = sorted((ROOT / "nbs").glob("*.ipynb"))
+    for path in [Path(a) for a in sys.argv[1:]] or every:
         seconds = round(execute(path))
         print(f"{path.name}: {seconds} s", flush=True)
         known = json.loads(took.read_text("utf-8")) if took.is_file() else {}
-        took.write_text(json.dumps(dict(sorted((known | {path.stem: seconds}).items()))) + "\n", "utf-8")
+        known[path.stem] = seconds
+        took.write_text(json.dumps(dict(sorted(known.items()))) + "\n", "utf-8")

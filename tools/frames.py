@@ -1,6 +1,7 @@
-"""What the widgets of a notebook show for a choice of their values. It is taken while the notebook is executed, so that they turn on the site too, which has no Python behind it.
+"""What the widgets of a notebook show for a choice of their values.
 
-The first half runs in the kernel of the notebook; `page` is what the site makes of it."""
+It is taken while the notebook is executed, so that they turn on the site too, which has no Python
+behind it. The first half runs in the notebook's kernel; `page` is what the site makes of it."""
 import base64
 import html
 import io
@@ -9,21 +10,25 @@ import json
 import math
 import random
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-FOLDER = Path(__file__).parent.parent / "docs" / "frames"   # a file of frames for each notebook that has widgets
-BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many there are at most
-FIRST, LAST = "import sys; sys.path.append({tools!r}); import frames as _frames; _frames.begin()", "_frames.end()"   # cells of every notebook while it is executed
+FOLDER = Path(__file__).parent.parent / "docs" / "frames"   # a file for each notebook with widgets
+BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many at most
+# cells of every notebook while it is executed
+FIRST = "import sys; sys.path.append({tools!r}); import frames as _frames; _frames.begin()"
+LAST = "_frames.end()"
 
 
 def smaller(png: bytes, colors: int, kind: str, **how) -> bytes:
     "A picture of few colours needs a palette only: a third of the size, no visible loss."
     from PIL import Image
 
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(small, kind, **how)
+    small, picture = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(colors, dither=Image.Dither.NONE).save(small, kind, **how)
     return small.getvalue()
 
 
@@ -34,13 +39,14 @@ def choices(control) -> list[tuple[str, object]] | None:
     if isinstance(control, w.Checkbox): return [("no", False), ("yes", True)]
     if hasattr(control, "_options_full"): return list(control._options_full)
     if not hasattr(control, "step"): return None
-    steps = [control.min + i * control.step for i in range(math.floor((control.max - control.min) / control.step + 1e-9) + 1)]
+    count = math.floor((control.max - control.min) / control.step + 1e-9) + 1
+    steps = [control.min + i * control.step for i in range(count)]
     if isinstance(control, w.FloatLogSlider): steps = [control.base**step for step in steps]
     return [(f"{step:.3g}" if isinstance(step, float) else str(step), step) for step in steps]
 
 
 def thin(values: list, n: int, at: int) -> list[int]:
-    "Places of n values from the first to the last, as even as can be, with the one the control stands on."
+    "Places of n values, as even as can be, the first, the last and the one now chosen among them."
     if n >= len(values): return list(range(len(values)))
     places = [round(i * (len(values) - 1) / (n - 1)) for i in range(n)]
     if at not in places: places[min(range(n), key=lambda i: abs(places[i] - at))] = at
@@ -48,29 +54,37 @@ def thin(values: list, n: int, at: int) -> list[int]:
 
 
 def share_out(sizes: list[int], most: int) -> list[int]:
-    "How many values of each control, so that all their combinations are not too many; the first control keeps the most."
+    "How many values of each control, so that their combinations are few; the first keeps the most."
     kept = list(sizes)
-    while math.prod(kept) > most and max(kept) > 2: kept[max((i for i in reversed(range(len(kept))) if kept[i] > 2), key=lambda i: kept[i] / (1 if i else 1.6))] -= 1
+    weight = [1.6] + [1] * (len(kept) - 1)
+    while math.prod(kept) > most and max(kept) > 2:
+        long = [i for i in reversed(range(len(kept))) if kept[i] > 2]
+        kept[max(long, key=lambda i: kept[i] / weight[i])] -= 1
     return kept
 
 
 def seen(draw, words: str) -> str:
-    "HTML of all that a function prints, displays and draws; the words say of a picture what it is of."
+    "HTML of all that a function prints, displays and draws; the words say what a picture is of."
     from IPython.utils.capture import capture_output
     from ipywidgets.widgets.interaction import show_inline_matplotlib_plots
 
-    with capture_output() as caught:
+    with capture_output() as caught, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         shown = draw()
         if shown is not None:
             from IPython.display import display
             display(shown)
         show_inline_matplotlib_plots()
+    boxes = {str(w.message) for w in warned if "missing from" in str(w.message)}
+    if boxes: raise ValueError(f"a letter without a font: {boxes}")
     parts = [f"<pre>{html.escape(caught.stdout)}</pre>"] if caught.stdout else []
     for data in (output.data for output in caught.outputs):
         if "image/png" in data:
-            png = data["image/png"] if isinstance(data["image/png"], bytes) else base64.b64decode(data["image/png"])
+            png = data["image/png"]
+            if not isinstance(png, bytes): png = base64.b64decode(png)
             picture = base64.b64encode(smaller(png, 16, "webp", lossless=True, method=6)).decode()
-            parts.append(f'<img alt="Plot for {html.escape(words)}" src="data:image/webp;base64,{picture}">')
+            alt = f"Plot for {html.escape(words)}"
+            parts.append(f'<img alt="{alt}" src="data:image/webp;base64,{picture}">')
         elif "text/html" in data: parts.append(data["text/html"])
         else: parts.append(f"<pre>{html.escape(data['text/plain'])}</pre>")
     return "".join(parts)
@@ -78,40 +92,87 @@ def seen(draw, words: str) -> str:
 
 def inside(widget) -> list:
     "A widget and all in it."
-    return [widget] + [part for child in getattr(widget, "children", ()) for part in inside(child)]
+    children = getattr(widget, "children", ())
+    return [widget] + [part for child in children for part in inside(child)]
+
+
+def called_with(widget) -> tuple[list, Callable]:
+    "Of an `interactive`: its controls, and what its function shows for values of them."
+    import ipywidgets as w
+
+    known = {control._kwarg: control for control in widget.kwargs_widgets}
+    controls = [control for control in known.values() if not isinstance(control, w.fixed)]
+
+    def draw(values):
+        given = {name: control.get_interact_value() for name, control in known.items()}
+        chosen = {control._kwarg: value for control, value in zip(controls, values)}
+        words = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items()]
+        return seen(lambda: widget.f(**given | chosen), ", ".join(words))
+
+    return controls, draw
+
+
+def set_to(widget) -> tuple[list, Callable]:
+    "Of controls beside views in HTML: the controls, and what the views show for values of them."
+    import ipywidgets as w
+
+    views = [part for part in inside(widget) if isinstance(part, w.HTML)]
+    controls = [part for part in inside(widget) if choices(part)] if views else []
+
+    def draw(values):
+        for control, value in zip(controls, values): control.value = value
+        return "".join(view.value for view in views)
+
+    return controls, draw
+
+
+def place_of(value, options: list[tuple[str, object]]) -> int:
+    "Where a value stands among its control's choices: the nearest of numbers, else the equal one."
+    def distance(i):
+        other = options[i][1]
+        if other == value: return 0
+        return abs(other - value) if isinstance(value, (int, float)) else 1
+
+    return min(range(len(options)), key=distance)
+
+
+def draw_all(draw: Callable, options: list, at: list[int], most: float) -> tuple[list, list[str]]:
+    "For each control the places of the values taken, and a frame for each of their combinations."
+    while True:
+        sizes = share_out([len(values) for values in options], most)
+        kept = [thin(values, n, i) for values, n, i in zip(options, sizes, at)]
+        frames = [draw([values[i][1] for values, i in zip(options, places)])
+                  for places in itertools.product(*kept)]
+        size = len("".join(frames))
+        if size <= BYTES or math.prod(map(len, kept)) <= 2 ** len(kept): return kept, frames
+        most = 0.9 * len(frames) * BYTES / size   # some frames are larger than the first
+
+
+def kind_of(control) -> str:
+    import ipywidgets as w
+
+    kinds = {w.Checkbox: "checkbox", w.Dropdown: "select"}
+    return next((kind for widget, kind in kinds.items() if isinstance(control, widget)), "range")
 
 
 def frames_of(widget) -> dict | None:
     "The controls of a widget, and what it shows for each combination of (some of) their values."
     import ipywidgets as w
 
-    if isinstance(widget, w.interactive):
-        known = {control._kwarg: control for control in widget.kwargs_widgets}
-        controls = [control for control in known.values() if not isinstance(control, w.fixed)]
-        def draw(chosen):
-            given = {control._kwarg: value for control, value in chosen}
-            words = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in given.items())
-            return seen(lambda: widget.f(**{name: control.get_interact_value() for name, control in known.items()} | given), words)
-    else:
-        views, controls = [part for part in inside(widget) if isinstance(part, w.HTML)], [part for part in inside(widget) if choices(part)]
-        if not views or not controls: return None
-        def draw(chosen):
-            for control, value in chosen: control.value = value
-            return "".join(view.value for view in views)
-    start, values, stands = time.perf_counter(), [choices(control) for control in controls], [control.value for control in controls]
-    first = draw(list(zip(controls, stands)))
-    most = min(BYTES / len(first), SECONDS / (time.perf_counter() - start), MOST)
-    at = [min(range(len(all_)), key=lambda i: all_[i][1] != stand and (abs(all_[i][1] - stand) if isinstance(stand, (int, float)) else 1)) for all_, stand in zip(values, stands)]
-    while True:
-        kept = [thin(all_, n, i) for all_, n, i in zip(values, share_out([len(all_) for all_ in values], most), at)]
-        frames = [draw([(control, all_[i][1]) for control, all_, i in zip(controls, values, places)]) for places in itertools.product(*kept)]
-        size = len("".join(frames))
-        if size <= BYTES or math.prod(map(len, kept)) <= 2 ** len(kept): break
-        most = 0.9 * len(frames) * BYTES / size   # some frames are larger than the first
-    draw(list(zip(controls, stands)))
-    kind = lambda control: "checkbox" if isinstance(control, w.Checkbox) else "select" if isinstance(control, w.Dropdown) else "range"
-    described = [dict(label=control.description or getattr(control, "_kwarg", ""), kind=kind(control), values=[all_[i][0] for i in places], at=places.index(i_at))
-                 for control, all_, places, i_at in zip(controls, values, kept, at)]
+    controls, draw = called_with(widget) if isinstance(widget, w.interactive) else set_to(widget)
+    if not controls: return None
+    options, stands = [choices(control) for control in controls], [c.value for c in controls]
+    at = [place_of(value, values) for value, values in zip(stands, options)]
+    start = time.process_time()   # not the clock: else it depends on what else runs
+    first = draw(stands)
+    most = min(BYTES / len(first), SECONDS / (time.process_time() - start), MOST)
+    kept, frames = draw_all(draw, options, at, most)
+    draw(stands)
+    described = []
+    for control, values, places, stand in zip(controls, options, kept, at):
+        label = control.description or getattr(control, "_kwarg", "")
+        described.append(dict(label=label, kind=kind_of(control), at=places.index(stand),
+                              values=[values[i][0] for i in places]))
     return dict(controls=described, frames=frames)
 
 
@@ -123,10 +184,12 @@ def same_chance():
 
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     yield
-    for restore, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), states): restore(state)
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
 
 
-TAKEN, SPENT = {}, []   # frames by the id of the widget's model, None for widgets that do not turn; seconds it took
+TAKEN, SPENT = {}, []   # frames by the id of the widget's model, None if it does not turn; seconds
 
 
 def take(_result) -> None:
@@ -134,8 +197,8 @@ def take(_result) -> None:
     from ipywidgets.widgets import widget
 
     start = time.perf_counter()
-    new = [(key, w) for key, w in list(widget._instances.items()) if key not in TAKEN and hasattr(w, "children")]
-    for key, w in new:
+    for key, w in list(widget._instances.items()):
+        if key in TAKEN or not hasattr(w, "children"): continue
         with same_chance(): TAKEN[key] = frames_of(w)
     SPENT.append(time.perf_counter() - start)
 
@@ -143,24 +206,37 @@ def take(_result) -> None:
 def begin() -> None:
     "Called in a notebook's kernel before its first cell."
     from IPython import get_ipython
+
     get_ipython().events.register("post_run_cell", take)
 
 
 def end() -> None:
     "Called after the last: display what was taken."
     from IPython.display import display
-    display({"application/json": dict(frames={key: frames for key, frames in TAKEN.items() if frames}, seconds=sum(SPENT))}, raw=True)
+    frames = {key: frames for key, frames in TAKEN.items() if frames}
+    display({"application/json": dict(frames=frames, seconds=sum(SPENT))}, raw=True)
+
+
+def field(control: dict) -> str:
+    "A control in HTML."
+    values, at = [html.escape(str(value)) for value in control["values"]], control["at"]
+    if control["kind"] == "checkbox": return f'<input type="checkbox"{" checked" if at else ""}>'
+    if control["kind"] == "select":
+        chosen = [" selected" if i == at else "" for i in range(len(values))]
+        options = [f"<option{mark}>{value}</option>" for mark, value in zip(chosen, values)]
+        return f"<select>{''.join(options)}</select>"
+    listed = html.escape(json.dumps([str(value) for value in control["values"]]))
+    return (f'<input type="range" min="0" max="{len(values) - 1}" value="{at}" '
+            f'data-values="{listed}" aria-valuetext="{values[at]}"><output>{values[at]}</output>')
 
 
 def page(found: dict) -> str:
-    "A widget as the site shows it: its controls, the frame they stand on, and the others for site.js."
-    sizes, fields = [len(c["values"]) for c in found["controls"]], []
-    first = sum(c["at"] * math.prod(sizes[i + 1:]) for i, c in enumerate(found["controls"]))
-    for c in found["controls"]:
-        values = [str(value) for value in c["values"]]
-        if c["kind"] == "checkbox": field = f'<input type="checkbox"{" checked" if c["at"] else ""}>'
-        elif c["kind"] == "select": field = "<select>" + "".join(f"<option{' selected' if i == c['at'] else ''}>{html.escape(v)}</option>" for i, v in enumerate(values)) + "</select>"
-        else: field = f'<input type="range" min="0" max="{len(values) - 1}" value="{c["at"]}" data-values="{html.escape(json.dumps(values))}" aria-valuetext="{html.escape(values[c["at"]])}"><output>{html.escape(values[c["at"]])}</output>'
-        fields.append(f"<label><span>{html.escape(c['label'])}</span>{field}</label>")
-    frames = json.dumps(dict(sizes=sizes, frames=found["frames"]), ensure_ascii=False).replace("</", "<\\/")
-    return f'<div class="turn">{"".join(fields)}<div class="frame" aria-live="polite">{found["frames"][first]}</div><script type="application/json">{frames}</script></div>'
+    "A widget on the site: its controls, the frame they stand on, and all frames for site.js."
+    controls = found["controls"]
+    sizes = [len(c["values"]) for c in controls]
+    first = sum(c["at"] * math.prod(sizes[i + 1:]) for i, c in enumerate(controls))
+    labels = [f"<label><span>{html.escape(c['label'])}</span>{field(c)}</label>" for c in controls]
+    frames = json.dumps(dict(sizes=sizes, frames=found["frames"]), ensure_ascii=False)
+    safe = frames.replace("</", "<\\/")
+    return (f'<div class="turn">{"".join(labels)}<div class="frame" aria-live="polite">'
+            f'{found["frames"][first]}</div><script type="application/json">{safe}</script></div>')

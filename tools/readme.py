@@ -14,11 +14,14 @@ def markdown(path: Path) -> str:
         text = "".join(cell["source"]).strip()
         if cell["cell_type"] == "markdown": parts.append(text)
         elif not text.startswith("#| hide"):
-            parts.append(f"```\n{text[1:]}\n```" if text.startswith("!") else f"```python\n{text}\n```")
-            shown = "".join("".join(o.get("text", o.get("data", {}).get("text/plain", []))) for o in cell["outputs"]).strip()
+            fence = f"```\n{text[1:]}\n```" if text.startswith("!") else f"```python\n{text}\n```"
+            parts.append(fence)
+            said = [o.get("text", o.get("data", {}).get("text/plain", [])) for o in cell["outputs"]]
+            shown = "".join("".join(text) for text in said).strip()
             if shown: parts.append(f"```text\n{shown}\n```")
     text = "\n\n".join(parts) + "\n"
-    return re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", text).replace("](../", "](")  # links from the project's root
+    text = re.sub(r"\]\((\w+\.ipynb)\)", r"](nbs/\1)", text)   # links from the project's root
+    return text.replace("](../", "](")
 
 
 if __name__ == "__main__":

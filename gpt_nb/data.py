@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['docstrings', 'pycode', 'raw_pydocs', 'paragraphs', 'distinct_paragraphs', 'pydocs', 'split_document', 'Tokens',
            'shuffled_windows', 'shuffled_documents', 'longest_document', 'Batches', 'windows', 'stdlib_files', 'Texts',
-           'world_of', 'tell', 'load_built_in', 'load_texts', 'tokenize']
+           'world_of', 'load_texts', 'tokenize']
 
 # %% ../nbs/02_data.ipynb #02-002
 import ast
@@ -46,7 +46,7 @@ def pycode() -> list[str]:
     sources = [path.read_text("utf-8") for path in stdlib_files()]
     return [source for source in sources if source.strip()]
 
-
+# %% ../nbs/02_data.ipynb #02-022b
 @functools.lru_cache(maxsize=1)
 def raw_pydocs() -> tuple[str, ...]:
     "Python's manual with all its repetitions: the topics of `help()`, then each file's docstrings."
@@ -125,6 +125,22 @@ def split_document(
     raise ValueError(f"the text is one line of {len(text):,} characters: too short to split into "
                      "training and validation; give at least two documents or two lines")
 
+# %% ../nbs/02_data.ipynb #02-110b
+def split(
+    texts: Sequence[str],
+    hashes: np.ndarray,   # (n,) of the documents
+    lengths: np.ndarray,  # (n,) their characters; empty ones are on neither side
+    val: float,           # share of documents that validate
+) -> tuple[Sequence[str], np.ndarray]:
+    "The documents and which of them validate; a lone document becomes two."
+    filled = np.flatnonzero(lengths)
+    if not len(filled): raise ValueError("no text: there is no document, or all are empty")
+    if len(filled) == 1 and val:
+        return split_document(texts[int(filled[0])], val), np.array([False, True])
+    is_val = np.zeros(len(lengths), bool)
+    is_val[filled] = choose_validation(hashes[filled], val)
+    return texts, is_val
+
 # %% ../nbs/02_data.ipynb #02-106a
 _CHUNK = 2**20  # characters encoded at a time; what is finished is on disk and survives a kill
 _LINE_END = re.compile(r"\n(?=\S)")
@@ -161,7 +177,7 @@ class Piece(NamedTuple):
     side: str   # "train" or "val"
     ends: bool  # whether the document ends with it
 
-
+# %% ../nbs/02_data.ipynb #02-106v
 def pieces_of(texts: Iterable[str], is_val: np.ndarray, tok: Tokenizer) -> Iterator[Piece]:
     "All documents in order; empty ones are passed over."
     for text, val in zip(texts, is_val):
@@ -415,7 +431,7 @@ def check_sizes(batch_size: int, context: int, rank: int, world: int) -> None:
         raise ValueError(f"batch_size={batch_size} does not divide among {world} processes: "
                          f"choose a multiple of {world}")
 
-
+# %% ../nbs/02_data.ipynb #02-162b
 def check_rows(rows: list[list[int]], tok: Tokenizer) -> None:
     "Refuse ids that the vocabulary does not hold."
     largest = max(max(row, default=0) for row in rows)
@@ -463,7 +479,7 @@ _PIECE = 2**19       # characters: it is cut into documents of at least this len
 
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-_STRINGS = ("string", "large_string", "string_view")   # as Arrow calls them
+_STRINGS = re.compile(r"(dictionary<values=)?(large_)?string\b|string_view")  # as Arrow calls text
 
 
 def kind_of(path: str) -> str:
@@ -471,13 +487,13 @@ def kind_of(path: str) -> str:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     return suffix if suffix in _TABLES else "text"
 
-
+# %% ../nbs/02_data.ipynb #02-109h
 def open_text(path: str):
     "A text file, packed or not, as it is; a mark of the byte order at its head is no text."
     opened = gzip.open if path.lower().endswith(".gz") else open
     return opened(path, "rt", encoding="utf-8-sig", newline="")
 
-
+# %% ../nbs/02_data.ipynb #02-109i
 def read_text(path: str) -> Iterator[str]:
     "Documents of a plain-text file: parted by lines that hold a separator, else the whole file."
     unpacked = os.path.getsize(path) * (4 if path.lower().endswith(".gz") else 1)
@@ -514,6 +530,15 @@ class TextColumn:
             raise ValueError(f"{where} has no column {wanted}: it has {sorted(names)}")
         if names.count(self.name) > 1: raise ValueError(f"{where} has two columns {self.name!r}")
         return self.name
+
+    def in_schema(self, schema, where: str) -> str:
+        "Its name in a table that says what its columns hold (a `pyarrow.Schema`)."
+        strings = [field.name for field in schema if _STRINGS.match(str(field.type))]
+        name = self.choose(schema.names, strings, where)
+        if name not in strings:
+            kind = schema.field(name).type
+            raise ValueError(f"{where}: column {name!r} holds {kind}, not strings")
+        return name
 
     def text(self, row: Sequence[tuple[str, object]], where: str) -> str:
         "The text of a row, which is pairs of a name and a value."
@@ -552,7 +577,7 @@ def parse(text: str, what: str):
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what}: {getattr(error, 'msg', error)}") from None
 
-
+# %% ../nbs/02_data.ipynb #02-054d
 def json_rows(path: str) -> Iterator[tuple[str, tuple]]:
     "Where a row stands and its pairs; an object a line, or in a .json file one array of objects."
     with open_text(path) as file:
@@ -568,24 +593,16 @@ def json_rows(path: str) -> Iterator[tuple[str, tuple]]:
             yield f"{path}: row {i}", row
 
 # %% ../nbs/02_data.ipynb #02-054c
-def holds_strings(kind) -> bool:
-    "Whether a type of Arrow is text, or a dictionary of texts."
-    return str(getattr(kind, "value_type", kind) if "dictionary" in str(kind) else kind) in _STRINGS
-
-
 def parquet_rows(path: str, column: TextColumn) -> Iterator[tuple[str, list]]:
     "Where a row stands and its text; other columns are not read."
-    import pyarrow as pa
     import pyarrow.parquet
     with pyarrow.parquet.ParquetFile(path) as table:
-        schema = table.schema_arrow
-        strings = [field.name for field in schema if holds_strings(field.type)]
-        name = column.choose(schema.names, strings, path)
+        name = column.in_schema(table.schema_arrow, path)
         batches = table.iter_batches(1024, columns=[name])
         values = (value for batch in batches for value in batch.column(name).to_pylist())
         for i, value in enumerate(values, 1): yield f"{path}: row {i}", [(name, value)]
 
-# %% ../nbs/02_data.ipynb #02-055
+# %% ../nbs/02_data.ipynb #02-057
 def read_table(path: str, column: TextColumn) -> Iterator[str]:
     "The text of each row."
     if kind_of(path) == ".parquet": rows = parquet_rows(path, column)
@@ -593,7 +610,7 @@ def read_table(path: str, column: TextColumn) -> Iterator[str]:
     else: rows = json_rows(path)
     for where, row in rows: yield column.text(row, where)
 
-# %% ../nbs/02_data.ipynb #02-057
+# %% ../nbs/02_data.ipynb #02-057b
 def read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file; `stamp` says which state of them."
     text_column, empty = TextColumn(column), True
@@ -651,7 +668,7 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
-
+# %% ../nbs/02_data.ipynb #02-063b
 def load_files(pattern: str, column: str | None) -> Texts:
     "The documents of a file, or of all files that a pattern such as `texts/**/*.txt` finds."
     path = os.path.expanduser(pattern)
@@ -679,14 +696,9 @@ def load_hub(name: str, column: str | None) -> Texts:
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise FileNotFoundError(f"hub:{name} could not be loaded ({said})") from error
-    columns = {key: getattr(kind, "dtype", None) for key, kind in dataset.features.items()}
-    strings = [key for key, kind in columns.items() if kind in _STRINGS]
-    chosen = TextColumn(column).choose(list(columns), strings, f"hub:{name}")
-    if chosen not in strings:
-        held = dataset.features[chosen]
-        raise ValueError(f"hub:{name}: column {chosen!r} holds {held}, not strings")
     if not len(dataset): raise ValueError(f"hub:{name} has no rows")
-    return Texts(dataset, chosen)
+    schema = dataset.features.arrow_schema
+    return Texts(dataset, TextColumn(column).in_schema(schema, f"hub:{name}"))
 
 # %% ../nbs/02_data.ipynb #02-069
 _CORPORA = {"pydocs": pydocs, "pycode": pycode}
@@ -702,12 +714,12 @@ def world_of(
     world, _, level = name.partition(":")
     return Tales("zh" if world == "tales-zh" else "en", int(level or 1))
 
-
+# %% ../nbs/02_data.ipynb #02-069b
 def tell(lang: str, level: int, n: int, seed: int, **stamp) -> Iterator[dict]:
     "Stories of a world as rows; `stamp` says which state of the world."
     for text in Tales(lang, level).texts(n, seed=seed): yield {"text": text}
 
-
+# %% ../nbs/02_data.ipynb #02-069c
 def load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
     "A corpus that comes with Python, or stories."
     if name in _CORPORA: return _CORPORA[name]()
@@ -754,7 +766,7 @@ def hash_documents(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         lengths.append(len(text))
     return np.array(hashes), np.array(lengths)
 
-
+# %% ../nbs/02_data.ipynb #02-086b
 def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float) -> str:
     "A name for the arrays that these documents and this tokenizer make."
     digest = hashlib.blake2b(f"2 {_CHUNK} {val}".encode(), digest_size=8)
@@ -770,7 +782,7 @@ def write_note(folder: Path, note: dict) -> None:
     "Note how far the files are, whole or not at all."
     write_beside(folder / "tokens.json", lambda part: part.write_text(json.dumps(note)))
 
-
+# %% ../nbs/02_data.ipynb #02-106r
 def read_note(folder: Path) -> dict | None:
     "What is noted, or None where nothing is, or where the files hold less than that."
     try: note = json.loads((folder / "tokens.json").read_text())
@@ -780,7 +792,7 @@ def read_note(folder: Path) -> dict | None:
     whole = all(path.is_file() and path.stat().st_size >= size for path, size in files)
     return note if whole else None
 
-
+# %% ../nbs/02_data.ipynb #02-106s
 def open_tokens(folder: Path, temporary=None) -> Tokens | None:
     "The arrays of a finished folder, or None."
     note = read_note(folder)
@@ -792,7 +804,7 @@ def open_tokens(folder: Path, temporary=None) -> Tokens | None:
     return Tokens(**arrays, end_id=note["end_id"], vocab_size=note["vocab_size"], folder=folder,
                   _temporary=temporary)
 
-
+# %% ../nbs/02_data.ipynb #02-106t
 def take_up(folder: Path, tok: Tokenizer) -> dict:
     "The note of unfinished work, its files cut to what is noted; a new note where there is none."
     note = read_note(folder)
@@ -817,37 +829,6 @@ def check_arguments(texts, tok, val: float) -> None:
     if not 0 <= val < 1:
         raise ValueError(f"val={val}: expected a share of the documents, at least 0 and under 1")
 
-# %% ../nbs/02_data.ipynb #02-110b
-def split(
-    texts: Sequence[str],
-    hashes: np.ndarray,   # (n,)
-    lengths: np.ndarray,  # (n,)
-    val: float,
-) -> tuple[Sequence[str], np.ndarray]:
-    "The documents and which of them validate; a lone document becomes two."
-    filled = np.flatnonzero(lengths)
-    if not len(filled): raise ValueError("no text: there is no document, or all are empty")
-    if len(filled) == 1 and val:
-        return split_document(texts[int(filled[0])], val), np.array([False, True])
-    is_val = np.zeros(len(lengths), bool)
-    is_val[filled] = choose_validation(hashes[filled], val)
-    return texts, is_val
-
-
-def with_bar(
-    chunks: Iterable[list[Piece]],
-    total: int,  # characters
-    done: int,
-    show: bool,
-) -> Iterator[list[Piece]]:
-    "The chunks, and a bar on stderr."
-    from tqdm.auto import tqdm
-    count = dict(unit="char", unit_scale=True, total=total, initial=done)
-    with tqdm(desc="tokens", disable=not show, **count) as bar:
-        for chunk in chunks:
-            yield chunk
-            bar.update(sum(len(piece.text) for piece in chunk))
-
 # %% ../nbs/02_data.ipynb #02-113
 def tokenize(
     texts: Sequence[str],                 # documents: a list, or what `load_texts` gives
@@ -858,6 +839,7 @@ def tokenize(
 ) -> Tokens:
     "Documents as ids on disk: split by document, resumed after a kill, cached by content."
     from filelock import FileLock
+    from tqdm.auto import tqdm
     check_arguments(texts, tok, val)
     texts = texts if isinstance(texts, Sequence) else list(texts)
     temporary = None
@@ -872,9 +854,11 @@ def tokenize(
             pieces = pieces_of(*split(texts, hashes, lengths, val), tok)
             note = take_up(folder, tok)
             done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))
-            chunks = with_bar(chunks_of(pieces), int(lengths.sum()), done, progress)
-            for chunk in chunks:
-                append_chunk(chunk, tok, folder, note)
-                write_note(folder, note)
+            characters = dict(total=int(lengths.sum()), initial=done, unit="char", unit_scale=True)
+            with tqdm(desc="tokens", disable=not progress, **characters) as bar:
+                for chunk in chunks_of(pieces):
+                    append_chunk(chunk, tok, folder, note)
+                    write_note(folder, note)
+                    bar.update(sum(len(piece.text) for piece in chunk))
             write_note(folder, note | dict(finished=True))
         return open_tokens(folder, temporary)

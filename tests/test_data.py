@@ -311,7 +311,7 @@ def test_parquet_reads_one_column_and_no_other(tmp_path):
     with pytest.raises(ValueError, match="e.parquet has two columns 'text'"): load_texts(tmp_path / "e.parquet")
     pq.write_table(pa.table(odd), tmp_path / "f.parquet")
     with pytest.raises(ValueError, match="f.parquet has no column of strings"): load_texts(tmp_path / "f.parquet")
-    with pytest.raises(ValueError, match="f.parquet: row 1: column 'lists' holds .'a'., not a string"): load_texts(tmp_path / "f.parquet", column="lists")
+    with pytest.raises(ValueError, match="f.parquet: column 'lists' holds list<.*, not strings"): load_texts(tmp_path / "f.parquet", column="lists")
 
 
 @quick
@@ -358,11 +358,11 @@ def test_hub_columns(monkeypatch):
     columns.update(title=["T"], body=["B"], n=[1])
     with pytest.raises(ValueError, match=r"hub:a/b has several columns, \['body', 'title'\].*column="): load_texts("hub:a/b")
     assert list(load_texts("hub:a/b", column="body")) == ["B"]
-    with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds Value\('int64'\), not strings"): load_texts("hub:a/b", column="n")
+    with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds int64, not strings"): load_texts("hub:a/b", column="n")
     columns.update(text=["A"], nested=[{"text": "no"}])
     assert list(load_texts("hub:a/b")) == ["A"]
     columns.update(text=[["A", "B"]])
-    with pytest.raises(ValueError, match="hub:a/b: column 'text' holds List.*, not strings"): load_texts("hub:a/b")
+    with pytest.raises(ValueError, match="hub:a/b: column 'text' holds list<.*, not strings"): load_texts("hub:a/b")
     columns.clear()
     columns.update(n=[1])
     with pytest.raises(ValueError, match=r"hub:a/b has no column of strings: it has \['n'\]"): load_texts("hub:a/b")

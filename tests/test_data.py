@@ -168,10 +168,10 @@ def test_a_very_long_text_is_cut_after_blank_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "_PIECE", 500)
     text = "".join(f"line {i}\nmore\n\n" for i in range(2000))
     (tmp_path / "long.txt").write_text(text)
-    texts = list(data._read_text(str(tmp_path / "long.txt")))
+    texts = list(data.read_text(str(tmp_path / "long.txt")))
     assert "".join(texts) == text and all(300 <= len(t) < 1100 and t.endswith("\n\n") for t in texts[:-1])
     (tmp_path / "line.txt").write_text("x" * 20_000)
-    pieces = list(data._read_text(str(tmp_path / "line.txt")))
+    pieces = list(data.read_text(str(tmp_path / "line.txt")))
     assert "".join(pieces) == "x" * 20_000 and max(map(len, pieces)) <= 1500
 
 
@@ -183,8 +183,6 @@ def test_columns(tmp_path):
     (tmp_path / "b.csv").write_text("q,a\nx,y\n")
     with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].*column="): load_texts(str(tmp_path / "b.csv"))
     assert list(load_texts(tmp_path / "b.csv", column="a")) == ["y"]
-    (tmp_path / "c.json").write_text('[{"text": "a"},\n {"text": "b"}]')
-    with pytest.raises(ValueError, match="line 1 is not one JSON object"): load_texts(tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -200,16 +198,134 @@ def test_columns(tmp_path):
     ("a.parquet", b"no parquet", "a.parquet cannot be read"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', "line 2 is not one JSON object"),
     ("a.jsonl", b'["a"]\n', "row 1 is not an object"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', "column 'text' of row 2 holds None"),
-    ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n', "several columns"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', "a.jsonl: row 2: column 'text' holds None, not a string"),
+    ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n', r"a.jsonl: row 2 has no column 'text': it has \['tex', 'x'\]"),
     ("a.csv", b'text,n\n"a,1\n', "a.csv cannot be read"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "b\\ud800"}\n', "a.jsonl: column 'text' of row 2 holds a lone surrogate at character 1"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "b\\ud800"}\n', "a.jsonl: row 2: column 'text' holds a lone surrogate at character 1"),
     ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "a.jsonl: line 2 is not one JSON object"),
-    ("a.jsonl", b'{"a": 5}\n', r"a.jsonl has no column of strings: it has \['a'\]"),
+    ("a.jsonl", b'{"a": 5}\n', r"a.jsonl: row 1 has no column of strings: it has \['a'\]"),
 ])
 def test_bad_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message): load_texts(str(tmp_path / name))
+
+
+# ---------------------------------------------------------------- nothing of a row is lost, no other column matters
+
+def read(folder, name, content, **kw):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(load_texts(folder / name, **kw))
+
+
+@pytest.mark.parametrize("name, content, texts", [
+    ("a.csv", 'text,label\n"The boat left, but the crew stayed",1\nNo comma here,0\n', ["The boat left, but the crew stayed", "No comma here"]),
+    ("a.csv", '\ufefftext,label\r\nA,1\r\n', ["A"]),                                   # a mark of the byte order
+    ("a.csv", '\n\ntext,label\n\nA,1\n  \n\nB,2\n\n', ["A", "B"]),                       # blank lines
+    ("a.csv", 'id,text\n1,"two\nlines, ""quoted""\n\nand a gap"\n2,B\n', ['two\nlines, "quoted"\n\nand a gap', "B"]),
+    ("a.csv", 'text,label\n"A\0B",1\nC\0,2\n', ["A\0B", "C\0"]),
+    ("a.csv", 'label,text,label\n1,A,2\n', ["A"]),                                     # two others of one name
+    ("a.csv", ',text,\n0,A,\n', ["A"]),                                               # others without a name
+    ("a.csv", 'text\n"Hello, world"\nB\n', ["Hello, world", "B"]),
+    ("a.csv", f'text,n\n{"long " * 50_000},1\n', ["long " * 50_000]),
+    ("a.csv", 'text,n\nA "quoted" word,1\n', ['A "quoted" word']),
+    ("a.tsv", 'text\tn\nA, with a comma\t1\n', ["A, with a comma"]),
+    ("a.jsonl", '{"n": null, "text": "A"}\n\n{"text": "B", "n": {"text": "not this"}}\n{"n": [{"text": 1}], "text": "C"}', ["A", "B", "C"]),
+    ("a.jsonl", '\ufeff{"text": "A\\u0000B"}\r\n', ["A\0B"]),
+    ("a.jsonl", '{"text": "A", "n": ' + "9" * 9000 + '}\n{"text": "B", "n": 1e999}\n{"text": "C", "n": NaN}\n', ["A", "B", "C"]),
+    ("a.jsonl", '{"text": "A", "n": 1, "n": 2}\n{"text": "B", "m": "\\ud800"}\n', ["A", "B"]),
+    ("a.jsonl", '{"text": "A"}\n{"text": "B", "title": "not this"}\n', ["A", "B"]),
+    ("a.ndjson", '{"text": "A"}\n{"text": "B"}\n', ["A", "B"]),
+    ("a.json", '{"text": "A"}\n{"text": "B"}\n', ["A", "B"]),
+    ("a.json", '[{"text": "A", "n": []},\n {"n": null, "text": "B"}]', ["A", "B"]),
+    ("a.json", '\ufeff \n[{"text": "A"}, {"text": "B"}]\n', ["A", "B"]),
+    ("A.JSON", '[{"title": "A"}]', ["A"]),
+    ("a.txt", "A\0B\n", ["A\0B\n"]),
+])
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_file_holds_comes_back_whole(tmp_path, name, content, texts, packed):
+    data = content.encode()
+    assert read(tmp_path, name + ".gz" * packed, gzip.compress(data) if packed else data) == texts
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.csv", "text,label\nNo comma here,0\nThe boat left, but the crew stayed,1\n", r"a.csv: row 2 \(line 3\) has 3 values and the first line 2 names"),
+    ("a.csv", "text,label\nA,1\nB\n", r"a.csv: row 2 \(line 3\) has 1 values and the first line 2"),
+    ("a.csv", 'text,label\n"A\nB",1\n\nC,2,\n', r"a.csv: row 2 \(line 5\) has 3 values"),
+    ("a.csv", "text\nHello, world\n", r"a.csv: row 1 \(line 2\) has 2 values and the first line 1 names"),
+    ("a.csv", "text,n,text\nA,1,B\n", r"row 1 \(line 2\) has two columns 'text'"),
+    ("a.csv", "text;label\nA;1\n", "a.csv: the first line, 'text;label', has no comma"),
+    ("a.csv", "text\tlabel\nA\t1\n", "has no comma"),
+    ("a.csv", "title,body\nA,B\n", r"row 1 .line 2. has several columns, \['body', 'title'\].*column="),
+    ("a.tsv", "text\tn\nA\t1\t2\n", r"a.tsv: row 1 \(line 2\) has 3 values"),
+    ("a.jsonl", '{"text":"A."}\n{"title":"B title"}\n{"text":"C.","title":"C title"}\n', r"a.jsonl: row 2 has no column 'text': it has \['title'\]"),
+    ("a.jsonl", '{"title":"A."}\n{"title":"B title","note":"more"}\n', r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
+    ("a.jsonl", '{"title":"A."}\n{"title":null,"note":"more"}\n', r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
+    ("a.jsonl", '{"text": "A", "text": "B"}\n', "a.jsonl: row 1 has two columns 'text'"),
+    ("a.jsonl", '{"text": ["A", "B"]}\n', r"a.jsonl: row 1: column 'text' holds \['A', 'B'\], not a string"),
+    ("a.jsonl", '{"text": "A"}{"text": "B"}\n', "a.jsonl: line 1 is not one JSON object: Extra data"),
+    ("a.jsonl", '[{"text": "A"}, {"text": "B"}]\n', "a.jsonl: row 1 is not an object"),
+    ("a.json", '[{"text": "A"}, "B"]', "a.json: row 2 is not an object"),
+    ("a.json", '[{"text": "A"}, {"title": "B"}]', "a.json: row 2 has no column 'text'"),
+    ("a.json", '[{"text": "A"}, {"text": "B"}', "a.json is not one JSON array: Expecting"),
+    ("a.json", '[{"text": "A"}]\n[{"text": "B"}]', "a.json is not one JSON array: Extra data"),
+])
+def test_a_row_that_does_not_fit_is_named(tmp_path, name, content, message):
+    for end in ("", ".gz"):
+        with pytest.raises(ValueError, match=message.replace(name, name + end)):
+            read(tmp_path, name + end, gzip.compress(content.encode()) if end else content)
+
+
+def test_a_column_that_was_asked_for_is_read_and_no_other(tmp_path):
+    rows = '{"text": "A", "title": "a", "n": 1}\n{"title": "b", "text": null}\n'
+    assert read(tmp_path, "a.jsonl", rows, column="title") == ["a", "b"]
+    assert read(tmp_path, "b.csv", "text,title\nA,a\nB,b\n", column="title") == ["a", "b"]
+    with pytest.raises(ValueError, match=r"c.jsonl: row 2 has no column 'title': it has \['text'\]"):
+        read(tmp_path, "c.jsonl", '{"title": "a"}\n{"text": "B"}\n', column="title")
+    with pytest.raises(ValueError, match="d.jsonl: row 1: column 'n' holds 5"): read(tmp_path, "d.jsonl", '{"n": 5, "text": "A"}', column="n")
+
+
+def test_one_column_for_all_files(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "A"}\n')
+    (tmp_path / "b.csv").write_text("title\nB title\n")
+    with pytest.raises(ValueError, match=r"b.csv: row 1 \(line 2\) has no column 'text': it has \['title'\]"): load_texts(tmp_path / "*")
+    (tmp_path / "b.csv").write_text("title,text\nB title,B\n")
+    assert list(load_texts(tmp_path / "*")) == ["A", "B"]
+
+
+def test_parquet_reads_one_column_and_no_other(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    odd = dict(nothing=pa.nulls(2), nested=[{"text": "no"}, {"text": "never"}], lists=[["a"], None], raw=[b"\xff", None],
+               when=pa.array([2**62, 0], pa.timestamp("ns")), far=pa.array([2**60, -2**60], pa.timestamp("us")))
+    pq.write_table(pa.table(dict(odd, text=["A\0", "B\n\nb"])), tmp_path / "a.parquet")
+    assert list(load_texts(tmp_path / "a.parquet")) == ["A\0", "B\n\nb"]
+    pq.write_table(pa.table(dict(odd, title=pa.array(["A", "A"]).dictionary_encode())), tmp_path / "b.parquet")
+    assert list(load_texts(tmp_path / "b.parquet")) == ["A", "A"]
+    pq.write_table(pa.table(dict(title=["A", "B"], body=pa.array(["a", "b"], pa.large_string()))), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"c.parquet has several columns, \['body', 'title'\]"): load_texts(tmp_path / "c.parquet")
+    assert list(load_texts(tmp_path / "c.parquet", column="body")) == ["a", "b"]
+    pq.write_table(pa.table({"text": ["A", None], "a.b": ["a", "b"]}), tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match="d.parquet: row 2: column 'text' holds None"): load_texts(tmp_path / "d.parquet")
+    assert list(load_texts(tmp_path / "d.parquet", column="a.b")) == ["a", "b"]
+    pq.write_table(pa.Table.from_arrays([pa.array(["A"]), pa.array(["B"])], names=["text", "text"]), tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match="e.parquet has two columns 'text'"): load_texts(tmp_path / "e.parquet")
+    pq.write_table(pa.table(odd), tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match="f.parquet has no column of strings"): load_texts(tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match="f.parquet: column 'lists' holds list<.*, not strings"): load_texts(tmp_path / "f.parquet", column="lists")
+
+
+@quick
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.text("a,\"\n\r ;", max_size=5)), min_size=1, max_size=8))
+def test_any_text_that_csv_or_json_wrote_comes_back(rows):
+    import tempfile
+    texts = [text for text, _ in rows if text.strip()]
+    with tempfile.TemporaryDirectory() as folder:
+        with open(f"{folder}/a.csv", "w", encoding="utf-8", newline="") as f: csv.writer(f).writerows([["text", "other"], *rows])
+        Path(folder, "a.jsonl").write_text("".join(json.dumps(dict(other=o, text=t), ensure_ascii=False) + "\n" for t, o in rows), "utf-8", newline="")
+        Path(folder, "a.json").write_text(json.dumps([dict(other=o, text=t) for t, o in rows], indent=1), "utf-8")
+        for name in ("a.csv", "a.jsonl", "a.json"):
+            got = data.read_table(f"{folder}/{name}", data.TextColumn(None))
+            assert [text for text in got if text.strip()] == texts
 
 
 def test_missing_files_and_folders(tmp_path):
@@ -233,6 +349,33 @@ def test_hub_names(monkeypatch):
     with pytest.raises(ValueError, match="hub:org/name has no column 'text'"): load_texts("hub:org/name", column="text")
     for bad in ("hub:", "hub:a//b", "hub:a/b/c/d"):
         with pytest.raises(ValueError, match="hub:org/name"): load_texts(bad)
+
+
+def test_hub_columns(monkeypatch):
+    import datasets
+    columns = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: datasets.Dataset.from_dict(columns))
+    columns.update(title=["T"], body=["B"], n=[1])
+    with pytest.raises(ValueError, match=r"hub:a/b has several columns, \['body', 'title'\].*column="): load_texts("hub:a/b")
+    assert list(load_texts("hub:a/b", column="body")) == ["B"]
+    with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds int64, not strings"): load_texts("hub:a/b", column="n")
+    columns.update(text=["A"], nested=[{"text": "no"}])
+    assert list(load_texts("hub:a/b")) == ["A"]
+    columns.update(text=[["A", "B"]])
+    with pytest.raises(ValueError, match="hub:a/b: column 'text' holds list<.*, not strings"): load_texts("hub:a/b")
+    columns.clear()
+    columns.update(n=[1])
+    with pytest.raises(ValueError, match=r"hub:a/b has no column of strings: it has \['n'\]"): load_texts("hub:a/b")
+
+
+def test_hub_other_columns_are_not_decoded(monkeypatch):
+    import datasets
+    features = datasets.Features(text=datasets.Value("string"), picture=datasets.Image())
+    made = datasets.Dataset.from_dict(dict(text=["A"], picture=[dict(bytes=b"no picture", path=None)]), features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: made)
+    assert list(load_texts("hub:a/b")) == ["A"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: made.select([]))
+    with pytest.raises(ValueError, match="hub:a/b has no rows"): load_texts("hub:a/b")
 
 
 def test_hub_out_of_reach(monkeypatch):
@@ -338,18 +481,39 @@ def test_long_documents_go_to_the_tokenizer_in_pieces(monkeypatch):
     assert documents(tokens.train) == [text, "small"] and tok.seen > 100
 
 
+@pytest.mark.parametrize("split", ["GPT2_SPLIT", "GPT4_SPLIT"])
+@pytest.mark.parametrize("gap", ["\n", "\n\n", "\r\n", "\n\n\n", " \n"])
+def test_pieces_give_the_ids_of_the_whole(monkeypatch, split, gap):
+    "GPT-2 parts the last line end before a word from those before it, so a cut behind two of them would show."
+    from gpt_nb import tokenizer
+    text = gap.join(f"line {i} /of 12 words!" for i in range(400)) + "\n/path\n\u0301x" * 20 + " and on " * 30
+    tok = tokenizer.BPETokenizer.train([text, "\n\n\n a \n\n b"] * 3, 400, split=getattr(tokenizer, split))
+    monkeypatch.setattr(data, "_CHUNK", 4000)
+    pieces = data.cut_in_pieces(text, tok)
+    assert "".join(pieces) == text and sum(tok.encode_batch(pieces), []) == tok.encode_batch([text])[0]
+    if gap == "\n" or split == "GPT4_SPLIT": assert len(pieces) > 10
+
+
+def test_a_text_that_must_not_be_cut_stays_whole(monkeypatch):
+    from gpt_nb.tokenizer import BPETokenizer
+    monkeypatch.setattr(data, "_CHUNK", 400)
+    text = "ab\n" * 1000
+    tok = BPETokenizer.train([text], 300, split=r"[\s\S]+")  # a document is one pre-token
+    assert data.cut_in_pieces(text, tok) == [text]
+
+
 SLOW = """
     import sys, time
     sys.path.insert(0, {here!r})
     from gpt_nb import data
     from test_data import Letters, some_texts
-    data._CHUNK, write = 2000, data._write_chunk
-    def slow(*args):
-        print("chunk", flush=True)
-        time.sleep(0.02)
-        write(*args)
-    data._write_chunk = slow
-    print(data.tokenize(some_texts(4000), Letters(), {folder!r}, progress=False))
+    data._CHUNK = 2000
+    class Slow(Letters):
+        def encode_batch(self, texts):
+            print("chunk", flush=True)
+            time.sleep(0.02)
+            return super().encode_batch(texts)
+    print(data.tokenize(some_texts(4000), Slow(), {folder!r}, progress=False))
 """
 
 
@@ -358,23 +522,72 @@ def start_slow(folder):
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
+def noted(folder): return json.loads(next(folder.glob("*/tokens.json")).read_text())
+
+
+def chunk_ends(texts):
+    "How many pieces are done after each chunk."
+    pieces = data.pieces_of(texts, np.zeros(len(texts), bool), Letters())
+    return np.cumsum([len(chunk) for chunk in data.chunks_of(pieces)]).tolist()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kills with a POSIX signal")
-def test_killed_then_resumed_by_two_processes_at_once(tmp_path):
+def test_killed_then_resumed_by_two_processes_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_CHUNK", 2000)
+    ends = chunk_ends(some_texts(4000))
     process = start_slow(tmp_path)
     for _ in range(10): process.stdout.readline()
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = len(list(tmp_path.glob("*.parts/*.npz")))
-    assert 9 <= done <= 20 and not list(tmp_path.glob("*/train.bin"))
+    assert not noted(tmp_path)["finished"]
+    done = ends.index(noted(tmp_path)["pieces"]) + 1
+    assert 9 <= done <= 20
     both = [start_slow(tmp_path) for _ in range(2)]
     chunks = sorted(p.communicate()[0].count("chunk") for p in both)
     assert all(p.returncode == 0 for p in both)
-    assert chunks == [0, -(-sum(map(len, some_texts(4000))) // 2000) - done]  # one waited, one did only what was left
-    assert not list(tmp_path.glob("*.parts")) and not list(tmp_path.glob("*.new"))
-    before, data._CHUNK = data._CHUNK, 2000
-    try: resumed, whole = (tokenize(some_texts(4000), Letters(), folder, progress=False) for folder in (tmp_path, None))
-    finally: data._CHUNK = before
+    assert chunks == [0, len(ends) - done]  # one waited, one did only what was left
+    assert {path.name for path in tmp_path.glob("*/*")} == {"train.bin", "val.bin", "tokens.json"}
+    resumed, whole = (tokenize(some_texts(4000), Letters(), folder, progress=False) for folder in (tmp_path, None))
     assert np.array_equal(resumed.train, whole.train) and np.array_equal(resumed.val, whole.val)
+
+
+class Stopped(Letters):
+    "Stops before the chunk after so many."
+    def __init__(self, chunks):
+        super().__init__()
+        self.left = chunks
+
+    def encode_batch(self, texts):
+        if not self.left: raise KeyboardInterrupt
+        self.left -= 1
+        return super().encode_batch(texts)
+
+
+@pytest.mark.parametrize("chunks", range(5))
+@pytest.mark.parametrize("harm", ["none", "half a chunk", "short file", "empty note", "no file"])
+def test_stopped_anywhere_the_arrays_are_the_same(tmp_path, monkeypatch, chunks, harm):
+    "What was under way is cut off; where the files hold less than the note says, all is made anew."
+    monkeypatch.setattr(data, "_CHUNK", 400)
+    texts = some_texts(80)
+    whole = tokenize(texts, Letters(), progress=False)
+    total = len(chunk_ends(texts))
+    assert total > 3
+    if chunks < total:
+        with pytest.raises(KeyboardInterrupt): tokenize(texts, Stopped(chunks), tmp_path, progress=False)
+    else: tokenize(texts, Letters(), tmp_path, progress=False)
+    kept = chunks
+    if chunks and harm != "none":
+        train, note = next(tmp_path.glob("*/train.bin")), next(tmp_path.glob("*/tokens.json"))
+        if harm == "half a chunk":
+            with open(train, "ab") as file: file.write(b"\1\0\2")
+        else: kept = 0
+        if harm == "short file": os.truncate(train, train.stat().st_size - 2)
+        if harm == "empty note": note.write_bytes(b"")
+        if harm == "no file": train.unlink()
+    tok = Stopped(total - kept)  # enough for what is left, and no more
+    again = tokenize(texts, tok, tmp_path, progress=False)
+    assert np.array_equal(again.train, whole.train) and np.array_equal(again.val, whole.val)
+    assert tok.left == 0
 
 
 BIG = """

@@ -15,49 +15,70 @@ from itertools import chain
 from typing import NamedTuple
 
 # %% auto #0
-__all__ = ['plot_fonts', 'Event', 'Scene', 'Question', 'Story', 'Entropy', 'Tales', 'Check', 'Dependence', 'dependences']
-
-# %% ../nbs/00_tales.ipynb #00-015
-def plot_fonts():
-    "Let matplotlib draw Chinese with the font of this package, on white, which dark pages keep."
-    from importlib.resources import files
-
-    import matplotlib.pyplot as plt
-    from matplotlib.font_manager import fontManager
-
-    font = str(files("gpt_nb") / "fonts" / "chinese.otf")
-    if font not in {known.fname for known in fontManager.ttflist}: fontManager.addfont(font)
-    plt.rcParams["font.family"] = ["DejaVu Sans", "gpt_nb Chinese"]
-    plt.rcParams["axes.unicode_minus"] = False
-    plt.rcParams["figure.facecolor"] = plt.rcParams["savefig.facecolor"] = "white"
-    plt.rcParams["figure.dpi"] = 80
-    plt.rcParams["axes.spines.top"] = plt.rcParams["axes.spines.right"] = False
+__all__ = ['Event', 'Scene', 'Story', 'Tales', 'Question', 'Entropy', 'Check', 'Dependence', 'dependences', 'plot_fonts']
 
 # %% ../nbs/00_tales.ipynb #00-021
 WORDS = dict(  # "English Chinese" pairs; a level takes the first so many of each list
-    female="""Mia 米娅, Anna 安娜, Clara 克拉拉, Rosa 罗莎, Lily 莉莉, Emma 艾玛, Nina 妮娜, Ruth 露丝, Vera 薇拉, Lucy 露西, Alice 爱丽丝, Helen 海伦,
-        Sara 莎拉, Laura 劳拉, Julia 茱莉亚, Grace 格蕾丝, Olga 奥尔加, Maria 玛丽亚, Edith 伊迪丝, Wendy 温蒂""",
-    male="""Tom 汤姆, Ben 本杰明, Paul 保罗, Peter 彼得, Jack 杰克, Max 马克斯, Leo 里奥, Hugo 雨果, Oscar 奥斯卡, Simon 西蒙, Henry 亨利, David 大卫,
-        Karl 卡尔, Ivan 伊万, Felix 费利克斯, Frank 弗兰克, Walter 沃尔特, Martin 马丁, Victor 维克多, George 乔治""",
-    either="Robin 罗宾, Kim 阿金, Alex 亚历克斯, Sasha 萨沙, Casey 凯西, Noel 诺埃尔, Sky 斯凯, Jules 朱尔斯, Quinn 奎因, Rowan 罗恩",
-    woman="girl 女孩, queen 女王, princess 公主, witch 女巫, maid 女仆, widow 寡妇, nun 修女, duchess 女公爵, shepherdess 牧羊女, countess 女伯爵, heroine 女英雄, waitress 女招待",
-    man="boy 男孩, king 国王, prince 王子, wizard 巫师, butler 管家, smith 铁匠, monk 和尚, duke 公爵, shepherd 牧童, count 伯爵, knight 骑士, waiter 店小二",
-    trait="""kind 善良, clever 聪明, poor 贫穷, proud 骄傲, lonely 孤独, brave 勇敢, shy 害羞, young 年轻, lazy 懒惰, cheerful 开朗, gentle 温柔, quiet 安静,
-        stubborn 固执, famous 出名, restless 好动, wise 睿智, patient 耐心, rich 富有, humble 谦虚, merry 快乐, strong 强壮, careful 细心""",
-    place="""mill 磨坊, forest 森林, castle 城堡, garden 花园, village 村庄, market 集市, jungle 丛林, valley 山谷, temple 寺庙, cave 山洞, palace 宫殿, school 学校,
-        library 图书馆, tent 帐篷, bakery 面包店, tower 塔楼, orchard 果园, stable 马厩, inn 旅店, tavern 酒馆, monastery 修道院, museum 博物馆,
-        chapel 教堂, cottage 茅屋, hospital 医院, theater 剧院, camp 营地, attic 阁楼, swamp 沼泽, vineyard 葡萄园, kitchen 厨房, cellar 地窖,
-        barn 谷仓, workshop 作坊, city 城市, desert 沙漠, canyon 峡谷, lighthouse 灯塔, zoo 动物园, station 车站, park 公园, shop 商店""",
-    thing="""kite 风筝 只, book 书 本, drum 鼓 面, ring 戒指 枚, lamp 油灯 盏, sword 剑 把, flute 笛子 支, key 钥匙 把, map 地图 张, crown 王冠 顶, bell 铃铛 个,
-        coin 硬币 枚, mirror 镜子 面, hat 帽子 顶, cup 杯子 个, pearl 珍珠 颗, clock 闹钟 个, doll 娃娃 个, cloak 斗篷 件, rope 绳子 根, knife 小刀 把,
-        basket 篮子 个, candle 蜡烛 支, mask 面具 副, hammer 锤子 把, shield 盾牌 面, ladder 梯子 架, violin 提琴 把, scarf 围巾 条, needle 缝针 根,
-        feather 羽毛 根, necklace 项链 条, bottle 瓶子 个, chest 箱子 口, spoon 勺子 把, compass 罗盘 个, whistle 哨子 个, saddle 马鞍 副, brush 刷子 把,
-        puzzle 拼图 幅, pen 钢笔 支, plate 盘子 个, glove 手套 只, jar 罐子 个, ball 皮球 个, comb 梳子 把, lantern 灯笼 盏, horn 号角 支,
-        coat 外套 件, button 纽扣 粒, belt 腰带 条, blanket 毯子 条, pillow 枕头 个, telescope 望远镜 架, umbrella 雨伞 把, fan 扇子 把, towel 毛巾 条""",
-    look="""red 红色, blue 蓝色, green 绿色, golden 金色, silver 银色, black 黑色, white 白色, tiny 小巧, strange 奇怪, shiny 闪亮, dirty 肮脏, painted 彩绘,
-        pink 粉色, gray 灰色, plain 朴素, brown 棕色, polished 光滑, worn 破旧, precious 珍贵, bright 鲜艳, yellow 黄色, pale 浅色, purple 紫色, pretty 漂亮""",
-    topic="""dragon 巨龙, storm 暴风雨, ghost 鬼魂, wolf 野狼, treasure 宝藏, giant 巨人, pirate 海盗, fairy 仙子, bear 黑熊, robber 强盗, moon 月亮, comet 彗星,
-        flood 洪水, unicorn 独角兽, mermaid 美人鱼, volcano 火山, whale 鲸鱼, eagle 老鹰, dwarf 矮人, war 战争, feast 盛宴, wedding 婚礼, earthquake 地震, shipwreck 沉船""",
+    female="""
+        Mia 米娅, Anna 安娜, Clara 克拉拉, Rosa 罗莎, Lily 莉莉, Emma 艾玛, Nina 妮娜, Ruth 露丝,
+        Vera 薇拉, Lucy 露西, Alice 爱丽丝, Helen 海伦, Sara 莎拉, Laura 劳拉, Julia 茱莉亚,
+        Grace 格蕾丝, Olga 奥尔加, Maria 玛丽亚, Edith 伊迪丝, Wendy 温蒂""",
+    male="""
+        Tom 汤姆, Ben 本杰明, Paul 保罗, Peter 彼得, Jack 杰克, Max 马克斯, Leo 里奥, Hugo 雨果,
+        Oscar 奥斯卡, Simon 西蒙, Henry 亨利, David 大卫, Karl 卡尔, Ivan 伊万, Felix 费利克斯,
+        Frank 弗兰克, Walter 沃尔特, Martin 马丁, Victor 维克多, George 乔治""",
+    either="""
+        Robin 罗宾, Kim 阿金, Alex 亚历克斯, Sasha 萨沙, Casey 凯西, Noel 诺埃尔, Sky 斯凯,
+        Jules 朱尔斯, Quinn 奎因, Rowan 罗恩""",
+    woman="""
+        girl 女孩, queen 女王, princess 公主, witch 女巫, maid 女仆, widow 寡妇, nun 修女,
+        duchess 女公爵, shepherdess 牧羊女, countess 女伯爵, heroine 女英雄, waitress 女招待""",
+    man="""
+        boy 男孩, king 国王, prince 王子, wizard 巫师, butler 管家, smith 铁匠, monk 和尚,
+        duke 公爵, shepherd 牧童, count 伯爵, knight 骑士, waiter 店小二""",
+    trait="""
+        kind 善良, clever 聪明, poor 贫穷, proud 骄傲, lonely 孤独, brave 勇敢, shy 害羞,
+        young 年轻, lazy 懒惰, cheerful 开朗, gentle 温柔, quiet 安静, stubborn 固执, famous 出名,
+        restless 好动, wise 睿智, patient 耐心, rich 富有, humble 谦虚, merry 快乐, strong 强壮,
+        careful 细心""",
+)
+
+# %% ../nbs/00_tales.ipynb #00-m003
+WORDS |= dict(  # a thing has its Chinese measure word beside it
+    place="""
+        mill 磨坊, forest 森林, castle 城堡, garden 花园, village 村庄, market 集市, jungle 丛林,
+        valley 山谷, temple 寺庙, cave 山洞, palace 宫殿, school 学校, library 图书馆, tent 帐篷,
+        bakery 面包店, tower 塔楼, orchard 果园, stable 马厩, inn 旅店, tavern 酒馆,
+        monastery 修道院, museum 博物馆, chapel 教堂, cottage 茅屋, hospital 医院, theater 剧院,
+        camp 营地, attic 阁楼, swamp 沼泽, vineyard 葡萄园, kitchen 厨房, cellar 地窖, barn 谷仓,
+        workshop 作坊, city 城市, desert 沙漠, canyon 峡谷, lighthouse 灯塔, zoo 动物园,
+        station 车站, park 公园, shop 商店""",
+    thing="""
+        kite 风筝 只, book 书 本, drum 鼓 面, ring 戒指 枚, lamp 油灯 盏, sword 剑 把,
+        flute 笛子 支, key 钥匙 把, map 地图 张, crown 王冠 顶, bell 铃铛 个, coin 硬币 枚,
+        mirror 镜子 面, hat 帽子 顶, cup 杯子 个, pearl 珍珠 颗, clock 闹钟 个, doll 娃娃 个,
+        cloak 斗篷 件, rope 绳子 根, knife 小刀 把, basket 篮子 个, candle 蜡烛 支, mask 面具 副,
+        hammer 锤子 把, shield 盾牌 面, ladder 梯子 架, violin 提琴 把, scarf 围巾 条,
+        needle 缝针 根, feather 羽毛 根, necklace 项链 条, bottle 瓶子 个, chest 箱子 口,
+        spoon 勺子 把, compass 罗盘 个, whistle 哨子 个, saddle 马鞍 副, brush 刷子 把,
+        puzzle 拼图 幅, pen 钢笔 支, plate 盘子 个, glove 手套 只, jar 罐子 个, ball 皮球 个,
+        comb 梳子 把, lantern 灯笼 盏, horn 号角 支, coat 外套 件, button 纽扣 粒, belt 腰带 条,
+        blanket 毯子 条, pillow 枕头 个, telescope 望远镜 架, umbrella 雨伞 把, fan 扇子 把,
+        towel 毛巾 条""",
+)
+
+# %% ../nbs/00_tales.ipynb #00-m004
+WORDS |= dict(  # how things look, what people tell each other about
+    look="""
+        red 红色, blue 蓝色, green 绿色, golden 金色, silver 银色, black 黑色, white 白色,
+        tiny 小巧, strange 奇怪, shiny 闪亮, dirty 肮脏, painted 彩绘, pink 粉色, gray 灰色,
+        plain 朴素, brown 棕色, polished 光滑, worn 破旧, precious 珍贵, bright 鲜艳, yellow 黄色,
+        pale 浅色, purple 紫色, pretty 漂亮""",
+    topic="""
+        dragon 巨龙, storm 暴风雨, ghost 鬼魂, wolf 野狼, treasure 宝藏, giant 巨人, pirate 海盗,
+        fairy 仙子, bear 黑熊, robber 强盗, moon 月亮, comet 彗星, flood 洪水, unicorn 独角兽,
+        mermaid 美人鱼, volcano 火山, whale 鲸鱼, eagle 老鹰, dwarf 矮人, war 战争, feast 盛宴,
+        wedding 婚礼, earthquake 地震, shipwreck 沉船""",
 )
 
 # %% ../nbs/00_tales.ipynb #00-022
@@ -70,14 +91,17 @@ class Entry(NamedTuple):
 
 WORDS = {kind: [Entry(*pair.split()) for pair in text.split(",")] for kind, text in WORDS.items()}
 KIND = {entry: kind for kind, entries in WORDS.items() for entry in entries}  # Mia -> "female"
-SPELLED = {lang: {getattr(entry, lang): entry for entry in KIND} for lang in ("en", "zh")}  # "Mia" -> Mia
+SPELLED = {lang: {getattr(entry, lang): entry for entry in KIND} for lang in ("en", "zh")}
 NAMES, ROLES = ("female", "male", "either"), ("woman", "man")
-PRONOUNS = {"woman": dict(en=("she", "her"), zh=("她", "她")), "man": dict(en=("he", "his"), zh=("他", "他"))}
+PRONOUNS = {"woman": dict(en=("she", "her"), zh=("她", "她")),
+            "man": dict(en=("he", "his"), zh=("他", "他"))}
 
 # %% ../nbs/00_tales.ipynb #00-026
 SHORT = dict(  # what can happen, and how level 1 tells it; {who} may become a pronoun
-    begin=[("Once a {trait} {role} named {name} lived in the {place} .", "从前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
-    friend=[("{His_to} friend was a {role} named {name} .", "{his_to} 的 朋友 是 {role} {name} 。")],
+    begin=[("Once a {trait} {role} named {name} lived in the {place} .",
+            "从前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
+    friend=[("{His_to} friend was a {role} named {name} .",
+             "{his_to} 的 朋友 是 {role} {name} 。")],
     own=[("{who} had a {look} {thing} .", "{who} 有 {measure} {look} 的 {thing} 。")],
     wish_thing=[("{who} dreamed of the {thing} .", "{who} 梦想 得到 {thing} 。")],
     wish_place=[("{who} dreamed of the {place} .", "{who} 梦想 去 {place} 。")],
@@ -95,39 +119,60 @@ SHORT = dict(  # what can happen, and how level 1 tells it; {who} may become a p
 
 # %% ../nbs/00_tales.ipynb #00-028
 LONG = SHORT | dict(  # levels 2 and 3 say more, in more ways
-    begin=[("Once there was a {trait} {role} named {name} in the {place} .", "从前 {place} 里 有 一个 {trait} 的 {role} ， 名叫 {name} 。"),
-           ("Long ago a {trait} {role} named {name} lived in the {place} .", "很久以前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
-    friend=[("{His_to} friend , a {trait} {role} named {name} , lived in the {place} .", "{his_to} 的 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
-    wish_thing=[("{who} dreamed of the {thing} .", "{who} 梦想 得到 {thing} 。"), ("{who} longed for the {thing} .", "{who} 渴望 得到 {thing} 。")],
-    wish_place=[("{who} dreamed of the {place} .", "{who} 梦想 去 {place} 。"), ("{who} longed for the {place} .", "{who} 渴望 去 {place} 。")],
-    go=[("{who} walked to the {place} .", "{who} 走到了 {place} 。"), ("{who} ran to the {place} .", "{who} 跑到了 {place} 。"),
+    begin=[("Once there was a {trait} {role} named {name} in the {place} .",
+            "从前 {place} 里 有 一个 {trait} 的 {role} ， 名叫 {name} 。"),
+           ("Long ago a {trait} {role} named {name} lived in the {place} .",
+            "很久以前 {place} 里 住着 一个 {trait} 的 {role} ， 名叫 {name} 。")],
+    friend=[("{His_to} friend , a {trait} {role} named {name} , lived in the {place} .",
+             "{his_to} 的 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
+    wish_thing=[("{who} dreamed of the {thing} .", "{who} 梦想 得到 {thing} 。"),
+                ("{who} longed for the {thing} .", "{who} 渴望 得到 {thing} 。")],
+    wish_place=[("{who} dreamed of the {place} .", "{who} 梦想 去 {place} 。"),
+                ("{who} longed for the {place} .", "{who} 渴望 去 {place} 。")],
+    go=[("{who} walked to the {place} .", "{who} 走到了 {place} 。"),
+        ("{who} ran to the {place} .", "{who} 跑到了 {place} 。"),
         ("{who} hurried to the {place} .", "{who} 赶到了 {place} 。")],
-    together=[("{who} and {to} walked to the {place} .", "{who} 和 {to} 一起 走到了 {place} 。"), ("{who} and {to} traveled to the {place} .", "{who} 和 {to} 一起 来到了 {place} 。")],
-    give=[("{who} gave {to} the {thing} .", "{who} 把 {thing} 送给了 {to} 。"), ("{who} handed {to} the {thing} .", "{who} 把 {thing} 递给了 {to} 。")],
-    take=[("{who} took the {thing} from {to} .", "{who} 从 {to} 手里 拿走了 {thing} 。"), ("{who} stole the {thing} from {to} .", "{who} 从 {to} 手里 偷走了 {thing} 。")],
-    lose=[("{who} lost the {thing} .", "{who} 弄丢了 {thing} 。"), ("{who} dropped the {thing} .", "{who} 丢下了 {thing} 。")],
-    find=[("{who} found the {thing} .", "{who} 找到了 {thing} 。"), ("{who} picked up the {thing} .", "{who} 捡起了 {thing} 。")],
+    together=[("{who} and {to} walked to the {place} .", "{who} 和 {to} 一起 走到了 {place} 。"),
+              ("{who} and {to} traveled to the {place} .", "{who} 和 {to} 一起 来到了 {place} 。")],
+)
+
+# %% ../nbs/00_tales.ipynb #00-m006
+LONG |= dict(  # what is done, and where it leads
+    give=[("{who} gave {to} the {thing} .", "{who} 把 {thing} 送给了 {to} 。"),
+          ("{who} handed {to} the {thing} .", "{who} 把 {thing} 递给了 {to} 。")],
+    take=[("{who} took the {thing} from {to} .", "{who} 从 {to} 手里 拿走了 {thing} 。"),
+          ("{who} stole the {thing} from {to} .", "{who} 从 {to} 手里 偷走了 {thing} 。")],
+    lose=[("{who} lost the {thing} .", "{who} 弄丢了 {thing} 。"),
+          ("{who} dropped the {thing} .", "{who} 丢下了 {thing} 。")],
+    find=[("{who} found the {thing} .", "{who} 找到了 {thing} 。"),
+          ("{who} picked up the {thing} .", "{who} 捡起了 {thing} 。")],
     tell=[("{who} told {to} about the {topic} .", "{who} 给 {to} 讲了 {topic} 的 故事 。")],
     has=[("Now {who} had the {look} {thing} .", "现在 {look} 的 {thing} 在 {who} 手里 。")],
-    lies=[("Now the {look} {thing} was in the {place} .", "现在 {look} 的 {thing} 在 {place} 里 。")],
-    knows=[("{to} remembered what {who} said about the {topic} .", "{to} 记得 {who} 讲的 {topic} 的 故事 。")],
-    smile=[("In the end only {who} smiled about {his_who} home in the {place} .", "最后 只有 {who} 笑着 想起 {his_who} 在 {place} 的 家 。"),
-           ("At last only {who} sang about {his_who} home in the {place} .", "最后 只有 {who} 唱起 {his_who} 在 {place} 的 家 。")],
+    lies=[("Now the {look} {thing} was in the {place} .",
+           "现在 {look} 的 {thing} 在 {place} 里 。")],
+    knows=[("{to} remembered what {who} said about the {topic} .",
+            "{to} 记得 {who} 讲的 {topic} 的 故事 。")],
+    smile=[("In the end only {who} smiled about {his_who} home in the {place} .",
+            "最后 只有 {who} 笑着 想起 {his_who} 在 {place} 的 家 。"),
+           ("At last only {who} sang about {his_who} home in the {place} .",
+            "最后 只有 {who} 唱起 {his_who} 在 {place} 的 家 。")],
 )
 LONGEST = LONG | dict(
-    other=[("{His_to} other friend , a {trait} {role} named {name} , lived in the {place} .", "{his_to} 的 另 一个 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
+    other=[("{His_to} other friend , a {trait} {role} named {name} , lived in the {place} .",
+            "{his_to} 的 另 一个 朋友 是 {trait} 的 {role} {name} ， 住在 {place} 里 。")],
 )
 
 # %% ../nbs/00_tales.ipynb #00-029
 FIRST = [("One day", "有一天")]  # how the first action is linked to what was said before
 THEN = [("Then", "然后"), ("Later", "后来"), ("Soon", "不久")]  # and the others
-ACTIONS = dict(go=2, together=1.5, give=3, take=2, lose=1.5, find=4, tell=1.5)  # how often each is chosen when it is possible
+ACTIONS = dict(go=2, together=1.5, give=3, take=2, lose=1.5, find=4, tell=1.5)  # their weights
 RECAPS, NEWCOMERS = ("has", "lies", "stands", "knows"), ("begin", "friend", "other")
-PRONOUN_KINDS = ("own", "wish_thing", "wish_place", "go", "give", "take", "lose", "find", "tell")  # {who} may be she or he
+PRONOUN_KINDS = (  # in these {who} may be she or he
+    "own", "wish_thing", "wish_place", "go", "give", "take", "lose", "find", "tell")
 
 # %% ../nbs/00_tales.ipynb #00-031
 class Event(NamedTuple):
-    "What a sentence says; people, things, places and topics are numbered in the order they are met."
+    "What a sentence says; people, things, places, topics are numbered in the order they are met."
     kind: str
     who: int | None = None
     to: int | None = None
@@ -168,28 +213,31 @@ class Scene(NamedTuple):
 # %% ../nbs/00_tales.ipynb #00-038
 def judge(scene: Scene,  # what was true before
           event: Event,  # what the sentence says
-         ) -> Iterator[tuple[bool, str]]:  # each fact it takes for granted: does it hold, and what to say if not
+         ) -> Iterator[tuple[bool, str]]:  # what it takes for granted: does it hold, or which fault
     "Check one sentence against the scene. The same rules tell stories and check them."
     kind, who, to, thing, place = event[:5]
-    person, things = (lambda i: scene.people[i]), scene.things
-    if kind == "begin": yield not scene.people, "the story begins a second time"
-    if event.pronoun: yield scene.last is not None and event.pronoun == person(scene.last).gender, "'{pronoun}' cannot mean {last}"
-    if event.his: yield event.his == person(who if kind == "smile" else to).gender, "'{his}' cannot mean {owner_of_his}"
-    if kind == "own": yield thing == len(things), "there is a {thing} already"
-    if kind.startswith("wish"): yield scene.wish is None, "there is a dream already"
-    if kind in ("go", "together"): yield person(who).at != place, "{who} is in the {place} already"
+    people, things = scene.people, scene.things
+    if kind == "begin": yield not people, "begin"
+    if event.pronoun:
+        yield scene.last is not None and event.pronoun == people[scene.last].gender, "pronoun"
+    if event.his:
+        owner = who if kind == "smile" else to
+        yield event.his == people[owner].gender, "his"
+    if kind == "own": yield thing == len(things), "own"
+    if kind in ("wish_thing", "wish_place"): yield scene.wish is None, "wish"
+    if kind in ("go", "together"): yield people[who].at != place, "already"
     if kind in ("together", "give", "take", "tell"):
-        yield who != to, "{who} cannot do this alone"
-        yield person(who).at == person(to).at, "{who} is in the {at_who}, but {to} is in the {at_to}"
-    if kind in ("give", "lose", "has"): yield things[thing] == ("with", who), "{who} {verb} the {thing}, but {holder}"
-    if kind == "take": yield things[thing] == ("with", to), "{who} takes the {thing} from {to}, but {holder}"
-    if kind == "find": yield things[thing] == ("in", person(who).at), "{who} finds the {thing} in the {at_who}, but {holder}"
-    if kind == "lies": yield things[thing] == ("in", place), "the {thing} is said to be in the {place}, but {holder}"
-    if kind == "stands": yield person(who).at == place, "{who} is said to be in the {place}, but is in the {at_who}"
-    if kind == "knows": yield (who, to, event.topic) in scene.told, "{who} did not tell {to} about the {topic}"
+        yield who != to, "alone"
+        yield people[who].at == people[to].at, "apart"
+    if kind in ("give", "lose", "has"): yield things[thing] == ("with", who), kind
+    if kind == "take": yield things[thing] == ("with", to), "take"
+    if kind == "find": yield things[thing] == ("in", people[who].at), "find"
+    if kind == "lies": yield things[thing] == ("in", place), "lies"
+    if kind == "stands": yield people[who].at == place, "stands"
+    if kind == "knows": yield (who, to, event.topic) in scene.told, "knows"
     if kind == "smile":
-        yield scene.wish is not None and (scene.wish[0] == who) == scene.granted(), "only {who} is happy, but {dream}"
-        if place is not None: yield place == person(who).home, "{who} has a home in the {home_who}, not in the {place}"
+        yield scene.wish is not None and (scene.wish[0] == who) == scene.granted(), "smile"
+        if place is not None: yield place == people[who].home, "home"
 
 # %% ../nbs/00_tales.ipynb #00-039
 def happen(scene: Scene,
@@ -199,27 +247,42 @@ def happen(scene: Scene,
     "What is true after the event."
     kind, who, to, thing, place = event[:5]
     people, things = list(scene.people), list(scene.things)
-    if person: people.append(Person(*person, *[people[0].home if place is None else place] * 2))
-    if kind in ("go", "together"):
-        for i in (who, to)[:1 + (kind == "together")]: people[i] = people[i]._replace(at=place)
-    if kind == "own": things.append(("with", who))
-    elif kind in CHANGES: things[thing] = ("in", people[who].at) if kind == "lose" else ("with", to if kind == "give" else who)
-    wish = (who, kind[5:], thing if kind == "wish_thing" else place) if kind.startswith("wish") else scene.wish
-    return Scene(tuple(people), tuple(things), scene.places if place is None else max(scene.places, place + 1), wish,
-                 scene.seen or bool(wish) and wish[1] == "place" and grants(event, wish),
-                 scene.told + ((who, to, event.topic),) if kind == "tell" else scene.told,
-                 None if kind in ("together", "lies", "knows", "friend", "other") else who,
-                 scene.events + (kind in ACTIONS), scene.recaps + (event,) * (kind in RECAPS), over=kind == "smile")
+    wish, told, recaps = scene.wish, scene.told, scene.recaps
+    if kind in NEWCOMERS:
+        home = people[0].home if place is None else place
+        people.append(Person(*person, at=home, home=home))
+    elif kind == "own": things.append(("with", who))
+    elif kind == "wish_thing": wish = (who, "thing", thing)
+    elif kind == "wish_place": wish = (who, "place", place)
+    elif kind == "go": people[who] = people[who]._replace(at=place)
+    elif kind == "together":
+        people[who] = people[who]._replace(at=place)
+        people[to] = people[to]._replace(at=place)
+    elif kind == "give": things[thing] = ("with", to)
+    elif kind in ("take", "find"): things[thing] = ("with", who)
+    elif kind == "lose": things[thing] = ("in", people[who].at)
+    elif kind == "tell": told += ((who, to, event.topic),)
+    elif kind in RECAPS: recaps += (event,)
+    places = scene.places if place is None else max(scene.places, place + 1)
+    seen = scene.seen or (wish is not None and wish[1] == "place" and grants(event, wish))
+    last = None if kind in UNCLEAR else who
+    events = scene.events + 1 if kind in ACTIONS else scene.events
+    return Scene(tuple(people), tuple(things), places, wish, seen, told, last, events, recaps,
+                 over=kind == "smile")
 
 # %% ../nbs/00_tales.ipynb #00-041
-CHANGES = ("give", "take", "lose", "find")  # who has what
+UNCLEAR = ("together", "lies", "knows", "friend", "other")  # after these no pronoun is used
 
 
 def grants(event: Event, wish: tuple[int, str, int]) -> bool:
     "Whether an event makes a wish come true."
     who, kind, which = wish
-    if kind == "place": return event.place == which and event.kind in ("go", "together") and who in (event.who, event.to)
-    return event.thing == which and event.kind in CHANGES and event.kind != "lose" and who == (event.to if event.kind == "give" else event.who)
+    if kind == "place":
+        there = event.place == which and event.kind in ("go", "together")
+        return there and who in (event.who, event.to)
+    if event.thing != which: return False
+    if event.kind == "give": return event.to == who
+    return event.kind in ("take", "find") and event.who == who
 
 # %% ../nbs/00_tales.ipynb #00-047
 @dataclass(frozen=True, eq=False)
@@ -233,80 +296,126 @@ class Level:
     then: list[tuple[str, str]] = field(repr=False)
     words: dict[str, int] = field(repr=False)  # how many of each list
 
-
+# %% ../nbs/00_tales.ipynb #00-m012
+FEW = dict(female=10, male=10, either=0, woman=5, man=5, trait=12, place=16, thing=24, look=12,
+           topic=0)
 ALL = dict.fromkeys(WORDS, 99)
 LEVELS = {
-    1: Level(2, 1, (1, 2), 1, SHORT, THEN[:1], dict(female=10, male=10, either=0, woman=5, man=5, trait=12, place=16, thing=24, look=12, topic=0)),
+    1: Level(2, 1, (1, 2), 1, SHORT, THEN[:1], FEW),
     2: Level(2, 2, (2, 4), 2, LONG, THEN, ALL),
     3: Level(3, 3, (3, 5), 3, LONGEST, THEN, ALL),
 }
 PURPOSE = 1 / 3  # how often somebody makes the wish come true, if that can be done at once
+
+# %% ../nbs/00_tales.ipynb #00-050
+def possible(scene: Scene, level: Level) -> dict[Event, float]:
+    "The events that may come next, each with its probability."
+    if len(scene.people) < level.people: return newcomers(scene, level)
+    if len(scene.things) < level.things:
+        return evenly([Event("own", i, thing=len(scene.things)) for i in range(level.people)])
+    if scene.wish is None: return dreams(scene)
+    stop, chances = stopping(scene, level), {}
+    if stop < 1:
+        for event, p in actions(bare(scene), level).items(): chances[event] = p * (1 - stop)
+    if stop > 0: chances |= evenly(recaps(scene, level), stop)
+    return chances
 
 # %% ../nbs/00_tales.ipynb #00-049
 def evenly(events: list[Event], total: float = 1.0) -> dict[Event, float]:
     "Give each the same share of the total."
     return {event: total / len(events) for event in events}
 
-# %% ../nbs/00_tales.ipynb #00-050
-def possible(scene: Scene, level: Level) -> dict[Event, float]:
-    "The events that may come next, each with its probability."
-    if len(scene.people) < level.people: return newcomers(scene, level)
-    people, things = range(level.people), range(len(scene.things))
-    if len(things) < level.things: return evenly([Event("own", p, thing=len(things)) for p in people])
-    if scene.wish is None:
-        to_have = [Event("wish_thing", p, thing=t) for p in people for t in things if scene.things[t] != ("with", p)]
-        return evenly(to_have, 0.5) | evenly([Event("wish_place", p, place=i) for p in people for i in range(scene.places + 1) if i != scene.people[p].at], 0.5)
-    fewest, most = level.events
-    stop = 0.0 if scene.events < fewest else 1.0 if scene.recaps or scene.events == most else 1 / (most - scene.events + 1)
-    acts = {event: p * (1 - stop) for event, p in actions(bare(scene), level).items()} if stop < 1 else {}
-    return acts | evenly(recaps(scene, level), stop) if stop else acts
-
 # %% ../nbs/00_tales.ipynb #00-051
 def newcomers(scene: Scene, level: Level) -> dict[Event, float]:
     "Who the story is about: the first person, then friends."
     i = len(scene.people)
-    if not i: return {Event("begin", 0, place=0): 1.0}
-    known_as = Event("friend" if i == 1 else "other", i, to=0, his=scene.people[0].gender)
-    if "{place}" not in level.forms["friend"][0][0]: return {known_as: 1.0}
-    return evenly([known_as._replace(place=place) for place in range(scene.places + 1)])
+    if i == 0: return {Event("begin", 0, place=0): 1.0}
+    kind = "friend" if i == 1 else "other"
+    friend = Event(kind, i, to=0, his=scene.people[0].gender)
+    if "{place}" not in level.forms["friend"][0][0]: return {friend: 1.0}
+    return evenly([friend._replace(place=place) for place in range(scene.places + 1)])
 
-# %% ../nbs/00_tales.ipynb #00-053
-def bare(scene: Scene) -> Scene:
-    "The scene without what actions do not depend on, so that many scenes share theirs."
-    people = tuple(Person("", "", person.at, 0) for person in scene.people)
-    return Scene(people, scene.things, scene.places, scene.wish, scene.seen, ((0, 0, 0),) * len(scene.told))
+# %% ../nbs/00_tales.ipynb #00-m015
+def dreams(scene: Scene) -> dict[Event, float]:
+    "Somebody dreams of a thing that is another's, or of a place that is elsewhere."
+    to_have, to_see = [], []
+    for i, person in enumerate(scene.people):
+        others = [t for t, holder in enumerate(scene.things) if holder != ("with", i)]
+        elsewhere = [place for place in range(scene.places + 1) if place != person.at]
+        to_have += [Event("wish_thing", i, thing=t) for t in others]
+        to_see += [Event("wish_place", i, place=place) for place in elsewhere]
+    return evenly(to_have, 0.5) | evenly(to_see, 0.5)
+
+# %% ../nbs/00_tales.ipynb #00-m017
+def stopping(scene: Scene, level: Level) -> float:
+    "The probability that nobody does anything more; every number of actions is as likely."
+    fewest, most = level.events
+    if scene.events < fewest: return 0.0
+    if scene.recaps or scene.events == most: return 1.0
+    return 1 / (most - scene.events + 1)
 
 # %% ../nbs/00_tales.ipynb #00-054
 @lru_cache(5_000)
 def actions(scene: Scene, level: Level) -> dict[Event, float]:
     "What the people may do now; some of the time they see to the wish."
-    people, things, places = range(len(scene.people)), range(len(scene.things)), range(scene.places + 1)
+    legal, chances = {}, {}
+    for kind, events in conceivable(scene).items():
+        events = [event for event in events if all(holds for holds, _ in judge(scene, event))]
+        if events and kind in level.forms: legal[kind] = events
+    weight = sum(ACTIONS[kind] for kind in legal)
+    for kind, events in legal.items(): chances |= evenly(events, ACTIONS[kind] / weight)
+    if scene.granted(): return chances
+    wanted = [event for event in chances if grants(event, scene.wish)]
+    if not wanted: return chances
+    for event in chances:
+        chances[event] *= 1 - PURPOSE
+        if event in wanted: chances[event] += PURPOSE / len(wanted)
+    return chances
+
+# %% ../nbs/00_tales.ipynb #00-m018
+def conceivable(scene: Scene) -> dict[str, list[Event]]:
+    "Every action one can name, sensible or not, by its kind."
+    people, things = range(len(scene.people)), range(len(scene.things))
+    places, topic = range(scene.places + 1), len(scene.told)
     pairs = [(a, b) for a in people for b in people if a != b]
-    every = dict(
+    return dict(
         go=[Event("go", a, place=i) for a in people for i in places],
         together=[Event("together", a, b, place=i) for a, b in pairs if a < b for i in places],
-        give=[Event("give", a, b, thing=t) for a, b in pairs for t in things], take=[Event("take", a, b, thing=t) for a, b in pairs for t in things],
-        lose=[Event("lose", a, thing=t) for a in people for t in things], find=[Event("find", a, thing=t) for a in people for t in things],
-        tell=[Event("tell", a, b, topic=len(scene.told)) for a, b in pairs],
+        give=[Event("give", a, b, thing=t) for a, b in pairs for t in things],
+        take=[Event("take", a, b, thing=t) for a, b in pairs for t in things],
+        lose=[Event("lose", a, thing=t) for a in people for t in things],
+        find=[Event("find", a, thing=t) for a in people for t in things],
+        tell=[Event("tell", a, b, topic=topic) for a, b in pairs],
     )
-    legal = {kind: [e for e in every[kind] if all(ok for ok, _ in judge(scene, e))] for kind in ACTIONS if kind in level.forms}
-    weight = sum(ACTIONS[kind] for kind in legal if legal[kind])
-    chances = {e: p for kind, events in legal.items() if events for e, p in evenly(events, ACTIONS[kind] / weight).items()}
-    wanted = [] if scene.granted() else [e for e in chances if grants(e, scene.wish)]
-    if not wanted: return chances
-    return {e: (1 - PURPOSE) * p + PURPOSE * (e in wanted) / len(wanted) for e, p in chances.items()}
+
+# %% ../nbs/00_tales.ipynb #00-053
+def bare(scene: Scene) -> Scene:
+    "The scene without what actions do not depend on, so that many scenes share theirs."
+    people = tuple(Person("", "", person.at, 0) for person in scene.people)
+    told = ((0, 0, 0),) * len(scene.told)
+    return Scene(people, scene.things, scene.places, scene.wish, scene.seen, told)
 
 # %% ../nbs/00_tales.ipynb #00-056
 def recaps(scene: Scene, level: Level) -> list[Event]:
     "How a story ends: where people and things are now, and who smiles."
     if len(scene.recaps) < level.recaps:
-        owners = [Event("has", i, thing=t) if how == "with" else Event("lies", thing=t, place=i) for t, (how, i) in enumerate(scene.things)]
-        stands = [Event("stands", i, place=person.at) for i, person in enumerate(scene.people)]
-        knows = [Event("knows", who, to, topic=topic) for who, to, topic in scene.told]
-        return [event for event in owners + stands + knows if event not in scene.recaps]
+        return [event for event in all_recaps(scene) if event not in scene.recaps]
     happy = [i for i in range(len(scene.people)) if (i == scene.wish[0]) == scene.granted()]
-    if "{place}" not in level.forms["smile"][0][0]: return [Event("smile", i) for i in happy]
-    return [Event("smile", i, place=scene.people[i].home, his=scene.people[i].gender) for i in happy]
+    smiles = [Event("smile", i) for i in happy]
+    if "{place}" not in level.forms["smile"][0][0]: return smiles
+    at_home = [scene.people[i] for i in happy]
+    return [e._replace(place=p.home, his=p.gender) for e, p in zip(smiles, at_home)]
+
+# %% ../nbs/00_tales.ipynb #00-m021
+def all_recaps(scene: Scene) -> list[Event]:
+    "All that may be said again: who has what, what lies where, who is where, who knows what."
+    result = []
+    for thing, (how, i) in enumerate(scene.things):
+        if how == "with": result.append(Event("has", i, thing=thing))
+        else: result.append(Event("lies", thing=thing, place=i))
+    result += [Event("stands", i, place=person.at) for i, person in enumerate(scene.people)]
+    result += [Event("knows", who, to, topic=topic) for who, to, topic in scene.told]
+    return result
 
 # %% ../nbs/00_tales.ipynb #00-063
 class Way(NamedTuple):
@@ -323,14 +432,17 @@ def sayings(event: Event,
             level: Level,
            ) -> list[Way]:
     "The ways to tell an event, all equally likely."
-    links = [("", "")] if event.kind not in ACTIONS else FIRST if first else level.then
-    said = [event, event._replace(pronoun=pronoun)] if pronoun and event.kind in PRONOUN_KINDS else [event]
-    return [Way(e, f"{en_link} {en}", f"{zh_link} {zh}") for e in said for en_link, zh_link in links for en, zh in level.forms[event.kind]]
+    said, links = [event], [("", "")]
+    if pronoun and event.kind in PRONOUN_KINDS: said.append(event._replace(pronoun=pronoun))
+    if event.kind in ACTIONS: links = FIRST if first else level.then
+    return [Way(e, f"{en_link} {en}", f"{zh_link} {zh}")
+            for e in said for en_link, zh_link in links for en, zh in level.forms[event.kind]]
 
 # %% ../nbs/00_tales.ipynb #00-065
 def ways(event: Event, scene: Scene, level: Level) -> list[Way]:
     "The ways to tell an event in a scene."
-    pronoun = scene.people[event.who].gender if event.who is not None and event.who == scene.last else ""
+    understood = event.who is not None and event.who == scene.last
+    pronoun = scene.people[event.who].gender if understood else ""
     return sayings(event, pronoun, scene.events == 0, level)
 
 # %% ../nbs/00_tales.ipynb #00-066
@@ -346,16 +458,23 @@ def fill(form: str,  # "{who} went to the {place} ."
          lang: str,
         ) -> tuple[str | Slot, ...]:  # words, and slots for the words that depend on the story
     "The words of a sentence with numbered slots where the form has names."
-    def part(i, word):
-        key = word.strip("{}")
-        if key == word: return word
-        if key == "who" and event.pronoun: return cased(PRONOUNS[event.pronoun][lang][0], i == 0)
-        if key.lower().startswith("his"): return cased(PRONOUNS[event.his][lang][1], key[0] == "H")
-        if key in ("who", "to"): return Slot("name", getattr(event, key))
-        return Slot(key, event.who if key in ("trait", "role", "name") else event.thing if key in ("thing", "look", "measure") else getattr(event, key))
-    return tuple(part(i, word) for i, word in enumerate(form.split()))
+    return tuple(atom_of(word, event, lang, i == 0) for i, word in enumerate(form.split()))
 
 # %% ../nbs/00_tales.ipynb #00-068
+NUMBERED = dict(role="who", name="who", trait="who", thing="thing", look="thing", measure="thing",
+                place="place", topic="topic")  # which number of an event a gap goes by
+
+
+def atom_of(word: str, event: Event, lang: str, start: bool) -> str | Slot:
+    "One word of a form: a fixed word, a pronoun, or a slot."
+    key = word.strip("{}")
+    if key == word: return word
+    if key == "who" and event.pronoun: return cased(PRONOUNS[event.pronoun][lang][0], start)
+    if key.lower().startswith("his"): return cased(PRONOUNS[event.his][lang][1], key[0] == "H")
+    if key in ("who", "to"): return Slot("name", getattr(event, key))
+    return Slot(key, getattr(event, NUMBERED[key]))
+
+# %% ../nbs/00_tales.ipynb #00-m088
 def cased(word: str, capital: bool) -> str:
     "she or She."
     return word.capitalize() if capital else word
@@ -366,8 +485,13 @@ Known = dict[Slot, Entry]  # what has been named so far: the thing 0 is the kite
 
 
 def surface(word: str, lang: str) -> str:
-    "How a word is joined to the text before it: English puts a space before words, not before marks."
+    "How a word is joined to the text before it: in English with a space, but marks without."
     return " " + word if lang == "en" and word not in MARKS else word
+
+
+def join(words: list[str], lang: str) -> str:
+    "The text of words and marks."
+    return "".join([surface(word, lang) for word in words]).strip()
 
 # %% ../nbs/00_tales.ipynb #00-073
 def entry_of(atom: str | Slot) -> Slot | None:
@@ -379,201 +503,26 @@ def entry_of(atom: str | Slot) -> Slot | None:
 def spell(known: Known, atom: str | Slot, lang: str) -> str:
     "The word for an atom."
     if isinstance(atom, str): return atom
-    return "一" + known[entry_of(atom)].measure if atom.kind == "measure" else getattr(known[atom], lang)
+    if atom.kind == "measure": return "一" + known["thing", atom.index].measure
+    return getattr(known[atom], lang)
 
-# %% ../nbs/00_tales.ipynb #00-074
-def join(words: list[str], lang: str) -> str:
-    "The text of words and marks."
-    return "".join(surface(word, lang) for word in words).strip()
+# %% ../nbs/00_tales.ipynb #00-104
+def tell(world: Tales, rng: random.Random) -> Story:
+    "One story: an event, a way to say it, words for what is new, until somebody smiles."
+    scene, known, steps = Scene(), {}, []
+    while not scene.over:
+        event = pick(world._chances(scene), rng.random())
+        told = ways(event, scene, world._level)
+        way = told[int(rng.random() * len(told))]
+        for slot in map(entry_of, fill(getattr(way, world.lang), way.event, world.lang)):
+            if slot is None or slot in known: continue
+            entries = candidates(world, slot, known)
+            known[slot] = entries[int(rng.random() * len(entries))]
+        scene = happen(scene, way.event, newcomer(event, known))
+        steps.append(way)
+    return Story(world.lang, steps, known, scene)
 
-# %% ../nbs/00_tales.ipynb #00-079
-@lru_cache(None)
-def allowed(lang: str) -> dict[str, frozenset[str]]:
-    "The words that may stand for each {key} of a form; Who is who at the start of a sentence."
-    words = {kind: {getattr(entry, lang) for entry in entries} for kind, entries in WORDS.items()}
-    he, his = ({PRONOUNS[gender][lang][i] for gender in ROLES} for i in (0, 1))
-    names, up = set().union(*(words[kind] for kind in NAMES)), lambda group: {word.capitalize() for word in group}
-    keys = words | dict(name=names, to=names, who=names | he, Who=names | up(he), role=words["woman"] | words["man"])
-    keys |= dict(his_to=his, his_who=his, His_to=up(his), measure={"一" + entry.measure for entry in WORDS["thing"]})
-    return {key: frozenset(group) for key, group in keys.items()}
-
-# %% ../nbs/00_tales.ipynb #00-080
-@lru_cache(None)
-def templates(lang: str) -> dict[int, list[tuple[str, list[str]]]]:
-    "The forms of all levels by their number of words: (kind, parts)."
-    result = {}
-    for kind in LONGEST:
-        for form in dict.fromkeys(form[lang == "zh"] for form in SHORT.get(kind, []) + LONGEST[kind]):
-            result.setdefault(len(form.split()), []).append((kind, form.split()))
-    return result
-
-# %% ../nbs/00_tales.ipynb #00-082
-LINKS = {lang: [link[lang == "zh"].split() for link in FIRST + THEN] for lang in ("en", "zh")}
-
-
-def match(words: list[str],  # the words and marks of one sentence
-          lang: str,
-         ) -> tuple[str, dict[str, str]] | None:  # kind of event, and the word for each key; None if it is no sentence of the world
-    "Find the form of a sentence."
-    skip = next((len(link) for link in LINKS[lang] if words[:len(link)] == link), 0)
-    for kind, parts in templates(lang).get(len(words) - skip, ()):
-        if skip and kind not in ACTIONS: continue
-        said = fits(parts, words[skip:], lang, start=not skip)
-        if said is not None: return kind, said
-    return None
-
-# %% ../nbs/00_tales.ipynb #00-083
-def fits(parts: list[str], words: list[str], lang: str, start: bool) -> dict[str, str] | None:
-    "The words for the keys of a form, or None if a word does not fit."
-    said = {}
-    for i, (part, word) in enumerate(zip(parts, words)):
-        key = part.strip("{}")
-        if key == part:
-            if word != part: return None
-        elif word not in allowed(lang)["Who" if key == "who" and start and i == 0 else key]: return None
-        else: said["his" if key.lower().startswith("his") else key] = word
-    if "measure" in said and said["measure"] != "一" + SPELLED[lang][said["thing"]].measure: return None
-    return said
-
-# %% ../nbs/00_tales.ipynb #00-085
-GENDER = {word: gender for gender in ROLES for words in PRONOUNS[gender].values() for word in words}  # "she" -> "woman"
-
-
-def number(known: Known, kind: str, word: str | None, lang: str, new: bool = False) -> int | None:
-    "The number of what a word names; the next free one if it may be new; else None."
-    if word is None: return None
-    same = [slot.index for slot in known if slot.kind == kind]
-    return next((i for i in same if getattr(known[kind, i], lang) == word), len(same) if new else None)
-
-# %% ../nbs/00_tales.ipynb #00-086
-def event_of(kind: str, said: dict[str, str], known: Known, scene: Scene, lang: str) -> Event:
-    "The event a sentence tells; None stands for a person or thing nobody has heard of."
-    pronoun, his = (GENDER.get(said.get(key, "").lower(), "") for key in ("who", "his"))
-    who = scene.last if pronoun else number(known, "name", said.get("who"), lang)
-    to = number(known, "name", said.get("to"), lang)
-    if kind in NEWCOMERS: who, to = len(scene.people), None if kind == "begin" else 0
-    if kind == "together" and "who" not in said: who, to = (0, 1) if len(scene.people) > 1 else (None, None)
-    thing, topic = (number(known, key, said.get(key), lang, new) for key, new in (("thing", kind == "own"), ("topic", True)))
-    return Event(kind, who, to, thing, number(known, "place", said.get("place"), lang, True), topic, pronoun, his)
-
-# %% ../nbs/00_tales.ipynb #00-087
-def named(event: Event, said: dict[str, str], lang: str) -> Known:
-    "What the words of a sentence name."
-    _, who, _, thing, place, topic, *_ = event
-    index = dict(role=who, name=who, trait=who, thing=thing, look=thing, place=place, topic=topic)
-    return {Slot(key, index[key]): SPELLED[lang][word] for key, word in said.items() if key in index}
-
-# %% ../nbs/00_tales.ipynb #00-091
-class Telling:
-    "What is told: the ways chosen and the words that fill them."
-    def __init__(self, lang: str, steps: list[Way], known: Known, scene: Scene):
-        self.lang, self.steps, self.known, self.scene = lang, steps, known, scene
-
-    def __repr__(self): return self.text
-
-    def sentences(self, lang: str | None = None) -> list[tuple[str | Slot, ...]]:
-        "The words and slots of each sentence."
-        return [fill(getattr(way, lang or self.lang), way.event, lang or self.lang) for way in self.steps]
-
-    def spelled(self, lang: str) -> list[str]:
-        "The words and marks in a language."
-        return [spell(self.known, atom, lang) for sentence in self.sentences(lang) for atom in sentence]
-
-    @cached_property
-    def words(self) -> list[str]:
-        "The words and punctuation marks of the text."
-        return self.spelled(self.lang)
-
-    @cached_property
-    def text(self) -> str:
-        "The story as it is read."
-        return join(self.words, self.lang)
-
-    @cached_property
-    def translation(self) -> str:
-        "The same story in the other language."
-        other = "zh" if self.lang == "en" else "en"
-        return join(self.spelled(other), other)
-
-    @cached_property
-    def events(self) -> list[Event]:
-        "What each sentence tells."
-        return [way.event for way in self.steps]
-
-    @cached_property
-    def scenes(self) -> list[Scene]:
-        "What was true before each sentence."
-        result = [Scene()]
-        for event in self.events: result.append(happen(result[-1], event, newcomer(event, self.known)))
-        return result[:-1]
-
-# %% ../nbs/00_tales.ipynb #00-093
-SPANS = dict(name="PERSON", place="PLACE", thing="THING")
-ASK = dict(
-    en={"with": "Who had the {} in the end?", "in": "Where was the {} in the end?", "at": "Where was {} in the end?", "told": "What did {} tell {} about?",
-        "dream": "What did {} dream of?", "true": "Did the dream of {} come true?", "yes": "yes", "no": "no", "thing": "", "place": "",
-        "sum": "{}, a {}, dreamed of {}the {}, {}.", "came": "and the dream came true", "never": "but the dream did not come true"},
-    zh={"with": "最后{}在谁手里？", "in": "最后{}在哪里？", "at": "最后{}在哪里？", "told": "{}给{}讲了什么的故事？",
-        "dream": "{}梦想什么？", "true": "{}的梦想实现了吗？", "yes": "实现了", "no": "没有", "thing": "得到", "place": "去",
-        "sum": "{}是{}，梦想{}{}，{}。", "came": "后来梦想实现了", "never": "可是梦想没有实现"},
-)
-
-# %% ../nbs/00_tales.ipynb #00-095
-class Question(NamedTuple):
-    text: str
-    answer: str
-
-# %% ../nbs/00_tales.ipynb #00-096
-class Story(Telling):
-    "One story: its text, and everything the world knows about it."
-    @cached_property
-    def spans(self) -> list[tuple[int, int, str]]:
-        "Where people, places and things are named: (start, end, label), in characters."
-        result, end = [], -(self.lang == "en")
-        for atom, word in zip(chain.from_iterable(self.sentences()), self.words):
-            end += len(surface(word, self.lang))
-            if isinstance(atom, Slot) and atom.kind in SPANS: result.append((end - len(word), end, SPANS[atom.kind]))
-        return result
-
-    @property
-    def mood(self) -> str:
-        "happy if the one the story begins with smiles at its end, else sad."
-        return "happy" if self.events[-1].who == 0 else "sad"
-
-    def _name(self, kind: str, index: int) -> str: return getattr(self.known[kind, index], self.lang)
-
-    @cached_property
-    def questions(self) -> list[Question]:
-        "What one may ask when the story is over, each with its answer."
-        ask, name, scene = ASK[self.lang], self._name, self.scene
-        result = [Question(ask[how].format(name("thing", t)), name("name" if how == "with" else "place", i)) for t, (how, i) in enumerate(scene.things)]
-        result += [Question(ask["at"].format(name("name", i)), name("place", person.at)) for i, person in enumerate(scene.people)]
-        result += [Question(ask["told"].format(name("name", a), name("name", b)), name("topic", c)) for a, b, c in scene.told
-                   if sum(pair[:2] == (a, b) for pair in scene.told) == 1]
-        who, kind, which = scene.wish
-        result.append(Question(ask["dream"].format(name("name", who)), name(kind, which)))
-        return result + [Question(ask["true"].format(name("name", who)), ask["yes" if scene.granted() else "no"])]
-
-    @property
-    def summary(self) -> str:
-        "One sentence: who dreamed of what, and whether it came true."
-        ask, (who, kind, which) = ASK[self.lang], self.scene.wish
-        return ask["sum"].format(self._name("name", who), self._name("role", who), ask[kind], self._name(kind, which), ask["came" if self.scene.granted() else "never"])
-
-# %% ../nbs/00_tales.ipynb #00-098
-@lru_cache(None)
-def unit(lang: str) -> re.Pattern:
-    "A word or a mark; in Chinese the longest word of the world that fits."
-    if lang == "en": return re.compile(r"<\|\w+\|>|[\w'-]+|[^\w\s]")
-    return re.compile(r"<\|\w+\|>|" + "|".join(map(re.escape, sorted(known_words(lang), key=len, reverse=True))) + r"|[a-zA-Z]+|\S")
-
-
-@lru_cache(None)
-def known_words(lang: str) -> frozenset[str]:
-    "All words of all levels."
-    return frozenset(chain.from_iterable(vocabulary(Teller(lang, level)) for level in LEVELS))
-
-# %% ../nbs/00_tales.ipynb #00-099
+# %% ../nbs/00_tales.ipynb #00-100
 def pick(chances: dict[Event, float], at: float) -> Event:
     "The event whose share of the line from 0 to 1 holds the point."
     for event, p in chances.items():
@@ -581,253 +530,529 @@ def pick(chances: dict[Event, float], at: float) -> Event:
         if at < 0: break
     return event
 
-# %% ../nbs/00_tales.ipynb #00-100
+# %% ../nbs/00_tales.ipynb #00-m025
+def candidates(world: Tales, slot: Slot, known: Known) -> list[Entry]:
+    "The entries a new slot may take, all equally likely: two people never share a name."
+    kind, index = slot
+    entries = world._words["name of a " + KIND[known["role", index]] if kind == "name" else kind]
+    if kind in ("role", "trait", "look"): return entries
+    used = [entry for (named_kind, _), entry in known.items() if named_kind == kind]
+    return [entry for entry in entries if entry not in used] if used else entries
+
+# %% ../nbs/00_tales.ipynb #00-101
 def newcomer(event: Event, known: Known) -> tuple[str, str] | None:
     "Gender and list of the name of the person an event introduces."
-    return (KIND[known["role", event.who]], KIND[known["name", event.who]]) if event.kind in NEWCOMERS else None
+    if event.kind not in NEWCOMERS: return None
+    return KIND[known["role", event.who]], KIND[known["name", event.who]]
 
-# %% ../nbs/00_tales.ipynb #00-102
-def vocabulary(tales: Teller) -> list[str]:
-    "Every word and mark of a world, sorted."
-    lang, level, i = tales.lang, tales._level, int(tales.lang == "zh")
-    said = {getattr(entry, lang) for entries in tales._words.values() for entry in entries}
-    if lang == "zh": said |= {"一" + entry.measure for entry in tales._words["thing"]}
-    forms = [(kind, form[i].split()) for kind, forms in level.forms.items() for form in forms]
-    literal = [*(form for _, form in forms), *(link[i].split() for link in FIRST + level.then)]
-    said |= {word for words in literal for word in words if "{" not in word}
-    for he, his in (PRONOUNS[gender][lang] for gender in ROLES):
-        said |= {cased(he, kind not in ACTIONS) for kind, form in forms if kind in PRONOUN_KINDS}
-        said |= {cased(his, word[1] == "H") for _, form in forms for word in form if word[1:4].lower() == "his"}
-    return sorted(said)
+# %% ../nbs/00_tales.ipynb #00-m026
+def sentences(story: Story, lang: str) -> list[tuple[str | Slot, ...]]:
+    "The words and slots of each sentence, in a language."
+    return [fill(getattr(way, lang), way.event, lang) for way in story.steps]
 
-# %% ../nbs/00_tales.ipynb #00-104
-def tell(world: Teller, rng: random.Random) -> Story:
-    "One story: an event, a way to say it, words for what is new, until somebody smiles."
-    scene, known, steps, level = Scene(), {}, [], world._level
-    while not scene.over:
-        event = pick(world._chances(scene), rng.random())
-        told = ways(event, scene, level)
-        way = told[int(rng.random() * len(told))]
-        for slot in map(entry_of, fill(getattr(way, world.lang), way.event, world.lang)):
-            if slot and slot not in known:
-                entries = world._candidates(slot, known)
-                known[slot] = entries[int(rng.random() * len(entries))]
-        scene = happen(scene, way.event, newcomer(event, known))
-        steps.append(way)
-    return Story(world.lang, steps, known, scene)
 
-# %% ../nbs/00_tales.ipynb #00-105
-class Teller:
-    "Tells stories."
+def spelled(story: Story, lang: str) -> list[str]:
+    "The words and marks of a story, in a language."
+    return [spell(story.known, atom, lang) for atoms in sentences(story, lang) for atom in atoms]
+
+# %% ../nbs/00_tales.ipynb #00-m027
+def scenes_of(story: Story) -> list[Scene]:
+    "What was true before each sentence of a story."
+    result = [Scene()]
+    for event in story.events[:-1]:
+        result.append(happen(result[-1], event, newcomer(event, story.known)))
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-091
+class Story:
+    "One story: its `text`, `words` and `events`, and everything the world knows about it."
+    def __init__(self, lang: str, steps: list[Way], known: Known, scene: Scene):
+        self.lang, self.steps, self.known, self.scene = lang, steps, known, scene
+        self.events = [way.event for way in steps]  # what each sentence tells
+        self.words = spelled(self, lang)  # the words and marks of the text
+        self.text = join(self.words, lang)  # the story as it is read
+
+    def __repr__(self) -> str: return self.text
+
+    @cached_property
+    def translation(self) -> str:
+        "The same story in the other language."
+        other = "zh" if self.lang == "en" else "en"
+        return join(spelled(self, other), other)
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        "What was true before each sentence."
+        return scenes_of(self)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int, str]]:
+        "Where people, places and things are named: (start, end, label), in characters."
+        return spans_of(self)
+
+    @property
+    def mood(self) -> str:
+        "happy if the one the story begins with smiles at its end, else sad."
+        return "happy" if self.events[-1].who == 0 else "sad"
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        "What one may ask when the story is over, each with its answer."
+        return questions_of(self)
+
+    @property
+    def summary(self) -> str:
+        "One sentence: who dreamed of what, and whether it came true."
+        return summary_of(self)
+
+# %% ../nbs/00_tales.ipynb #00-m030
+def lists_of(level: Level) -> dict[str, list[Entry]]:
+    "The words of a level, by what they name."
+    lists = {kind: entries[:level.words[kind]] for kind, entries in WORDS.items()}
+    lists["role"] = lists["woman"] + lists["man"]
+    lists["name of a woman"] = lists["female"] + lists["either"]
+    lists["name of a man"] = lists["male"] + lists["either"]
+    return lists
+
+# %% ../nbs/00_tales.ipynb #00-116
+class Tales:
+    "A world of stories in English or Chinese that knows the probability of every text."
     def __init__(self,
                  lang: str = "en",  # "en" or "zh"
                  level: int = 1,  # 1: 25 to 60 words, 2: 60 to 110, 3: 100 to 150
                 ):
-        if lang not in ("en", "zh"): raise ValueError(f"lang is {lang!r}: the world speaks 'en' and 'zh'")
-        if level not in LEVELS: raise ValueError(f"level is {level!r}: there are levels 1, 2 and 3")
+        if lang not in ("en", "zh"):
+            raise ValueError(f"lang is {lang!r}: the world speaks 'en' and 'zh'")
+        if level not in LEVELS:
+            raise ValueError(f"level is {level!r}: there are levels 1, 2 and 3")
         self.lang, self.level, self._level = lang, level, LEVELS[level]
-        words = {kind: entries[:self._level.words[kind]] for kind, entries in WORDS.items()}
-        self._words = words | {"role": words["woman"] + words["man"], "name of a woman": words["female"] + words["either"], "name of a man": words["male"] + words["either"]}
+        self._words = lists_of(self._level)
         self._chances = lru_cache(5_000)(lambda scene: possible(scene, self._level))
 
-    def __repr__(self): return f"{type(self).__name__}(lang={self.lang!r}, level={self.level})"
+    def __repr__(self) -> str: return f"Tales(lang={self.lang!r}, level={self.level})"
 
-    def _candidates(self, slot: Slot, known: Known) -> list[Entry]:
-        "The entries a new slot may take, all equally likely."
-        kind, index = slot
-        entries = self._words["name of a " + KIND[known["role", index]] if kind == "name" else kind]
-        if kind in ("role", "trait", "look"): return entries
-        used = [entry for (k, _), entry in known.items() if k == kind]
-        return [entry for entry in entries if entry not in used] if used else entries
-
-    def sample(self,
-               seed: int = 0,  # the same seed tells the same story
-              ) -> Story:
-        "One story."
+    def sample(self, seed: int = 0) -> Story:
+        "One story; the same seed tells the same story."
         return tell(self, random.Random(seed))
 
-    def texts(self,
-              n: int,  # how many
-              seed: int = 0,  # of all of them together
-             ) -> list[str]:
-        "The texts of n stories, quickly."
+    def texts(self, n: int, seed: int = 0) -> list[str]:
+        "The texts of n stories, quickly; the seed is that of all of them together."
         rng = random.Random(seed)
         return [tell(self, rng).text for _ in range(n)]
 
-# %% ../nbs/00_tales.ipynb #00-112
-def readings(teller: Teller, atoms: tuple, text: str, known: Known, p: float = 1.0) -> Iterator[tuple[float, Known, str, str]]:
-    "Every way the text can be these atoms or their beginning: (probability, known then, the word it stops in, what is left of that)."
-    pos = 0
-    for i, atom in enumerate(atoms):
-        slot = entry_of(atom)
-        if slot and slot not in known: break
-        said = surface(spell(known, atom, teller.lang), teller.lang)
-        if not text.startswith(said, pos):
-            if said.startswith(text[pos:]): yield p, known, said, said[len(text) - pos:]
-            return
-        pos += len(said)
-    else:
-        if pos == len(text): yield p, known, "", ""
-        return
-    entries = teller._candidates(slot, known)
-    for entry in entries:
-        said = surface(spell({slot: entry}, atom, teller.lang), teller.lang)
-        if text.startswith(said, pos): yield from readings(teller, atoms[i + 1:], text[pos + len(said):], known | {slot: entry}, p / len(entries))
-        elif said.startswith(text[pos:]): yield p / len(entries), known | {slot: entry}, said, said[len(text) - pos:]
+    def log2prob(self, text: str, complete: bool = True) -> float:
+        "log2 of the exact probability of a story; complete=False: of all stories that begin so."
+        return log2prob(self, text, complete)
 
-# %% ../nbs/00_tales.ipynb #00-113
-class Listener(Teller):
-    "Reads stories: the choices a teller would have made to say the same, and their probability."
-    def _sentence(self, text: str, scene: Scene, known: Known) -> tuple[float, Event, Known] | None:
-        "Read a whole sentence: (probability, event, known then); None if the world cannot say it now."
-        if not (found := match(unit(self.lang).findall(text), self.lang)): return None
-        event, chances = event_of(*found, known, scene, self.lang), self._chances(scene)
-        plain = event._replace(pronoun="")
-        if plain not in chances: return None
-        told, then = ways(plain, scene, self._level), named(event, found[1], self.lang) | known
-        for way in told:
-            atoms = fill(getattr(way, self.lang), way.event, self.lang)
-            if way.event == event and text == "".join([surface(spell(then, atom, self.lang), self.lang) for atom in atoms]):
-                p = chances[plain] / len(told) * self._naming(atoms, known, then)
-                return (p, event, then) if p else None
-        return None
-
-    def _naming(self, atoms: tuple, known: Known, then: Known) -> float:
-        "The probability that what is new in a sentence gets these names."
-        p, known = 1.0, dict(known)
-        for slot in map(entry_of, atoms):
-            if slot and slot not in known:
-                entries = self._candidates(slot, known)
-                p *= (then[slot] in entries) / len(entries)
-                known[slot] = then[slot]
-        return p
-
-    def _read(self, text: str) -> tuple[float, Scene, Known, str] | None:
-        "Read all whole sentences: (log2 of their probability, scene, known, the rest); None if the world cannot tell them."
-        if not isinstance(text, str): raise TypeError(f"text is {type(text).__name__}: give a string")
-        text = " " + text if self.lang == "en" and text else text
-        bits, scene, known, stop = 0.0, Scene(), {}, STOP[self.lang]
-        while stop in text and not scene.over:
-            sentence, _, text = text.partition(stop)
-            if not (found := self._sentence(sentence + stop, scene, known)): return None
-            p, event, known = found
-            bits, scene = bits + math.log2(p), happen(scene, event, newcomer(event, known))
-        return bits, scene, known, text
-
-    def _begun(self, text: str, scene: Scene, known: Known) -> Iterator[tuple[float, Known, str, str]]:
-        "The ways to go on with a sentence that begins with the text."
-        for event, p in self._chances(scene).items():
-            told = ways(event, scene, self._level)
-            for way in told: yield from readings(self, fill(getattr(way, self.lang), way.event, self.lang), text, known, p / len(told))
-
-# %% ../nbs/00_tales.ipynb #00-115
-class Entropy(NamedTuple):
-    "How many bits the world chooses, and the standard error of per_story (0 where it is exact)."
-    per_story: float
-    per_word: float
-    per_character: float
-    standard_error: float
-
-# %% ../nbs/00_tales.ipynb #00-116
-class Tales(Listener):
-    "A world of stories in English or Chinese that knows the probability of every text."
-    def log2prob(self,
-                 text: str,
-                 complete: bool = True,  # False: that a story begins with this text
-                ) -> float:  # bits; -inf if the world cannot tell it
-        "log2 of the exact probability of a story, or of all stories that begin so."
-        if (read := self._read(text)) is None: return -math.inf
-        bits, scene, known, rest = read
-        if scene.over or complete: return bits if scene.over and not rest else -math.inf
-        p = sum(p for p, *_ in self._begun(rest, scene, known)) if rest else 1.0
-        return bits + math.log2(p) if p else -math.inf
-
-    def next(self,
-             prefix: str,  # the beginning of a story, up to the end of a word
-            ) -> dict[str, float]:  # word or mark -> probability, likeliest first; "<|end|>" after a whole story
-        "The true distribution of the next word."
-        if not isinstance(prefix, str): raise TypeError(f"prefix is {type(prefix).__name__}: give a string")
-        prefix = prefix.rstrip()
-        read, result = self._read(prefix), {}
-        if read and read[1].over and not read[3]: return {"<|end|>": 1.0}
-        if read and not read[1].over:
-            _, scene, known, rest = read
-            for p, _, said, left in self._begun(rest, scene, known):
-                if said == left: result[left.strip()] = result.get(left.strip(), 0.0) + p
-        if not result: raise ValueError(f"no story of {self!r} goes on with a whole word after {prefix!r}: give the beginning of a story, up to the end of a word")
-        total = sum(result.values())
-        return {word: p / total for word, p in sorted(result.items(), key=lambda item: -item[1])}
+    def next(self, prefix: str) -> dict[str, float]:
+        "The true distribution of the next word, likeliest first; '<|end|>' after a whole story."
+        return next_word(self, prefix)
 
     def entropy(self) -> Entropy:
-        "The entropy of the source: exact at level 1, at the others the mean of the exact entropies of all choices of 1,000 stories."
-        return counted(self.lang, self.level) if self.level == 1 else estimated(self.lang, self.level)
+        "The entropy of the source: exact at level 1, else the mean of exact entropies on the way."
+        return counted(self.lang, 1) if self.level == 1 else estimated(self.lang, self.level)
 
-    def check(self,
-              text: str,  # any text, whole or cut off, by whomever
-             ) -> Check:
-        "What is right and wrong about a text; the same for every level."
+    def check(self, text: str) -> Check:
+        "What is right and wrong about any text, whole or cut off; the same for every level."
         return check(text, self.lang)
 
     def vocabulary(self) -> list[str]:
         "Every word and mark that a text of this world may hold, sorted."
         return vocabulary(self)
 
-# %% ../nbs/00_tales.ipynb #00-136
-def outcomes(tales: Tales, scene: Scene, event: Event) -> list[tuple[float, float, tuple[str, str] | None]]:
-    "Who and what may be named, like cases together: (probability, bits of one such choice, gender and list of the name of somebody new)."
-    size = lambda kind: len(tales._words[kind])
-    bits = math.log2(size("place") - scene.places) if event.place == scene.places else 0.0
-    if event.kind == "own": bits += math.log2(size("look")) + math.log2(size("thing") - event.thing)
-    if event.kind == "tell": bits += math.log2(size("topic") - event.topic)
-    if event.kind not in NEWCOMERS: return [(1.0, bits, None)]
-    if event.kind == "begin" or "{trait}" in tales._level.forms["friend"][0][0]: bits += math.log2(size("trait"))
-    result = []
-    for gender, names in (("woman", "female"), ("man", "male")):
-        left = {name: size(name) - sum(person.name == name for person in scene.people) for name in (names, "either")}
-        share, total = size(gender) / size("role"), sum(left.values())
-        result += [(share * n / total, bits + math.log2(size("role") * total), (gender, name)) for name, n in left.items() if n]
+# %% ../nbs/00_tales.ipynb #00-095
+class Question(NamedTuple):
+    "A question about a story and its answer."
+    text: str
+    answer: str
+
+# %% ../nbs/00_tales.ipynb #00-093
+SPANS = dict(name="PERSON", place="PLACE", thing="THING")
+ASK = dict(
+    en={"with": "Who had the {} in the end?", "in": "Where was the {} in the end?",
+        "at": "Where was {} in the end?", "told": "What did {} tell {} about?",
+        "dream": "What did {} dream of?", "true": "Did the dream of {} come true?",
+        "yes": "yes", "no": "no", "thing": "", "place": "",
+        "sum": "{}, a {}, dreamed of {}the {}, {}.",
+        "came": "and the dream came true", "never": "but the dream did not come true"},
+    zh={"with": "最后{}在谁手里？", "in": "最后{}在哪里？", "at": "最后{}在哪里？",
+        "told": "{}给{}讲了什么的故事？", "dream": "{}梦想什么？", "true": "{}的梦想实现了吗？",
+        "yes": "实现了", "no": "没有", "thing": "得到", "place": "去",
+        "sum": "{}是{}，梦想{}{}，{}。", "came": "后来梦想实现了", "never": "可是梦想没有实现"},
+)
+
+# %% ../nbs/00_tales.ipynb #00-096
+def spans_of(story: Story) -> list[tuple[int, int, str]]:
+    "Where people, places and things are named in the text."
+    result, end = [], 0
+    for atom, word in zip(chain(*sentences(story, story.lang)), story.words):
+        end += len(surface(word, story.lang) if end else word)  # nothing precedes the first word
+        if not isinstance(atom, str) and atom.kind in SPANS:
+            result.append((end - len(word), end, SPANS[atom.kind]))
     return result
 
-# %% ../nbs/00_tales.ipynb #00-137
-def choice(tales: Tales, scene: Scene) -> float:
-    "The entropy of the next sentence, in bits."
-    named = lambda event: sum(p * bits for p, bits, _ in outcomes(tales, scene, event))
-    return sum(p * (math.log2(len(ways(event, scene, tales._level)) / p) + named(event)) for event, p in tales._chances(scene).items())
+# %% ../nbs/00_tales.ipynb #00-m032
+def questions_of(story: Story) -> list[Question]:
+    "What one may ask when the story is over, each with its answer."
+    ask, scene, result = ASK[story.lang], story.scene, []
+    def add(question, *about, answer): result.append(Question(ask[question].format(*about), answer))
+    for thing, (how, i) in enumerate(scene.things):
+        answer = called(story, "name" if how == "with" else "place", i)
+        add(how, called(story, "thing", thing), answer=answer)
+    for i, person in enumerate(scene.people):
+        add("at", called(story, "name", i), answer=called(story, "place", person.at))
+    pairs = [(teller, listener) for teller, listener, _ in scene.told]
+    for teller, listener, topic in scene.told:
+        if pairs.count((teller, listener)) > 1: continue  # the answer would not be clear
+        names = called(story, "name", teller), called(story, "name", listener)
+        add("told", *names, answer=called(story, "topic", topic))
+    who, kind, which = scene.wish
+    add("dream", called(story, "name", who), answer=called(story, kind, which))
+    add("true", called(story, "name", who), answer=ask["yes" if scene.granted() else "no"])
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-m033
+def called(story: Story, kind: str, index: int) -> str:
+    "What a story calls its person, place, thing or topic of a number."
+    return getattr(story.known[kind, index], story.lang)
+
+
+def summary_of(story: Story) -> str:
+    "One sentence: who dreamed of what, and whether it came true."
+    ask, (who, kind, which) = ASK[story.lang], story.scene.wish
+    came = ask["came" if story.scene.granted() else "never"]
+    person, role = called(story, "name", who), called(story, "role", who)
+    return ask["sum"].format(person, role, ask[kind], called(story, kind, which), came)
+
+# %% ../nbs/00_tales.ipynb #00-102
+def vocabulary(world: Tales) -> list[str]:
+    "Every word and mark of a world, sorted."
+    lang, level, column = world.lang, world._level, int(world.lang == "zh")
+    said = {getattr(entry, lang) for entries in world._words.values() for entry in entries}
+    if lang == "zh": said |= {"一" + entry.measure for entry in world._words["thing"]}
+    for link in FIRST + level.then: said |= set(link[column].split())
+    for kind, forms in level.forms.items():
+        for form in forms: said |= fixed_words(kind, form[column].split(), lang)
+    return sorted(said)
+
+# %% ../nbs/00_tales.ipynb #00-m083
+def fixed_words(kind: str, parts: list[str], lang: str) -> set[str]:
+    "The words of a form that stand in no list: fixed ones, marks and pronouns."
+    said = {part for part in parts if "{" not in part}
+    for he, his in (PRONOUNS[gender][lang] for gender in ROLES):
+        if kind in PRONOUN_KINDS: said.add(cased(he, kind not in ACTIONS))
+        said |= {cased(his, part[1] == "H") for part in parts if part[1:4].lower() == "his"}
+    return said
+
+# %% ../nbs/00_tales.ipynb #00-098
+@lru_cache(None)
+def known_words(lang: str) -> frozenset[str]:
+    "All words of all levels."
+    return frozenset(chain.from_iterable(vocabulary(Tales(lang, level)) for level in LEVELS))
+
+
+@lru_cache(None)
+def unit(lang: str) -> re.Pattern:
+    "A word or a mark; in Chinese the longest word of the world that fits."
+    if lang == "en": return re.compile(r"<\|\w+\|>|[\w'-]+|[^\w\s]")
+    longest_first = sorted(known_words(lang), key=len, reverse=True)
+    return re.compile(r"<\|\w+\|>|" + "|".join(map(re.escape, longest_first)) + r"|[a-zA-Z]+|\S")
+
+# %% ../nbs/00_tales.ipynb #00-079
+@lru_cache(None)
+def allowed(lang: str) -> dict[str, frozenset[str]]:
+    "The words that may stand for each {key} of a form; Who is who at the start of a sentence."
+    def capitals(words): return {word.capitalize() for word in words}
+    words = {kind: {getattr(entry, lang) for entry in entries} for kind, entries in WORDS.items()}
+    he = {PRONOUNS[gender][lang][0] for gender in ROLES}
+    his = {PRONOUNS[gender][lang][1] for gender in ROLES}
+    names = words["female"] | words["male"] | words["either"]
+    words |= dict(name=names, to=names, who=names | he, Who=names | capitals(he))
+    words |= dict(role=words["woman"] | words["man"], his_to=his, his_who=his, His_to=capitals(his))
+    words["measure"] = {"一" + entry.measure for entry in WORDS["thing"]}
+    return {key: frozenset(group) for key, group in words.items()}
+
+# %% ../nbs/00_tales.ipynb #00-m082
+@lru_cache(None)
+def templates(lang: str) -> dict[int, list[tuple[str, list[str]]]]:
+    "The forms of all levels by their number of words: (kind, parts)."
+    result, column = {}, int(lang == "zh")
+    for kind in LONGEST:
+        forms = [form[column] for form in SHORT.get(kind, []) + LONGEST[kind]]
+        for form in dict.fromkeys(forms):
+            result.setdefault(len(form.split()), []).append((kind, form.split()))
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-082
+LINKS = {lang: [link[i].split() for link in FIRST + THEN] for i, lang in enumerate(("en", "zh"))}
+
+
+def match(words: list[str],  # the words and marks of one sentence
+          lang: str,
+         ) -> tuple[str, dict[str, str]] | None:  # kind of event, the word for each key
+    "Find the form of a sentence; None if it is no sentence of the world."
+    skip = link_length(words, lang)
+    for kind, parts in templates(lang).get(len(words) - skip, ()):
+        if skip and kind not in ACTIONS: continue
+        said = fits(parts, words[skip:], lang, start=not skip)
+        if said is not None: return kind, said
+    return None
+
+# %% ../nbs/00_tales.ipynb #00-m086
+def link_length(words: list[str], lang: str) -> int:
+    "How many words link the sentence to what was said before."
+    for link in LINKS[lang]:
+        if words[:len(link)] == link: return len(link)
+    return 0
+
+# %% ../nbs/00_tales.ipynb #00-083
+def fits(parts: list[str], words: list[str], lang: str, start: bool) -> dict[str, str] | None:
+    "The words for the keys of a form, or None if a word does not fit."
+    said, may_stand = {}, allowed(lang)
+    for i, (part, word) in enumerate(zip(parts, words)):
+        key = part.strip("{}")
+        if key == part:
+            if word != part: return None
+            continue
+        if word not in may_stand["Who" if key == "who" and start and i == 0 else key]: return None
+        said["his" if key.lower().startswith("his") else key] = word
+    if "measure" not in said: return said
+    return said if said["measure"] == "一" + SPELLED[lang][said["thing"]].measure else None
+
+# %% ../nbs/00_tales.ipynb #00-085
+GENDER = {word: gender for gender in ROLES for said in PRONOUNS[gender].values() for word in said}
+
+
+def number(known: Known, kind: str, word: str | None, lang: str, new: bool = False) -> int | None:
+    "The number of what a word names; the next free one if it may be new; else None."
+    if word is None: return None
+    met = 0
+    for slot, entry in known.items():
+        if slot.kind != kind: continue
+        if getattr(entry, lang) == word: return slot.index
+        met += 1
+    return met if new else None
+
+# %% ../nbs/00_tales.ipynb #00-086
+def event_of(kind: str, said: dict[str, str], known: Known, scene: Scene, lang: str) -> Event:
+    "The event a sentence tells; None stands for a person or thing nobody has heard of."
+    pronoun = GENDER.get(said.get("who", "").lower(), "")
+    his = GENDER.get(said.get("his", "").lower(), "")
+    who = scene.last if pronoun else number(known, "name", said.get("who"), lang)
+    to = number(known, "name", said.get("to"), lang)
+    if kind in NEWCOMERS: who, to = len(scene.people), None if kind == "begin" else 0
+    if kind == "together" and "who" not in said:
+        who, to = (0, 1) if len(scene.people) > 1 else (None, None)
+    thing = number(known, "thing", said.get("thing"), lang, new=kind == "own")
+    place = number(known, "place", said.get("place"), lang, new=True)
+    topic = number(known, "topic", said.get("topic"), lang, new=True)
+    return Event(kind, who, to, thing, place, topic, pronoun, his)
+
+# %% ../nbs/00_tales.ipynb #00-113
+def read_sentence(world: Tales, text: str, scene: Scene, known: Known) -> tuple | None:
+    "(probability, event, known then) of a whole sentence; None if the world cannot say it now."
+    lang, chances = world.lang, world._chances(scene)
+    found = match(unit(lang).findall(text), lang)
+    if found is None: return None
+    event = event_of(*found, known, scene, lang)
+    plain = event._replace(pronoun="")
+    if plain not in chances: return None
+    then = named(event, found[1], lang) | known
+    told = ways(plain, scene, world._level)
+    for way in told:
+        if way.event != event: continue
+        atoms = fill(getattr(way, lang), event, lang)
+        if text == "".join([surface(spell(then, atom, lang), lang) for atom in atoms]):
+            p = chances[plain] / len(told) * naming(world, atoms, known, then)
+            return (p, event, then) if p else None
+    return None
+
+# %% ../nbs/00_tales.ipynb #00-087
+def named(event: Event, said: dict[str, str], lang: str) -> Known:
+    "What the words of a sentence name."
+    result = {}
+    for key, word in said.items():
+        if key in NUMBERED and key != "measure":
+            result[Slot(key, getattr(event, NUMBERED[key]))] = SPELLED[lang][word]
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-m084
+def naming(world: Tales, atoms: tuple, known: Known, then: Known) -> float:
+    "The probability that what is new in a sentence gets these names."
+    p, known = 1.0, dict(known)
+    for slot in map(entry_of, atoms):
+        if slot is None or slot in known: continue
+        entries = candidates(world, slot, known)
+        p *= (then[slot] in entries) / len(entries)
+        known[slot] = then[slot]
+    return p
+
+# %% ../nbs/00_tales.ipynb #00-m039
+def read(world: Tales, text: str) -> tuple[float, Scene, Known, str] | None:
+    "Read whole sentences: (log2 of their probability, scene, known, the rest); None if impossible."
+    if not isinstance(text, str): raise TypeError(f"text is {type(text).__name__}: give a string")
+    if world.lang == "en" and text: text = " " + text
+    bits, scene, known, stop = 0.0, Scene(), {}, STOP[world.lang]
+    while stop in text and not scene.over:
+        sentence, _, text = text.partition(stop)
+        found = read_sentence(world, sentence + stop, scene, known)
+        if found is None: return None
+        p, event, known = found
+        bits += math.log2(p)
+        scene = happen(scene, event, newcomer(event, known))
+    return bits, scene, known, text
+
+# %% ../nbs/00_tales.ipynb #00-112
+def readings(world: Tales,
+             atoms: tuple,  # words and slots still to come
+             text: str,  # what must be said with them
+             known: Known,
+             p: float,
+            ) -> Iterator[tuple[float, Known, str, str]]:  # probability, known, word, what it lacks
+    "Every way the text can be these words or their beginning, with the word it stops in."
+    if not atoms:
+        if not text: yield p, known, "", ""
+        return
+    slot, lang = entry_of(atoms[0]), world.lang
+    entries = [None] if slot is None or slot in known else candidates(world, slot, known)
+    for entry in entries:
+        then = known if entry is None else known | {slot: entry}
+        said = surface(spell(then, atoms[0], lang), lang)
+        if text.startswith(said):
+            yield from readings(world, atoms[1:], text[len(said):], then, p / len(entries))
+        elif said.startswith(text): yield p / len(entries), then, said, said[len(text):]
+
+# %% ../nbs/00_tales.ipynb #00-m041
+def begun(world: Tales, text: str, scene: Scene, known: Known) -> Iterator[tuple]:
+    "The ways to go on with a sentence that begins with the text."
+    for event, p in world._chances(scene).items():
+        told = ways(event, scene, world._level)
+        for way in told:
+            atoms = fill(getattr(way, world.lang), way.event, world.lang)
+            yield from readings(world, atoms, text, known, p / len(told))
+
+# %% ../nbs/00_tales.ipynb #00-m044
+def log2prob(world: Tales, text: str, complete: bool = True) -> float:
+    "log2 of the exact probability of a story, or of all stories that begin so."
+    found = read(world, text)
+    if found is None: return -math.inf
+    bits, scene, known, rest = found
+    if scene.over: return -math.inf if rest else bits
+    if complete: return -math.inf
+    p = sum(p for p, *_ in begun(world, rest, scene, known)) if rest else 1.0
+    return bits + math.log2(p) if p else -math.inf
+
+# %% ../nbs/00_tales.ipynb #00-m045
+def next_word(world: Tales, prefix: str) -> dict[str, float]:
+    "The true distribution of the next word after the beginning of a story."
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix is {type(prefix).__name__}: give a string")
+    prefix = prefix.rstrip()
+    found, shares = read(world, prefix), {}
+    if found:
+        _, scene, known, rest = found
+        if scene.over and not rest: return {"<|end|>": 1.0}
+        if not scene.over: shares = words_next(world, rest, scene, known)
+    if not shares:
+        raise ValueError(f"no story of {world!r} goes on with a whole word after {prefix!r}: "
+                         "give the beginning of a story, up to the end of a word")
+    total, likeliest_first = sum(shares.values()), sorted(shares, key=shares.get, reverse=True)
+    return {word: shares[word] / total for word in likeliest_first}
+
+# %% ../nbs/00_tales.ipynb #00-m080
+def words_next(world: Tales, rest: str, scene: Scene, known: Known) -> dict[str, float]:
+    "The probability of each whole word that may come next."
+    shares = {}
+    for p, _, word, missing in begun(world, rest, scene, known):
+        if word != missing: continue  # the text stops inside a word
+        word = word.strip()
+        shares[word] = shares.get(word, 0.0) + p
+    return shares
+
+# %% ../nbs/00_tales.ipynb #00-136
+def outcomes(world: Tales, scene: Scene, event: Event) -> list[tuple]:
+    "Like cases together: (probability, bits of one such choice, gender and list of a new name)."
+    size = {kind: len(entries) for kind, entries in world._words.items()}
+    bits = naming_bits(size, world._level, scene, event)
+    if event.kind not in NEWCOMERS: return [(1.0, bits, None)]
+    result = []
+    for gender, names in (("woman", "female"), ("man", "male")):
+        left = {name: size[name] for name in (names, "either")}
+        for person in scene.people:
+            if person.name in left: left[person.name] -= 1
+        share, total = size[gender] / size["role"], sum(left.values())
+        bits_here = bits + math.log2(size["role"] * total)
+        for name, n in left.items():
+            if n: result.append((share * n / total, bits_here, (gender, name)))
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-m048
+def naming_bits(size: dict[str, int], level: Level, scene: Scene, event: Event) -> float:
+    "The bits of choosing the words of what is new in an event, but names."
+    bits = math.log2(size["place"] - scene.places) if event.place == scene.places else 0.0
+    if event.kind == "own": bits += math.log2(size["look"]) + math.log2(size["thing"] - event.thing)
+    if event.kind == "tell": bits += math.log2(size["topic"] - event.topic)
+    has_trait = event.kind == "begin" or "{trait}" in level.forms["friend"][0][0]
+    if event.kind in NEWCOMERS and has_trait: bits += math.log2(size["trait"])
+    return bits
 
 # %% ../nbs/00_tales.ipynb #00-139
-def length(tales: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ...]) -> float:
-    "The number of characters of a sentence, on average over the words that may fill its slots."
-    def of(atom):
-        if isinstance(atom, str): return len(surface(atom, tales.lang))
-        if atom.kind == "measure": return 1 + letters(tales, "thing", "measure")
-        kind = people[atom.index].name if atom.kind == "name" else people[atom.index].gender if atom.kind == "role" else atom.kind
-        return letters(tales, kind, tales.lang) + (tales.lang == "en")
-    return sum(map(of, atoms))
+def length(world: Tales, atoms: tuple[str | Slot, ...], people: tuple[Person, ...]) -> float:
+    "The characters of a sentence, on average over the words that may fill its slots."
+    total, lang = 0, world.lang
+    for atom in atoms:
+        if isinstance(atom, str): total += len(surface(atom, lang))
+        elif atom.kind == "measure": total += 1 + letters(world, "thing", "measure")
+        else:
+            kind = atom.kind
+            if kind == "name": kind = people[atom.index].name
+            if kind == "role": kind = people[atom.index].gender
+            total += letters(world, kind, lang) + (lang == "en")
+    return total
 
-# %% ../nbs/00_tales.ipynb #00-140
+# %% ../nbs/00_tales.ipynb #00-m087
 @lru_cache(None)
-def letters(tales: Tales, kind: str, column: str) -> float:
+def letters(world: Tales, kind: str, column: str) -> float:
     "The mean length of the words of a list."
-    return sum(len(getattr(entry, column)) for entry in tales._words[kind]) / len(tales._words[kind])
+    entries = world._words[kind]
+    return sum(len(getattr(entry, column)) for entry in entries) / len(entries)
+
+# %% ../nbs/00_tales.ipynb #00-m047
+def branches(world: Tales, scene: Scene) -> Iterator[tuple[float, tuple, Scene]]:
+    "What may come next: its probability; its bits, words and characters; the scene after it."
+    for event, p in world._chances(scene).items():
+        told = ways(event, scene, world._level)
+        forms = [fill(getattr(way, world.lang), way.event, world.lang) for way in told]
+        words = sum(map(len, forms)) / len(told)
+        for share, bits, person in outcomes(world, scene, event):
+            then = happen(scene, event, person)
+            characters = sum(length(world, form, then.people) for form in forms) / len(told)
+            yield p * share, (math.log2(len(told) / p) + bits, words, characters), then
+
+# %% ../nbs/00_tales.ipynb #00-115
+class Entropy(NamedTuple):
+    "How many bits the world chooses; the standard error is that of per_story, 0 where it is exact."
+    per_story: float
+    per_word: float
+    per_character: float
+    standard_error: float
 
 # %% ../nbs/00_tales.ipynb #00-141
 @lru_cache(None)
 def counted(lang: str, level: int) -> Entropy:
-    "The entropy by recursion over all scenes: of the next sentence, plus on average that of what follows."
-    tales, memo = Tales(lang, level), {}
+    "The entropy by recursion over all scenes: of the next sentence, plus that of what follows."
+    world, memo = Tales(lang, level), {}
 
     def expect(scene):  # bits, words and characters still to come
         if scene.over: return 0.0, 0.0, 0.0
         if scene in memo: return memo[scene]
-        total = [0.0, 0.0, 0.0]
-        for event, p in tales._chances(scene).items():
-            told = ways(event, scene, tales._level)
-            sentences = [fill(getattr(way, lang), way.event, lang) for way in told]
-            for share, bits, person in outcomes(tales, scene, event):
-                then = happen(scene, event, person)
-                now = math.log2(len(told) / p) + bits, sum(map(len, sentences)) / len(told), sum(length(tales, s, then.people) for s in sentences) / len(told)
-                for i, (a, b) in enumerate(zip(now, expect(then))): total[i] += p * share * (a + b)
-        memo[scene] = tuple(total)
+        bits = words = characters = 0.0
+        for p, sentence, then in branches(world, scene):
+            later = expect(then)
+            bits += p * (sentence[0] + later[0])
+            words += p * (sentence[1] + later[1])
+            characters += p * (sentence[2] + later[2])
+        memo[scene] = bits, words, characters
         return memo[scene]
 
     bits, words, characters = expect(Scene())
@@ -836,42 +1061,152 @@ def counted(lang: str, level: int) -> Entropy:
 # %% ../nbs/00_tales.ipynb #00-147
 @lru_cache(None)
 def estimated(lang: str, level: int, n: int = 1000) -> Entropy:
-    "The entropy as the mean, over n stories, of the exact entropies of the choices met on the way."
-    tales, rng, bits, words, characters = Tales(lang, level), random.Random(0), [], 0, 0
-    entropy_of = lru_cache(None)(lambda scene: choice(tales, scene))
-    for story in (tell(tales, rng) for _ in range(n)):
-        bits.append(sum(map(entropy_of, story.scenes)))
-        words, characters = words + len(story.words), characters + len(story.text)
+    "The entropy as the mean, over n stories, of the exact entropies of the choices on the way."
+    world, rng, memo = Tales(lang, level), random.Random(0), {}
+    bits, words, characters = [], 0, 0
+    for _ in range(n):
+        story = tell(world, rng)
+        for scene in story.scenes:
+            if scene not in memo: memo[scene] = choice(world, scene)
+        bits.append(sum(memo[scene] for scene in story.scenes))
+        words += len(story.words)
+        characters += len(story.text)
     mean = sum(bits) / n
-    error = math.sqrt(sum((b - mean) ** 2 for b in bits) / (n - 1) / n)
-    return Entropy(mean, mean * n / words, mean * n / characters, error)
+    variance = sum((b - mean) ** 2 for b in bits) / (n - 1)
+    return Entropy(mean, mean * n / words, mean * n / characters, math.sqrt(variance / n))
+
+# %% ../nbs/00_tales.ipynb #00-137
+def choice(world: Tales, scene: Scene) -> float:
+    "The entropy of the next sentence, in bits."
+    total = 0.0
+    for event, p in world._chances(scene).items():
+        telling = math.log2(len(ways(event, scene, world._level)) / p)
+        words = sum(share * bits for share, bits, _ in outcomes(world, scene, event))
+        total += p * (telling + words)
+    return total
 
 # %% ../nbs/00_tales.ipynb #00-152
 class Check(NamedTuple):
-    "What is right about a text: shares from 0 to 1 (0 where there is nothing to judge), and the reasons for what is wrong."
+    "What is right about a text: shares from 0 to 1, 0 where there is nothing to judge; reasons."
     words: float  # share of words that are words of the world
-    sentences: float  # share of sentences that are well formed; one that the text breaks off in does not count
+    sentences: float  # share of well-formed sentences; one that breaks off does not count
     facts: float  # share of checkable facts that are true
     story: float  # 1.0 if it is one whole story that holds together, else 0.0
     reasons: list[str]
 
 # %% ../nbs/00_tales.ipynb #00-154
-VERB = dict(give="gives", lose="loses", has="is said to have")
+REASONS = {"en": dict(  # what `judge` finds wrong
+    begin="the story begins a second time", pronoun="'{pronoun}' cannot mean {last}",
+    his="'{his}' cannot mean {owner}", own="there is a {thing} already",
+    wish="there is a dream already", already="{who} is in the {place} already",
+    alone="{who} cannot do this alone",
+    apart="{who} is in the {at_who}, but {to} is in the {at_to}",
+    give="{who} gives the {thing}, but {holder}", lose="{who} loses the {thing}, but {holder}",
+    has="{who} is said to have the {thing}, but {holder}",
+    take="{who} takes the {thing} from {to}, but {holder}",
+    find="{who} finds the {thing} in the {at_who}, but {holder}",
+    lies="the {thing} is said to be in the {place}, but {holder}",
+    stands="{who} is said to be in the {place}, but is in the {at_who}",
+    knows="{who} did not tell {to} about the {topic}", smile="only {who} is happy, but {dream}",
+    home="{who} has a home in the {home_who}, not in the {place}",
+    # what else a reader finds wrong
+    name="{name} is no name of a {role}", look="the {thing} is {before}, not {look}",
+    twice="{name} is introduced twice", nobody="nobody was named before {word}",
+    unheard="nothing was said of {names} before", sentence="no sentence of this world: {text}",
+    word="no word of this world: {text}", breaks="the text breaks off: {text}",
+    whole="not a whole story, which has a beginning, a dream and an end", empty="the text is empty",
+    # parts of the above
+    held="{name} has it", lying="it is in the {place}", they="they", names_or=" or ",
+    came="the dream of {name} came true", never="the dream of {name} did not come true",
+    dreamless="nobody had a dream",
+)}
+
+# %% ../nbs/00_tales.ipynb #00-m054
+REASONS["zh"] = dict(  # what `judge` finds wrong
+    begin="故事又从头开始了", pronoun="“{pronoun}”不能指{last}", his="“{his}”不能指{owner}",
+    own="前面已经有{thing}了", wish="已经有一个梦想了", already="{who}已经在{place}里了",
+    alone="{who}一个人做不了这件事", apart="{who}在{at_who}里，而{to}在{at_to}里",
+    give="{who}要送出{thing}，可是{holder}", lose="{who}丢了{thing}，可是{holder}",
+    has="文中说{thing}在{who}手里，可是{holder}", take="{who}从{to}手里拿走{thing}，可是{holder}",
+    find="{who}在{at_who}里找到{thing}，可是{holder}", lies="文中说{thing}在{place}里，可是{holder}",
+    stands="文中说{who}在{place}里，可是{who}在{at_who}里", knows="{who}没有给{to}讲过{topic}的故事",
+    smile="只有{who}高兴，可是{dream}", home="{who}的家在{home_who}，不在{place}",
+    # what else a reader finds wrong
+    name="{name}不是{role}的名字", look="{thing}是{before}的，不是{look}的", twice="{name}被介绍了两次",
+    nobody="{word}之前没有提到任何人", unheard="前面没有提到过{names}",
+    sentence="这个世界里没有这样的句子：{text}", word="这个世界里没有这个词：{text}",
+    breaks="文本没有写完：{text}", whole="不是完整的故事：要有开头、梦想和结尾", empty="文本是空的",
+    # parts of the above
+    held="它在{name}手里", lying="它在{place}里", they="两人", names_or="或",
+    came="{name}的梦想实现了", never="{name}的梦想没有实现", dreamless="谁也没有梦想",
+)
+
+# %% ../nbs/00_tales.ipynb #00-m056
+def names_in(said: dict[str, str], event: Event, scene: Scene, known: Known, lang: str) -> dict:
+    "What fills the gaps of a reason: the words of the sentence, and what the text calls things."
+    def name(kind, i): return getattr(known[kind, i], lang)
+    names = dict(said)
+    for key in ("who", "to"):
+        i = getattr(event, key)
+        if i is not None: names[key] = name("name", i)
+        if i is not None and i < len(scene.people):
+            names["at_" + key] = name("place", scene.people[i].at)
+            names["home_" + key] = name("place", scene.people[i].home)
+    if scene.last is not None: names["last"] = name("name", scene.last)
+    if event.pronoun: names["pronoun"] = PRONOUNS[event.pronoun][lang][0]
+    if event.his: names["his"] = PRONOUNS[event.his][lang][1]
+    names["owner"] = names.get("who" if event.kind == "smile" else "to")
+    if "look" in said: names["before"] = name("look", event.thing)
+    names["holder"] = holder(event, scene, known, lang)
+    return names | dict(dream=the_dream(scene, known, lang))
+
+# %% ../nbs/00_tales.ipynb #00-m073
+def holder(event: Event, scene: Scene, known: Known, lang: str) -> str:
+    "Who has the thing of an event, or where it lies."
+    if event.thing is None or event.thing >= len(scene.things): return ""
+    how, i = scene.things[event.thing]
+    if how == "with": return REASONS[lang]["held"].format(name=getattr(known["name", i], lang))
+    return REASONS[lang]["lying"].format(place=getattr(known["place", i], lang))
 
 
-def explain(reason: str, event: Event, scene: Scene, known: Known, lang: str) -> str:
-    "A reason with the names of the text in it."
-    word = lambda kind, i: getattr(known[kind, i], lang) if (kind, i) in known else "nobody"
-    fields = {key: word("name" if key in ("who", "to") else key, getattr(event, key)) for key in ("who", "to", "thing", "place", "topic")}
-    for key, i in (("who", event.who), ("to", event.to)):
-        if i is not None and i < len(scene.people): fields |= {f"at_{key}": word("place", scene.people[i].at), f"home_{key}": word("place", scene.people[i].home)}
-    if event.thing is not None and event.thing < len(scene.things):
-        how, i = scene.things[event.thing]
-        fields["holder"] = f"{word('name', i)} has it" if how == "with" else f"it is in the {word('place', i)}"
-    dream = f"the dream of {word('name', scene.wish[0])} {'came' if scene.granted() else 'did not come'} true" if scene.wish else "nobody had a dream"
-    he, his = (PRONOUNS[gender or "man"][lang][i] for i, gender in enumerate((event.pronoun, event.his)))
-    owner = fields["who" if event.kind == "smile" else "to"]
-    return reason.format(**fields, dream=dream, pronoun=he, his=his, last=word("name", scene.last), verb=VERB.get(event.kind), owner_of_his=owner)
+def the_dream(scene: Scene, known: Known, lang: str) -> str:
+    "What became of the dream."
+    if scene.wish is None: return REASONS[lang]["dreamless"]
+    dreamer = getattr(known["name", scene.wish[0]], lang)
+    return REASONS[lang]["came" if scene.granted() else "never"].format(name=dreamer)
+
+# %% ../nbs/00_tales.ipynb #00-m058
+def unheard(said: dict, event: Event, scene: Scene, known: Known, lang: str) -> tuple | None:
+    "What keeps a sentence from meaning anything: people or things nobody has heard of."
+    if event.kind in NEWCOMERS:
+        if number(known, "name", said["name"], lang) is not None:
+            return "twice", dict(name=said["name"])
+        if event.kind != "begin" and not scene.people:
+            return "nobody", dict(word=quoted(said["his"], lang))
+        return None
+    if event.kind == "together" and event.who is None and "who" not in said:
+        return "nobody", dict(word=quoted(REASONS[lang]["they"], lang))
+    keys = [key for key in ("who", "to", "thing") if key in said and getattr(event, key) is None]
+    names = REASONS[lang]["names_or"].join(said[key] for key in keys)
+    return ("unheard", dict(names=names)) if names else None
+
+# %% ../nbs/00_tales.ipynb #00-m081
+def agrees(said: dict, event: Event, known: Known, lang: str) -> Iterator[tuple[bool, str]]:
+    "Whether a thing looks as it did, and a name is one for a woman or a man."
+    if "look" in said and event.kind != "own":
+        yield getattr(known["look", event.thing], lang) == said["look"], "look"
+    if event.kind in NEWCOMERS:
+        yield newcomer(event, known) not in (("woman", "male"), ("man", "female")), "name"
+
+# %% ../nbs/00_tales.ipynb #00-m059
+def share_of(marks: list[bool]) -> float:
+    "The share that is true; 0 of nothing."
+    return sum(marks) / len(marks) if marks else 0.0
+
+
+def quoted(text: str, lang: str) -> str:
+    "'so' in English, “so” in Chinese."
+    return repr(text) if lang == "en" else f"“{repr(text)[1:-1]}”"
 
 # %% ../nbs/00_tales.ipynb #00-156
 class Checker:
@@ -882,63 +1217,55 @@ class Checker:
 
     def sentence(self, words: list[str]) -> bool:
         "Take in one sentence; False if it is none of the world's."
-        if found := match(words, self.lang): self.take_in(*found)
-        else: self.reasons.append(f"no sentence of this world: {''.join(surface(word, self.lang) for word in words).strip()!r}")
-        return bool(found)
-
-    def fact(self, holds: bool, reason: str):
-        self.facts.append(holds)
-        if not holds: self.reasons.append(reason)
+        found = match(words, self.lang)
+        if found: self.take_in(*found)
+        else: self.fault("sentence", text=quoted(join(words, self.lang), self.lang))
+        return found is not None
 
     def take_in(self, kind: str, said: dict[str, str]):
         "Turn the words into an event, judge it, let it happen."
         self.kinds.append(kind)
         event = event_of(kind, said, self.known, self.scene, self.lang)
-        if unknown := self.unknown(said, event): return self.fact(False, unknown)
-        self.learn(said, event)
-        for holds, reason in list(judge(self.scene, event)): self.fact(holds, "" if holds else explain(reason, event, self.scene, self.known, self.lang))
+        unknown = unheard(said, event, self.scene, self.known, self.lang)
+        if unknown:
+            self.facts.append(False)
+            return self.fault(unknown[0], **unknown[1])
+        for slot, entry in named(event, said, self.lang).items(): self.known.setdefault(slot, entry)
+        facts = chain(agrees(said, event, self.known, self.lang), judge(self.scene, event))
+        for holds, reason in facts:
+            self.facts.append(holds)
+            if holds: continue
+            self.fault(reason, **names_in(said, event, self.scene, self.known, self.lang))
         self.scene = happen(self.scene, event, newcomer(event, self.known))
 
-    def unknown(self, said: dict[str, str], event: Event) -> str:
-        "What keeps a sentence from meaning anything: people or things nobody has heard of."
-        if event.kind in NEWCOMERS:
-            if number(self.known, "name", said["name"], self.lang) is not None: return f"{said['name']} is introduced twice"
-            return "" if event.kind == "begin" or self.scene.people else f"nobody was named before {said['his']!r}"
-        if event.kind == "together" and event.who is None and "who" not in said: return "nobody was named before 'they'"
-        missing = [said[key] for key in ("who", "to", "thing") if key in said and getattr(event, key) is None]
-        return f"nothing was said of {' or '.join(missing)} before" if missing else ""
-
-    def learn(self, said: dict[str, str], event: Event):
-        "Note what is new; what was said of a thing or a name before must agree."
-        for slot, entry in named(event, said, self.lang).items():
-            before = self.known.setdefault(slot, entry)
-            if slot.kind == "look" and event.kind != "own": self.fact(before == entry, f"the {said['thing']} is {getattr(before, self.lang)}, not {said['look']}")
-        if event.kind in NEWCOMERS:
-            self.fact(newcomer(event, self.known) not in (("woman", "male"), ("man", "female")), f"{said['name']} is no name of a {said['role']}")
+    def fault(self, reason: str, **names: str):
+        "Say what is wrong."
+        self.reasons.append(REASONS[self.lang][reason].format(**names))
 
     def whole(self) -> bool:
         "Whether the sentences make a story: a beginning, a dream, an end."
-        return self.kinds[:1] == ["begin"] and self.kinds[-1:] == ["smile"] and self.kinds.count("smile") == 1 and self.scene.wish is not None
+        ends_once = self.kinds[-1:] == ["smile"] and self.kinds.count("smile") == 1
+        return self.kinds[:1] == ["begin"] and ends_once and self.scene.wish is not None
 
 # %% ../nbs/00_tales.ipynb #00-157
-def check(text: str,  # any text, from a model in any state
-          lang: str,  # "en" or "zh"
-         ) -> Check:
-    "Judge a text word by word, sentence by sentence, fact by fact."
+def check(text: str, lang: str) -> Check:
+    "Judge any text word by word, sentence by sentence, fact by fact."
     if not isinstance(text, str): raise TypeError(f"text is {type(text).__name__}: give a string")
     words, reader, sentence, well_formed = unit(lang).findall(text), Checker(lang), [], []
-    if not words: return Check(0.0, 0.0, 0.0, 0.0, ["the text is empty"])
+    if not words: return Check(0.0, 0.0, 0.0, 0.0, [REASONS[lang]["empty"]])
     for word in words:
         sentence.append(word)
         if word == STOP[lang]:
             well_formed.append(reader.sentence(sentence))
             sentence = []
     real = [word in known_words(lang) for word in words]
-    reader.reasons += [f"no word of this world: {word!r}" for word in dict.fromkeys(w for w, ok in zip(words, real) if not ok)]
-    if sentence: reader.reasons.append(f"the text breaks off: {' '.join(sentence[:12])!r}")
-    elif not reader.whole(): reader.reasons.append("not a whole story, which has a beginning, a dream and an end")
-    share = lambda marks: sum(marks) / len(marks) if marks else 0.0
-    return Check(share(real), share(well_formed), share(reader.facts), float(not reader.reasons), reader.reasons)
+    for word in dict.fromkeys(words):
+        if word not in known_words(lang): reader.fault("word", text=quoted(word, lang))
+    begun_words = " ".join(sentence[:12]) if lang == "en" else join(sentence[:12], lang)
+    if sentence: reader.fault("breaks", text=quoted(begun_words, lang))
+    elif not reader.whole(): reader.fault("whole")
+    return Check(share_of(real), share_of(well_formed), share_of(reader.facts),
+                 float(not reader.reasons), reader.reasons)
 
 # %% ../nbs/00_tales.ipynb #00-171
 class Dependence(NamedTuple):
@@ -948,40 +1275,84 @@ class Dependence(NamedTuple):
     source: int  # the nearest earlier word that suffices
 
 # %% ../nbs/00_tales.ipynb #00-173
-FACTS = dict(  # kind of fact: which word depends on it, in which sentences, and which sentences state it
-    holder=("thing", ("give", "take", "lose", "find", "has"), ("own", "give", "take", "lose", "find", "has", "lies")),
-    place=("place", ("stands",), ("begin", "friend", "other", "go", "together", "stands")),
-    wish=("name", ("smile",), ("wish_thing", "wish_place")),
-    told=("topic", ("knows",), ("tell", "knows")),
-    home=("place", ("smile",), NEWCOMERS),
-    look=("look", ("has", "lies"), ("own", "has", "lies")),
+class Fact(NamedTuple):
+    "A kind of fact: which word depends on it, in which sentences, and which sentences state it."
+    word: str
+    needed: tuple[str, ...]
+    stated: tuple[str, ...]
+
+
+MOVES = ("give", "take", "lose", "find", "has")
+FACTS = dict(
+    holder=Fact("thing", MOVES, (*MOVES, "own", "lies")),
+    place=Fact("place", ("stands",), ("begin", "friend", "other", "go", "together", "stands")),
+    wish=Fact("name", ("smile",), ("wish_thing", "wish_place")),
+    told=Fact("topic", ("knows",), ("tell", "knows")),
+    home=Fact("place", ("smile",), NEWCOMERS),
+    look=Fact("look", ("has", "lies"), ("own", "has", "lies")),
 )
 
 # %% ../nbs/00_tales.ipynb #00-174
 def about(kind: str, event: Event) -> list[int | None]:
     "Whom or what a fact of this kind is about."
     if kind == "place" and event.kind == "together": return [event.who, event.to]
-    return [dict(holder=event.thing, look=event.thing, told=event.topic, home=event.who, place=event.who).get(kind)]
+    if kind in ("place", "home"): return [event.who]
+    if kind in ("holder", "look"): return [event.thing]
+    return [event.topic] if kind == "told" else [None]
 
-# %% ../nbs/00_tales.ipynb #00-175
-def dependences(story: Story) -> list[Dependence]:
-    "The words of a story that earlier words decide."
-    result, stated, at, last = [], {}, 0, 0
-    for event, atoms in zip(story.events, story.sentences()):
-        for i, atom in enumerate(atoms, at):
-            facts = [(kind, key) for kind, (word, where, _) in FACTS.items() if event.kind in where and getattr(atom, "kind", "") == word for key in about(kind, event)]
-            result += [Dependence(fact[0], i, stated[fact]) for fact in facts if fact in stated]
-            if isinstance(atom, Slot): last = i
-            if gender := shows_gender(event, atom, story.scene.people):
-                if isinstance(atom, str) and gender in stated: result.append(Dependence("pronoun", i, stated[gender]))
-                stated[gender] = i
-        stated |= {(kind, key): last for kind, (*_, stating) in FACTS.items() if event.kind in stating for key in about(kind, event)}
-        at += len(atoms)
-    return result
+
+def facts_behind(event: Event, atom: str | Slot) -> list[tuple]:
+    "The facts that decide a word of a sentence."
+    if isinstance(atom, str): return []
+    kinds = [kind for kind, fact in FACTS.items()
+             if event.kind in fact.needed and atom.kind == fact.word]
+    return [(kind, key) for kind in kinds for key in about(kind, event)]
+
+# %% ../nbs/00_tales.ipynb #00-m085
+def facts_told(event: Event) -> list[tuple]:
+    "The facts that a sentence states."
+    kinds = [kind for kind, fact in FACTS.items() if event.kind in fact.stated]
+    return [(kind, key) for kind in kinds for key in about(kind, event)]
 
 # %% ../nbs/00_tales.ipynb #00-176
 def shows_gender(event: Event, atom: str | Slot, people: tuple[Person, ...]) -> tuple | None:
     "Whose gender a word shows: a pronoun, a role, a name that is a woman's or a man's only."
     if isinstance(atom, str):
-        return ("pronoun", 0 if event.kind in NEWCOMERS else event.who) if atom.lower() in GENDER else None
-    return ("pronoun", atom.index) if atom.kind == "role" or atom.kind == "name" and people[atom.index].name != "either" else None
+        if atom.lower() not in GENDER: return None
+        return "pronoun", 0 if event.kind in NEWCOMERS else event.who
+    if atom.kind == "role": return "pronoun", atom.index
+    if atom.kind == "name" and people[atom.index].name != "either": return "pronoun", atom.index
+    return None
+
+# %% ../nbs/00_tales.ipynb #00-175
+def dependences(story: Story) -> list[Dependence]:
+    "The words of a story that earlier words decide."
+    result, stated, at = [], {}, 0  # stated: where a fact was said last
+    for event, atoms in zip(story.events, sentences(story, story.lang)):
+        for i, atom in enumerate(atoms, at):
+            for fact in facts_behind(event, atom):
+                if fact in stated: result.append(Dependence(fact[0], i, stated[fact]))
+            gender = shows_gender(event, atom, story.scene.people)
+            if gender in stated and isinstance(atom, str):
+                result.append(Dependence("pronoun", i, stated[gender]))
+            if gender: stated[gender] = i
+        last = max(i for i, atom in enumerate(atoms, at) if not isinstance(atom, str))
+        for fact in facts_told(event): stated[fact] = last
+        at += len(atoms)
+    return result
+
+# %% ../nbs/00_tales.ipynb #00-015
+def plot_fonts():
+    "Let matplotlib draw Chinese with the font of this package, on white, which dark pages keep."
+    from importlib.resources import files
+
+    import matplotlib.pyplot as plt
+    from matplotlib.font_manager import fontManager
+
+    font = str(files("gpt_nb") / "fonts" / "chinese.otf")
+    if font not in {known.fname for known in fontManager.ttflist}: fontManager.addfont(font)
+    plt.rcParams["font.family"] = ["DejaVu Sans", "gpt_nb Chinese"]
+    plt.rcParams["axes.unicode_minus"] = False
+    plt.rcParams["figure.facecolor"] = plt.rcParams["savefig.facecolor"] = "white"
+    plt.rcParams["figure.dpi"] = 80
+    plt.rcParams["axes.spines.top"] = plt.rcParams["axes.spines.right"] = False

@@ -7,15 +7,27 @@ from hypothesis import given, settings, strategies as st
 
 from gpt_nb.gradient import Bigram, Value, WindowMLP
 
-DO = {"+": lambda x, y: x + y, "-": lambda x, y: x - y, "*": lambda x, y: x * y * 0.5, "/": lambda x, y: x / (y * y + 1),
-      "square": lambda x, y: (x * 0.3)**2 + y, "cube": lambda x, y: (y * 0.2)**3 - x, "inverse": lambda x, y: 2 / (x * x + y * y + 1),
-      "exp": lambda x, y: (-(x * x)).exp() * y, "log": lambda x, y: (x * x + 0.5).log() + 1 - y, "relu": lambda x, y: x.relu() + (3 - y).relu()}
-STEPS = st.lists(st.tuples(st.sampled_from(sorted(DO)), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=25)
+KINDS = ["+", "-", "*", "/", "square", "cube", "inverse", "exp", "log", "relu"]
+STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=25)
+
+
+def operate(kind, x, y):
+    "One step of a formula; of numbers up to 2 it makes one up to 2."
+    if kind == "+": return (x + y) * 0.5
+    if kind == "-": return 0.5 * (x - y)
+    if kind == "*": return x * y * 0.5
+    if kind == "/": return x / (y * y + 1)
+    if kind == "square": return (x * 0.3)**2 + y / 2
+    if kind == "cube": return (y * 0.2)**3 - x / 2
+    if kind == "inverse": return 2 / (x * x + y * y + 1)
+    if kind == "exp": return (-(x * x)).exp() * y
+    if kind == "log": return 0.4 * ((x * x + 0.5).log() + 1 - y)
+    return (x.relu() + (3 - y).relu()) / 4
 
 
 def formula(leaves, steps):
     known = list(leaves)
-    for name, i, j in steps: known.append(DO[name](known[i % len(known)], known[j % len(known)]))
+    for kind, i, j in steps: known.append(operate(kind, known[i % len(known)], known[j % len(known)]))
     return sum(known[-3:])
 
 

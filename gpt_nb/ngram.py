@@ -78,6 +78,7 @@ def count_ngrams(
 ) -> list[Grams]:               # one for each order 1, 2, ..., n
     "Count all k-grams up to order n. A context goes by its number, so codes stay below T * V."
     tables, context, n_context, closed = [], np.zeros_like(ids), 1, np.zeros(1, dtype=bool)
+    opens, shorter = closed, context   # of the order below
     for k in range(1, n + 1):
         gram, first, codes = _number(context * vocab_size + ids[k - 1:], n_context * vocab_size)
         crosses = closed[codes // vocab_size]      # an end token inside: counts for nothing

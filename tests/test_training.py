@@ -16,10 +16,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import gpt_nb.training as training
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import CharTokenizer
-from gpt_nb.training import Muon, Run, Single, TrainConfig, Trainer, lr_scale, make_optimizers, orthogonalize, train, validation_loss
+from gpt_nb.training import Muon, Run, Single, State, TrainConfig, Trainer, lr_scale, make_optimizers, orthogonalize, train, validation_loss
 
 V, END = 32, 31
 
@@ -141,12 +140,40 @@ def test_lr_scale_goes_up_stays_and_falls():
     assert lr_scale(5, 0.9, warmup=0, decay=0.0) == 1.0
 
 
+def test_cosine_falls_along_half_a_wave():
+    cosine = [lr_scale(s, s / 100, warmup=10, decay=0.8, final_lr=0.2, schedule="cosine") for s in range(101)]
+    linear = [lr_scale(s, s / 100, warmup=10, decay=0.8, final_lr=0.2) for s in range(101)]
+    assert cosine[:21] == linear[:21]                                    # up and level are the same
+    for s in range(20, 101): assert cosine[s] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * (s - 20) / 80)) / 2)
+    assert cosine[40] > linear[40] + 0.05 and cosine[80] < linear[80] - 0.05 and cosine[60] == pytest.approx(linear[60])
+
+
+def test_cosine_equals_torchs_schedule():
+    p = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([p], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50, eta_min=0.1)
+    for s in range(50):
+        assert lr_scale(s, s / 50, warmup=0, decay=1.0, final_lr=0.1, schedule="cosine") == pytest.approx(theirs.get_last_lr()[0], abs=1e-9)
+        optimizer.step(), theirs.step()
+
+
+def test_the_loop_follows_the_schedule_that_was_chosen():
+    rates = {}
+    for schedule in ("linear", "cosine"):
+        run = go(config=replace(CONFIG, schedule=schedule, log_every=1, decay=1.0, warmup=0))
+        rates[schedule] = [row["lr"] for row in run.history[1:]]
+    assert rates["linear"] == pytest.approx([CONFIG.lr * (1 - s / 20) for s in range(20)])
+    assert rates["cosine"] == pytest.approx([CONFIG.lr * (1 + math.cos(math.pi * s / 20)) / 2 for s in range(20)])
+
+
 @pytest.mark.parametrize("wrong, words", [
-    (dict(steps=None), "neither steps nor minutes"), (dict(steps=0), "steps is 0"), (dict(steps=1.5), "whole number"), (dict(steps=True), "steps"),
+    (dict(steps=None), "neither steps nor minutes"), (dict(steps=0), "steps is 0"), (dict(steps=1.5), "steps is 1.5: .*valid integer"), (dict(steps=True), "steps"),
     (dict(minutes=-1), "minutes"), (dict(minutes=0), "minutes"), (dict(batch_size=0), "batch_size"), (dict(accumulate=3), "does not divide"),
     (dict(lr=-1.0), "lr"), (dict(lr=math.nan), "lr is nan"), (dict(muon_lr="high"), "muon_lr"), (dict(decay=2), "decay"), (dict(betas=(0.9, 1.0)), "betas"),
     (dict(optimizer="sgd"), "optimizer is 'sgd'"), (dict(precision="int8"), "precision"), (dict(compile="yes"), "compile"), (dict(seed=-1), "seed"),
-    (dict(grad_clip=0), "grad_clip"), (dict(eval_every=0), "eval_every"), (dict(betas=0.9), "betas")])
+    (dict(grad_clip=0), "grad_clip"), (dict(eval_every=0), "eval_every"), (dict(betas=0.9), "betas"),
+    (dict(schedule="step"), "schedule is 'step'.*linear.*cosine"), (dict(keep=(0,)), "keep"), (dict(keep=[5, True]), "keep"), (dict(keep=5), "keep"), (dict(warmup=-1), "warmup"),
+    (dict(seed=2**63), "seed"), (dict(lr=math.inf), "lr"), (dict(final_lr=1.5), "final_lr")])
 def test_config_names_the_field_that_cannot_be(wrong, words):
     with pytest.raises(ValueError, match=words): TrainConfig(**{**dict(steps=10), **wrong})
 
@@ -154,6 +181,8 @@ def test_config_names_the_field_that_cannot_be(wrong, words):
 def test_config_goes_through_json():
     assert TrainConfig.from_dict(json.loads(json.dumps(asdict(CONFIG)))) == CONFIG
     with pytest.raises(ValueError, match="unknown settings step"): TrainConfig.from_dict(dict(step=3))
+    read = TrainConfig(steps=3, betas=[0.8, 0.9], keep=[1, 2])   # as JSON has them
+    assert read.betas == (0.8, 0.9) and read.keep == (1, 2) and hash(read.keep)
 
 
 # losses and gradients
@@ -374,7 +403,64 @@ def test_missing_and_truncated_files_are_named(whole, tmp_path, name, missing, c
         with pytest.raises(cut, match=name): Run.open(folder)
     else: assert len(Run.open(folder).history) == 12   # a line cut off by a kill is left out
     (folder / name).unlink()
-    with pytest.raises(missing, match=name.split(".")[0]): Run.open(folder)
+    with pytest.raises(missing, match=name.split(".")[0]): Run.open(folder).history
+
+
+def test_the_log_is_read_when_it_is_asked_for(whole, tmp_path):
+    folder = copy_run(whole, tmp_path / "run")
+    (folder / "log.jsonl").write_text("{\n{}\n")
+    run = Run.open(folder)   # the model writes without it
+    assert run.model(torch.tensor([[1, 2]])).shape == (1, 2, V) and run.val_loss == Run.open(whole).val_loss
+    with pytest.raises(ValueError, match="line 1 of .*log.jsonl is damaged"): run.history
+    (folder / "log.jsonl").write_bytes((whole / "log.jsonl").read_bytes())
+    assert run.history == Run.open(whole).history
+    (folder / "log.jsonl").unlink()
+    assert len(run.history) == 13   # once read, it is kept
+
+
+def test_a_state_older_than_a_setting_resumes(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt): go(tmp_path, backend=Hook(7, interrupt))
+    tensors, info = Single().load(tmp_path / "state")
+    del info["settings"]["config"]["schedule"]
+    Single().save(tmp_path / "state", tensors, info)
+    with pytest.raises(ValueError, match="config schedule was 'linear' and is 'cosine'"): go(tmp_path, replace(CONFIG, schedule="cosine"), resume=True)
+    go(tmp_path, resume=True)
+    assert_same(whole, tmp_path)
+
+
+def test_two_runs_stay_in_one_picture():
+    import matplotlib.pyplot as plt
+    good, bad = go(config=CONFIG), go(config=replace(CONFIG, lr=1e-5, muon_lr=1e-5))
+    for first, second in ((good, bad), (bad, good)):
+        fig, ax = plt.subplots()
+        first.floor = second.floor = 0.5
+        assert first.plot(ax, "first") is fig and second.plot(ax, label="second") is fig
+        low, high = ax.get_ylim()
+        assert all(low < run.val_loss < high for run in (good, bad)) and low < 0.5
+        words = ax.get_legend_handles_labels()[1]
+        assert words == ["first validation", "first training", "best possible, 0.500", "second validation", "second training"]
+        drawn = {line.get_label(): line.get_color() for line in ax.lines}
+        assert drawn["first validation"] == drawn["first training"] != drawn["second validation"]
+        plt.close(fig)
+
+
+def test_a_loop_of_ones_own_is_the_same_loop(whole):
+    run = Run(make_model(), None, CONFIG, [])
+    torch.manual_seed(CONFIG.seed)
+    rows = [row for row in Trainer(run, TOKENS, Single())]
+    assert len(rows) == CONFIG.steps + 1 and [row for row in rows if row] == run.history
+    for p, q in zip(run.model.parameters(), Run.open(whole).model.parameters()): assert torch.equal(p, q)
+    assert run.val_loss == Run.open(whole).val_loss
+
+
+def test_a_state_puts_another_trainer_where_the_first_one_stood():
+    first, second = (Trainer(Run(make_model(seed), None, CONFIG, []), TOKENS, Single()) for seed in (0, 1))
+    for row in first:
+        if first.progress.step == 7: break
+    State.of(first).put_into(second)
+    for t in (first, second): t.update()
+    assert (first.progress.step, first.progress.tokens) == (second.progress.step, second.progress.tokens) and len(second.meter.losses) == 2
+    for p, q in zip(first.model.parameters(), second.model.parameters()): assert torch.equal(p, q)
 
 
 def test_more_damage_is_named(whole, tmp_path):

@@ -91,7 +91,6 @@ RECIPES = {  # what fits a corpus: documents that are read whole, or windows of 
 
 def fill_in_options(options: dict) -> dict:
     "Replace what was not given by what fits the data."
-    from gpt_nb.checkpoint import read_json
     from gpt_nb.data import world_of
 
     worlds = [world_of(part) for part in options["data"].split("+")]
@@ -103,6 +102,7 @@ def fill_in_options(options: dict) -> dict:
 
 def recall_options(out: Path, given: dict) -> dict:
     "What an interrupted run was started with; options given again must agree."
+    from gpt_nb.checkpoint import read_json
 
     if not (out / "training.json").is_file(): raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out of the run")
     saved = read_json(out / "training.json").get("options")

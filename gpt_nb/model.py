@@ -12,81 +12,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, KVCache, RMSNorm, causal_mask, rope_frequencies, rope_table, slow_down
-from .block import MLP, Block, SwiGLU
-from .checkpoint import FLOATS, GPTConfig, find_folder, load_model, save_model
+from .attention import (Attention, KVCache, causal_mask, rope_frequencies, rope_table,
+                              slow_down)
+from .block import Block
+from .checkpoint import GPTConfig, check_dtype, find_folder, load_model, save_model
+
+# %% ../nbs/08_model.ipynb #08-042
+def make_norm(c: GPTConfig) -> nn.Module:
+    "The normalisation of `c`'s family."
+    return c.family.norm(c.d_model, c.norm_eps)
+
+
+def make_block(c: GPTConfig) -> Block:
+    "One layer of `c`'s family."
+    out_bias = c.attention_bias and c.family.out_bias
+    attention = Attention(c.d_model, c.n_head, c.n_kv_head, c.d_head, c.attention_bias, out_bias,
+                          c.family.qk_norm, c.norm_eps)
+    mlp = c.family.mlp(c.d_model, c.d_ff, bias=c.mlp_bias)
+    return Block(attention, mlp, make_norm(c), make_norm(c))
 
 # %% ../nbs/08_model.ipynb #08-041
 def make_embedding(n: int, width: int) -> nn.Embedding:
     "A vector for each of `n` things, left empty: `init_weights` or a checkpoint fills it."
     return nn.Embedding.from_pretrained(torch.empty(n, width), freeze=False)
 
-# %% ../nbs/08_model.ipynb #08-042
-def make_norm(c: GPTConfig) -> nn.Module:
-    "The normalisation of `c`'s family."
-    return nn.LayerNorm(c.d_model, c.norm_eps) if c.arch == "gpt2" else RMSNorm(c.d_model, c.norm_eps)
 
-# %% ../nbs/08_model.ipynb #08-043
-def make_block(c: GPTConfig) -> Block:
-    "One layer of `c`'s family."
-    out_bias = c.attention_bias and c.arch != "qwen2"
-    attention = Attention(c.d_model, c.n_head, c.n_kv_head, c.d_head, c.attention_bias, out_bias, qk_norm=c.arch == "qwen3", norm_eps=c.norm_eps)
-    mlp = (MLP if c.arch == "gpt2" else SwiGLU)(c.d_model, c.d_ff, bias=c.mlp_bias)
-    return Block(attention, mlp, make_norm(c), make_norm(c))
-
-# %% ../nbs/08_model.ipynb #08-9856
-def rotate(positions: Tensor, c: GPTConfig) -> tuple[Tensor, Tensor]:
-    "Cosine and sine for these positions, as `c` wants them."
+def rotate(positions: Tensor, c: GPTConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    "Cosine and sine for these positions, slowed down where `c` says so."
     frequencies, s = rope_frequencies(c.d_head, c.rope_theta, positions.device), c.rope_scaling
-    if s is None: return rope_table(positions, frequencies)
-    cos, sin = rope_table(positions, slow_down(frequencies, c.rope_theta, s))
-    return s.magnitude * cos, s.magnitude * sin
+    if s is not None: frequencies = slow_down(frequencies, c.rope_theta, s)
+    cos, sin = rope_table(positions, frequencies)
+    if s is not None: cos, sin = s.magnitude * cos, s.magnitude * sin
+    return cos.to(dtype), sin.to(dtype)
 
 # %% ../nbs/08_model.ipynb #08-045
 class Transformer(nn.Module):
     "Tokens to hidden states: embeddings, one block after another, a last norm."
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
-        self.embed_tokens = make_embedding(config.vocab_size, config.d_model)
-        self.embed_positions = make_embedding(config.context, config.d_model) if config.arch == "gpt2" else None
-        self.layers = nn.ModuleList(make_block(config) for _ in range(config.n_layer))
-        self.norm = make_norm(config)
+        self.config, c = config, config
+        self.embed_tokens = make_embedding(c.vocab_size, c.d_model)
+        self.embed_positions = None if c.family.rotary else make_embedding(c.context, c.d_model)
+        self.layers = nn.ModuleList(make_block(c) for _ in range(c.n_layer))
+        self.norm = make_norm(c)
 
     def forward(self,
         ids: Tensor,                     # (B, T) the tokens after those in the cache
         cache: KVCache | None = None,
         pad: Tensor | None = None,       # (B,) how many tokens on the left of each row are padding
     ) -> Tensor:                         # (B, T, D)
-        c, past = self.config, cache.length if cache is not None else 0
+        c, past = self.config, 0 if cache is None else cache.length
         check_ids(ids, c, past, pad)
         T = ids.shape[1]
-        positions = torch.arange(past, past + T, device=ids.device)                    # (T,)
+        positions = torch.arange(past, past + T, device=ids.device)                     # (T,)
         if pad is not None: positions = (positions - pad[:, None]).clamp(min=0)         # (B, T)
-        x, rotation = self.embed_tokens(ids), None                                     # (B, T, D)
-        if c.arch == "gpt2": x = x + self.embed_positions(positions)
-        else: rotation = tuple(t.to(x.dtype) for t in rotate(positions, c))
+        x, rotation = self.embed_tokens(ids), None                                      # (B, T, D)
+        if c.family.rotary: rotation = rotate(positions, c, x.dtype)
+        else: x = x + self.embed_positions(positions)
         mask = causal_mask(T, past, pad, ids.device)
         for i, layer in enumerate(self.layers): x = layer(x, rotation, mask, cache, i)  # (B, T, D)
         if cache is not None: cache.length += T
         return self.norm(x)
 
-# %% ../nbs/08_model.ipynb #08-047
-def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:
-    "Raise where `ids` is no (B, T) batch of tokens that fits; the values are looked at on the CPU alone, where that costs no waiting."
-    if not isinstance(ids, Tensor) or ids.is_floating_point():
-        raise TypeError(f"ids must be a tensor of whole numbers, not {ids.dtype if isinstance(ids, Tensor) else type(ids).__name__}")
-    if ids.dim() != 2 or not ids.numel(): raise ValueError(f"ids must have shape (B, T) with at least one token, not {tuple(ids.shape)}")
-    if past + ids.shape[1] > c.context:
-        raise ValueError(f"{past + ids.shape[1]} tokens do not fit into the context of {c.context}: keep the last {c.context}")
-    if pad is not None and pad.shape != ids.shape[:1]: raise ValueError(f"pad must have shape {tuple(ids.shape[:1])}, not {tuple(pad.shape)}")
-    if ids.device.type != "cpu" or torch.compiler.is_compiling(): return
-    low, high = (int(x) for x in ids.aminmax())
-    if low < 0 or high >= c.vocab_size: raise ValueError(f"id {low if low < 0 else high} is outside the vocabulary, 0 to {c.vocab_size - 1}")
-
 # %% ../nbs/08_model.ipynb #08-049
 class GPT(nn.Module):
-    "A decoder-only language model: GPT-2, Llama, Qwen2 or Qwen3, as the config says."
+    "A decoder-only language model, of the family that its config names."
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config, self.model = config, Transformer(config)
@@ -98,22 +88,20 @@ class GPT(nn.Module):
         ids: Tensor,                     # (B, T) the tokens after those in the cache
         cache: KVCache | None = None,    # of `new_cache`
         pad: Tensor | None = None,       # (B,) how many tokens on the left of each row are padding
-    ) -> Tensor:                         # (B, T, V) logits of the token that comes next
+    ) -> Tensor:                         # (B, T, V) logits: a score for each token that may follow
         return self.lm_head(self.model(ids, cache, pad))
 
-    def loss(self,
-        ids: Tensor,      # (B, T)
-        targets: Tensor,  # (B, T) the token after each; -100 is not counted
-    ) -> Tensor:          # mean cross-entropy in nats
-        if targets.shape != ids.shape: raise ValueError(f"targets must have the shape of ids, {tuple(ids.shape)}, not {tuple(targets.shape)}")
-        logits = self(ids).float()                                                    # (B, T, V)
-        try: return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-        except IndexError as e: raise ValueError(f"a target is neither -100 nor in the vocabulary, 0 to {self.config.vocab_size - 1}: {e}") from e
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:   # (B, T), (B, T) -> nats
+        "Mean cross-entropy of the token after each; a target of -100 is not counted."
+        check_targets(targets, ids, self.config)
+        logits = self(ids).float()                                                      # (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         "An empty cache with room for `max_length` tokens (None: the whole context) a row."
-        c, weight = self.config, self.model.embed_tokens.weight
-        return KVCache(c.n_layer, batch_size, c.n_kv_head, c.context if max_length is None else max_length, c.d_head, weight.dtype, weight.device)
+        c, w = self.config, self.model.embed_tokens.weight
+        if max_length is None: max_length = c.context
+        return KVCache(c.n_layer, batch_size, c.n_kv_head, max_length, c.d_head, w.dtype, w.device)
 
     @property
     def n_params(self) -> int: return sum(p.numel() for p in self.parameters())
@@ -124,13 +112,13 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls,
-        name: str | Path,                    # a folder, a house model such as "tales-en", or an id on the Hub such as "Qwen/Qwen3-0.6B"
-        dtype: torch.dtype | None = None,    # None: the one it is stored in
-        device: str | None = None,           # None: the CPU
-        **hub,                               # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
+        name: str | Path,                   # a folder, a house model, or an id on the Hub
+        dtype: torch.dtype | None = None,   # None: the one it is stored in
+        device: str | None = None,          # None: the CPU
+        **hub,                              # options for the Hub: see `find_folder`
     ) -> "GPT":
-        "Open a checkpoint. Only JSON and safetensors files are read; one that does not fit is refused before memory is taken."
-        if dtype not in FLOATS: raise ValueError(f"dtype is {dtype!r:.60}: expected one of {', '.join(map(str, FLOATS[1:]))}, or None for the one it is stored in")
+        "Open a checkpoint; one that does not fit is refused before memory is taken."
+        check_dtype(dtype)
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
@@ -138,9 +126,9 @@ class GPT(nn.Module):
 @torch.no_grad()
 def init_weights(
     model: GPT,
-    std: float = 0.02,   # GPT-2's; 1 / sqrt(d_model) starts with a higher loss, but small models then learn faster
+    std: float = 0.02,   # GPT-2's; with 1 / sqrt(d_model) small models learn faster
 ) -> None:
-    "Normal weights, biases 0; the two projections that write to the stream 1 / sqrt(2 n_layer) of that (GPT-2, section 2.3)."
+    "Normal weights, biases 0; writers to the stream narrower, by 1 / sqrt(2 n_layer) (GPT-2, 2.3)."
     if model.lm_head.weight.is_meta: return
     for name, module in model.named_modules():
         if not isinstance(module, (nn.Linear, nn.Embedding)): continue
@@ -151,24 +139,29 @@ def init_weights(
 # %% ../nbs/08_model.ipynb #08-099
 def count_params(c: GPTConfig) -> dict[str, int]:  # part -> parameters; their sum is the model's
     "Parameters by part, from the config alone."
-    norm = 2 * c.d_model if c.arch == "gpt2" else c.d_model
-    heads = (c.n_head + 2 * c.n_kv_head) * c.d_head                                        # rows of q, k and v
-    attention = c.d_model * (heads + c.n_head * c.d_head) + c.attention_bias * (heads + (c.arch != "qwen2") * c.d_model)
-    if c.arch == "qwen3": attention += 2 * c.d_head
-    n_matrix = 2 if c.arch == "gpt2" else 3
+    with torch.device("meta"): norm = sum(w.numel() for w in make_norm(c).parameters())
+    heads = (c.n_head + 2 * c.n_kv_head) * c.d_head                       # rows of q, k and v
+    attention = c.d_model * (heads + c.n_head * c.d_head)
+    attention += c.attention_bias * (heads + c.family.out_bias * c.d_model)
+    attention += c.family.qk_norm * 2 * c.d_head
+    n_matrix = 3 if c.family.gated else 2
     mlp = n_matrix * c.d_model * c.d_ff + c.mlp_bias * ((n_matrix - 1) * c.d_ff + c.d_model)
-    return {"embedding": c.vocab_size * c.d_model, "positions": c.context * c.d_model if c.arch == "gpt2" else 0,
-            "attention": c.n_layer * attention, "feed-forward": c.n_layer * mlp, "norms": (2 * c.n_layer + 1) * norm,
+    return {"embedding": c.vocab_size * c.d_model,
+            "positions": 0 if c.family.rotary else c.context * c.d_model,
+            "attention": c.n_layer * attention, "feed-forward": c.n_layer * mlp,
+            "norms": (2 * c.n_layer + 1) * norm,
             "head": 0 if c.tie_embeddings else c.vocab_size * c.d_model}
 
 # %% ../nbs/08_model.ipynb #08-112
 def flops_per_token(
     c: GPTConfig,
     length: int,   # T, tokens read at once
-) -> int:          # multiplications and additions in matrix products, forward; training costs 3 times that
-    "Work to read one token of a text of `length` tokens: 2 for each weight it meets, 4 H K T a layer for attention (all T x T scores)."
-    linear = c.n_layer * c.d_model * (2 * (c.n_head + c.n_kv_head) * c.d_head + (2 if c.arch == "gpt2" else 3) * c.d_ff)
-    return 2 * (linear + c.vocab_size * c.d_model) + 4 * c.n_layer * c.n_head * c.d_head * length
+) -> int:          # multiplications and additions of matrix products, forward
+    "Work to read one of `length` tokens: 2 a weight it meets, and 4 H K T a layer for attention."
+    n_matrix = 3 if c.family.gated else 2
+    layer = c.d_model * (2 * (c.n_head + c.n_kv_head) * c.d_head + n_matrix * c.d_ff)
+    attention = 4 * c.n_layer * c.n_head * c.d_head * length              # all T x T scores
+    return 2 * (c.n_layer * layer + c.vocab_size * c.d_model) + attention
 
 # %% ../nbs/08_model.ipynb #08-124
 def memory(
@@ -177,10 +170,46 @@ def memory(
     length: int | None = None,   # tokens in the cache of each row; None: the whole context
     bytes_each: int = 4,         # bytes of a number: 4 for float32, 2 for bfloat16
 ) -> dict[str, int]:             # bytes
-    "What lies in memory: weights and cache to write; weights, gradients and AdamW's two averages to train (activations come on top)."
+    "What lies in memory: weights and cache to write; three times the weights more to train."
     weights = sum(count_params(c).values()) * bytes_each
     cache = 2 * c.n_layer * batch_size * c.n_kv_head * (length or c.context) * c.d_head * bytes_each
     return {"weights": weights, "cache": cache, "gradients": weights, "optimizer": 2 * weights}
+
+# %% ../nbs/08_model.ipynb #08-047
+def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:
+    "Raise where `ids` is no (B, T) batch of tokens that fits."
+    if not isinstance(ids, Tensor) or ids.is_floating_point():
+        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"ids must be a tensor of whole numbers, not {given}")
+    shape = tuple(ids.shape)
+    if ids.dim() != 2 or not ids.numel():
+        raise ValueError(f"ids must have shape (B, T) with at least one token, not {shape}")
+    if past + ids.shape[1] > c.context:
+        raise ValueError(f"{past + ids.shape[1]} tokens do not fit into the context of "
+                         f"{c.context}: keep the last {c.context}")
+    if pad is not None and pad.shape != ids.shape[:1]:
+        raise ValueError(f"pad must have shape {shape[:1]}, not {tuple(pad.shape)}")
+    if (odd := outside(ids, c)) is not None:
+        raise ValueError(f"id {odd} is outside the vocabulary, 0 to {c.vocab_size - 1}")
+
+# %% ../nbs/08_model.ipynb #08-612
+def outside(ids: Tensor, c: GPTConfig) -> int | None:
+    "An id that is no token's; None where all are, and where a look would cost a wait."
+    if ids.device.type != "cpu" or torch.compiler.is_compiling(): return None
+    low, high = (int(x) for x in ids.aminmax())
+    if low < 0: return low
+    return high if high >= c.vocab_size else None
+
+
+def check_targets(targets: Tensor, ids: Tensor, c: GPTConfig) -> None:
+    "Raise where `targets` are not one token, or -100, for each of `ids`."
+    if targets.shape != ids.shape:
+        raise ValueError(f"targets must have the shape of ids, {tuple(ids.shape)}, "
+                         f"not {tuple(targets.shape)}")
+    if not targets.numel(): return
+    if (odd := outside(targets.where(targets != -100, 0), c)) is not None:
+        raise ValueError(f"target {odd} is neither -100 nor in the vocabulary, "
+                         f"0 to {c.vocab_size - 1}")
 
 # %% ../nbs/08_model.ipynb #08-177
 def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "cuda:1", "mps"
@@ -188,5 +217,6 @@ def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "
     mps, gpus = torch.backends.mps.is_available(), torch.cuda.device_count()
     if name == "auto": name = "cuda" if gpus else "mps" if mps else "cpu"
     there = ["cpu"] + ["mps"] * mps + ["cuda"] * bool(gpus) + [f"cuda:{i}" for i in range(gpus)]
-    if str(name) not in there: raise ValueError(f"no device {str(name)!r} here: choose auto or {', '.join(there)}")
+    if str(name) not in there:
+        raise ValueError(f"no device {str(name)!r} here: choose auto or {', '.join(there)}")
     return torch.device(name)

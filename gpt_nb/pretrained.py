@@ -135,8 +135,10 @@ def gguf_config(writer, c: GPTConfig) -> None:
     writer.add_add_bos_token(c.bos_token_id is not None)   # texts begin with it, as in training
     if c.bos_token_id is not None: writer.add_bos_token_id(c.bos_token_id)
     if c.eos_token_id is not None: writer.add_eos_token_id(c.eos_token_id if isinstance(c.eos_token_id, int) else c.eos_token_id[0])
-    if c.arch == "gpt2": return writer.add_layer_norm_eps(c.norm_eps)
-    writer.add_layer_norm_rms_eps(c.norm_eps); writer.add_rope_freq_base(c.rope_theta); writer.add_rope_dimension_count(c.d_head)
+    if c.family.norm is torch.nn.LayerNorm: writer.add_layer_norm_eps(c.norm_eps)
+    else: writer.add_layer_norm_rms_eps(c.norm_eps)
+    if not c.family.rotary: return
+    writer.add_rope_freq_base(c.rope_theta); writer.add_rope_dimension_count(c.d_head)
     s = c.rope_scaling
     if s and s.rule == "llama3":
         frequencies = rope_frequencies(c.d_head, c.rope_theta)
@@ -148,8 +150,8 @@ def gguf_config(writer, c: GPTConfig) -> None:
 # %% ../nbs/14_pretrained.ipynb #14-073
 def gguf_tensor(name: str, w: Tensor, c: GPTConfig) -> Tensor:
     "One of `transformers`' tensors as llama.cpp wants it."
-    if c.arch == "gpt2" and ".c_" in name and w.dim() == 2: return w.t()
-    if c.arch == "llama" and (".q_proj." in name or ".k_proj." in name): return w.unflatten(0, (-1, 2, c.d_head // 2)).transpose(1, 2).flatten(0, 2)
+    if c.family.side_by_side and ".c_" in name and w.dim() == 2: return w.t()
+    if not c.family.pairs_apart and (".q_proj." in name or ".k_proj." in name): return w.unflatten(0, (-1, 2, c.d_head // 2)).transpose(1, 2).flatten(0, 2)
     return w
 
 

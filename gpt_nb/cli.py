@@ -16,11 +16,241 @@ from typing import Annotated, Optional
 
 import typer
 
-UsageProblem = typer.BadParameter.__mro__[2]  # click's exception for bad options, wherever typer keeps it
+UsageProblem = typer.BadParameter.__mro__[2]  # click's exception, wherever typer keeps it
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True,
-                  context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Train a small GPT, let it write, measure it. Start with: gpt-nb demo")
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train a small GPT, let it write, measure it. Start with: gpt-nb demo")
+
+# %% ../nbs/22_cli.ipynb #22-026
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
+Share = Annotated[Optional[float], typer.Option(
+    help="draw among the tokens that hold this share of the probability")]
+LeastShare = Annotated[Optional[float], typer.Option(
+    help="drop tokens less likely than this share of the likeliest")]
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(help="how the text begins")] = "",
+    tokens: Annotated[int, typer.Option(min=0, help="write at most so many")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 1.0,
+    top_k: Annotated[Optional[int], typer.Option(help="draw among so many tokens")] = None,
+    top_p: Share = None,
+    min_p: LeastShare = None,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="fixes the result")] = None,
+    device: Device = "auto",
+) -> None:
+    "Let a model write: the prompt and its text on stdout, all else on stderr."
+    from gpt_nb.sampling import stream
+
+    opened = open_run(run, device)
+    how = dict(seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    pieces = stream(opened.model, opened.tok, prompt, tokens, **how)
+    sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+# %% ../nbs/22_cli.ipynb #22-60d
+def open_run(folder: Path, device: str):  # Run
+    "The run in a folder, or a house model, with its tokenizer, on a device."
+    from gpt_nb.model import pick_device
+    from gpt_nb.training import Run
+
+    run = Run.open(folder, device=str(pick_device(device)))
+    if run.tok is None: raise ValueError(f"{folder} has no tokenizer: it cannot read a text")
+    return run
+
+# %% ../nbs/22_cli.ipynb #22-025
+Data = Annotated[Optional[str], typer.Option(help=(
+    "tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file or glob such as 'texts/*.txt', "
+    "or hub:ORG/NAME  [default: tales]"))]
+Cutting = Annotated[Optional[str], typer.Option(help=(
+    "char, word, bpe:N or a folder  "
+    "[default: word for tales, bpe:800 for tales-zh, else bpe:2048]"))]
+Layers = Annotated[Optional[int], typer.Option(
+    min=1, help="layers; the width follows  [default: 2 for tales, else 4]")]
+Shape = Annotated[Optional[str], typer.Option(
+    help="instead of --depth: a config.json of gpt2, llama, qwen2 or qwen3")]
+Context = Annotated[Optional[int], typer.Option(
+    min=1, help="tokens the model reads at once  [default: the longest story, else 256]")]
+Steps = Annotated[Optional[int], typer.Option(min=1, help="updates to make")]
+Minutes = Annotated[Optional[float], typer.Option(
+    help="time to train instead of --steps  [default: 3]")]
+Out = Annotated[Optional[Path], typer.Option(help="the run folder to write  [default: runs/DATA]")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="fixes the result  [default: 0]")]
+Where = Annotated[Optional[str], typer.Option(
+    help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")]
+
+# %% ../nbs/22_cli.ipynb #22-60f
+@app.command("train")
+def train_command(
+    data: Data = None, tokenizer: Cutting = None, depth: Layers = None, config: Shape = None,
+    context: Context = None, steps: Steps = None, minutes: Minutes = None, out: Out = None,
+    resume: Resume = False, device: Where = None, seed: Seed = None,
+) -> None:
+    "Train a model and leave a run folder that transformers and vLLM open too."
+    from gpt_nb.model import pick_device
+
+    pick_device(device or "auto")
+    if data == "": raise ValueError(NO_DATA)
+    if depth is not None and config is not None:
+        raise ValueError("--depth and --config exclude each other: give one")
+    given = dict(data=data, tokenizer=tokenizer, depth=depth, config=config, context=context,
+                 steps=steps, minutes=minutes, seed=seed, device=device)
+    out = out or default_folder(data or "tales")
+    if resume: options = recall_options(out, given)
+    else: options = fill_in_options(given | dict(data=data or "tales", seed=seed or 0))
+    run, tokens = train_run(options, out, resume)
+    report(run, tokens, options)
+    print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
+
+# %% ../nbs/22_cli.ipynb #22-027
+Text = Annotated[Optional[str], typer.Option(help=(
+    "as for train; of the run's own data the validation part is read  [default: the run's own]"))]
+
+
+@app.command("eval")
+def eval_command(run: RunFolder, data: Text = None, device: Device = "auto") -> None:
+    "Measure a model on text: loss, perplexity, accuracy, calibration, bits per byte."
+    from gpt_nb.data import world_of
+    from gpt_nb.evaluation import evaluate, floor
+
+    opened = open_run(run, device)
+    if data == "": raise ValueError(NO_DATA)
+    data = data or opened.options.get("data")
+    if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
+    ids, end_id, mine = read_ids(opened, data)
+    unknown = check_known(ids, opened, data)
+    result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
+    best = f" (best possible {floor(world, ids, end_id):.4f})" if world else ""
+    bits = f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes"
+    if result.bits_per_byte is not None: bits = f"{result.bits_per_byte:.4f}"
+    print(f"{'validation part of ' if mine else ''}{data}: {len(ids):,} tokens")
+    print(f"loss           {result.loss:.4f} nats a token{best}")
+    print(f"perplexity     {result.perplexity:.3f}")
+    print(f"accuracy       {result.accuracy:.2%}")
+    print(f"calibration    {result.calibration.error:.4f} expected error of the first choice")
+    print(f"bits per byte  {bits}")
+
+# %% ../nbs/22_cli.ipynb #22-60h
+def read_ids(run, data: str):  # (ids, end_id, whether they are the run's own validation part)
+    "The tokens that `eval` reads."
+    from gpt_nb.data import load_texts, tokenize
+
+    texts, bars = load_texts(data), sys.stderr.isatty()
+    if may_be_own(run, data):
+        tokens = tokenize(texts, run.tok, cache_folder(), val=0.1, progress=bars)
+        noted = run.options.get("tokens")
+        if noted in (None, tokens.folder.name): return tokens.val, tokens.end_id, True
+        say(f"{data} has the name of the text this run was trained on, but is another: all is read")
+    tokens = tokenize(texts, run.tok, cache_folder(), val=0, progress=bars)
+    return tokens.train, tokens.end_id, False
+
+
+def may_be_own(run, data: str) -> bool:
+    "Whether a value of --data can mean the text of the run."
+    from gpt_nb.data import world_of
+
+    def parts(name):
+        return sorted(repr(world_of(p) or os.path.realpath(p)) for p in name.split("+"))
+
+    own = run.options.get("data")
+    return own is not None and parts(data) == parts(own)
+
+
+def check_known(ids, run, data: str) -> float:  # the share of unknown words
+    "Raise where most words are unknown."
+    import numpy as np
+
+    unknown = float(np.mean(np.asarray(ids) == run.tok.special_tokens.get("<|unk|>", -1)))
+    if unknown <= 0.5: return unknown
+    raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to this run, which was "
+                     f"trained on {run.options.get('data')}: give it text of the same kind")
+
+# %% ../nbs/22_cli.ipynb #22-d94e
+Target = Annotated[str, typer.Option(help=(
+    "hf: a folder for transformers and vLLM; onnx: a file for ONNX runtimes; "
+    "gguf: a file for llama.cpp"))]
+NewFolder = Annotated[Path, typer.Option(help="a new folder")]
+Licence = Annotated[str, typer.Option(
+    help="of the weights, for the card, as the Hub abbreviates it: apache-2.0, mit ...")]
+NEXT = {"hf": "vllm serve {out}", "onnx": "onnxruntime.InferenceSession opens it",
+        "gguf": "llama-server -m {path}"}
+
+
+@app.command("export")
+def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = "other") -> None:
+    "Write a run's model for other programs, with its tokenizer and a card."
+    from gpt_nb.pretrained import export
+    from gpt_nb.training import Run
+
+    try: path = export(Run.open(run), to, out, licence)
+    except ImportError as e: raise ValueError(str(e)) from e
+    then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
+    print(f"{path} holds the model. Next: {then}")
+
+# %% ../nbs/22_cli.ipynb #22-028
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the run folder to write")] = Path("runs/demo"),
+    minutes: Annotated[float, typer.Option(help="time to train")] = 3.0,
+    data: Annotated[str, typer.Option(help="tales or tales-zh")] = "tales",
+    device: Device = "auto",
+) -> None:
+    "Train a small GPT on the built-in world and let it write five stories; again: see them again."
+    from gpt_nb.data import world_of
+
+    if world_of(data) is None:
+        raise ValueError(f"--data {data}: the demo knows tales and tales-zh; "
+                         "for other texts use gpt-nb train")
+    if (out / "training.json").is_file(): run, options = demo_again(out)
+    else:
+        given = dict.fromkeys(("tokenizer", "depth", "config", "context", "steps"))
+        options = fill_in_options(given | dict(data=data, minutes=minutes, seed=0, device=device))
+        run, _ = train_run(options, out, resume=False)
+    report(run, None, options)
+    show_stories(run, world_of(options["data"]))
+    print(f"\nThe run is in {out} (a picture of it: {out / 'run.png'}). "
+          "It opens in transformers as it is.")
+    print(f"Next: gpt-nb sample {quote(str(out))}")
+
+# %% ../nbs/22_cli.ipynb #22-60j
+def demo_again(out: Path):  # (run, options)
+    "The demo's run: opened where it is finished, else trained to its end."
+    from gpt_nb.checkpoint import read_json
+    from gpt_nb.data import world_of
+    from gpt_nb.training import Run
+
+    options = recall_options(out, dict(data=None, tokenizer=None, device=None))
+    if world_of(options["data"]) is None:
+        raise ValueError(f"{out} holds a run on {options['data']}, which is not a built-in world: "
+                         "choose another --out")
+    finished = read_json(out / "training.json").get("finished")
+    say(f"{out} holds a run already: {'showing that one' if finished else 'going on with it'}")
+    return (Run.open(out) if finished else train_run(options, out, resume=True)[0]), options
+
+
+def show_stories(run, world, n: int = 200) -> None:
+    "Five stories with what the checker says of each, and the share of many that holds."
+    from gpt_nb.emergence import share_that_holds, write_stories
+
+    say(f"writing {n} stories ...")
+    texts = write_stories(run.model, run.tok, n, seed=0)
+    for text in texts[:5]:
+        check = world.check(text)
+        print(f"\n{text}\n  -> {'holds together' if check.story else '; '.join(check.reasons)}")
+    holds = share_that_holds(world, texts)
+    print(f"\nOf {n} stories: {holds.sentences:.1%} of the sentences are well formed, "
+          f"{holds.facts:.1%} of the facts are true, "
+          f"{holds.story:.0%} of the stories hold together as a whole.")
 
 # %% ../nbs/22_cli.ipynb #22-011
 class Stopped(Exception):
@@ -52,19 +282,53 @@ def run_app(
         say("gpt-nb: not enough memory: choose a smaller --depth, --context or --tokens")
     return 2
 
-
+# %% ../nbs/22_cli.ipynb #22-70c
 def main() -> None:
     "What `gpt-nb` calls."
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, "w"))   # closed with >&-
-        getattr(sys, name).reconfigure(errors="backslashreplace")                  # a name of a file need not be text
+        getattr(sys, name).reconfigure(errors="backslashreplace")   # a file's name need not be text
     sys.exit(run_app())
+
+# %% ../nbs/22_cli.ipynb #22-019
+NO_DATA = "--data is empty: name a corpus, a file or a glob, or leave it out"
+RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
+    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01, eval_every=400),
+    "tales-zh": dict(depth=2, tokenizer="bpe:800", batch_size=64, lr=0.02, muon_lr=0.01,
+                     eval_every=400),
+    "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02,
+                 eval_every=100),
+}
+
+
+def recipe_for(data: str) -> dict:
+    "The recipe that fits a corpus."
+    from gpt_nb.data import world_of
+
+    worlds = [world_of(part) for part in data.split("+")]
+    if None in worlds: return RECIPES["text"]
+    return RECIPES["tales-zh" if {world.lang for world in worlds} == {"zh"} else "tales"]
+
+
+def fill_in_options(options: dict) -> dict:
+    "Replace what was not given by what fits the data."
+    if options["steps"] is None and options["minutes"] is None: options["minutes"] = 3.0
+    options["device"] = options["device"] or "auto"
+    recipe = recipe_for(options["data"])
+    if options["config"]: recipe = {key: value for key, value in recipe.items() if key != "depth"}
+    missing = {key: value for key, value in recipe.items() if options.get(key) is None}
+    return options | missing
+
+
+def default_folder(data: str) -> Path:
+    "runs/DATA, with nothing in the name that a shell would read."
+    return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
 
 # %% ../nbs/22_cli.ipynb #22-016
 def make_tokenizer(
     kind: str,  # "char", "word", "bpe:4096", or a folder that holds a tokenizer.json
     texts,      # documents to learn it from
-):
+):              # Tokenizer
     "Train a tokenizer, or open one."
     from gpt_nb.checkpoint import load_tokenizer
     from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
@@ -73,47 +337,14 @@ def make_tokenizer(
     if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
     name, _, size = kind.partition(":")
     if name != "bpe": return load_tokenizer(kind)
-    if not size.isdecimal(): raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size N, or a folder")
-    return BPETokenizer.train(texts, vocab_size=int(size))
+    if size.isdecimal(): return BPETokenizer.train(texts, vocab_size=int(size))
+    raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size N, "
+                     "or a folder")
 
 
 def cache_folder() -> Path:
     "Where finished token arrays are kept between runs."
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_nb"
-
-# %% ../nbs/22_cli.ipynb #22-019
-RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
-    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01, eval_every=400),
-    "tales-zh": dict(depth=2, tokenizer="bpe:800", batch_size=64, lr=0.02, muon_lr=0.01, eval_every=400),
-    "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02, eval_every=100),
-}
-
-
-def fill_in_options(options: dict) -> dict:
-    "Replace what was not given by what fits the data."
-    from gpt_nb.data import world_of
-
-    worlds = [world_of(part) for part in options["data"].split("+")]
-    recipe = RECIPES["text" if None in worlds else "tales-zh" if {w.lang for w in worlds} == {"zh"} else "tales"]
-    if options["steps"] is None and options["minutes"] is None: options["minutes"] = 3.0
-    options["device"] = options["device"] or "auto"
-    return options | {key: value for key, value in recipe.items() if options.get(key) is None and not (key == "depth" and options["config"])}
-
-
-def recall_options(out: Path, given: dict) -> dict:
-    "What an interrupted run was started with; options given again must agree."
-    from gpt_nb.checkpoint import read_json
-
-    if not (out / "training.json").is_file(): raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out of the run")
-    saved = read_json(out / "training.json").get("options")
-    if not isinstance(saved, dict) or not {*given, *RECIPES["text"]} <= saved.keys(): raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
-    words = dict.fromkeys(("data", "tokenizer", "device"), str) | dict(config=str | None)
-    for key, value in saved.items():
-        if isinstance(value, bool) or not isinstance(value, words.get(key, int | float | None)):
-            raise ValueError(f"{out / 'training.json'} is damaged: its option {key} is {value!r:.60}")
-    differ = [f"--{key} was {saved.get(key)} and is {value}" for key, value in given.items() if value is not None and value != saved.get(key)]
-    if differ: raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these options, or choose another --out")
-    return given | saved
 
 # %% ../nbs/22_cli.ipynb #22-021
 def prepare(options: dict):  # (tok, tokens, model)
@@ -132,200 +363,85 @@ def prepare(options: dict):  # (tok, tokens, model)
     tok = make_tokenizer(options["tokenizer"], texts)
     tokens = tokenize(texts, tok, cache_folder(), progress=sys.stderr.isatty())
     context = options["context"] or longest_document(tokens)
-    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} to validate, {tok.vocab_size:,} in the vocabulary, context {context}")
+    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} "
+        f"to validate, {tok.vocab_size:,} in the vocabulary, context {context}")
     torch.manual_seed(options["seed"])
-    sizes = dict(vocab_size=tok.vocab_size, context=context, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    sizes = dict(vocab_size=tok.vocab_size, context=context, **ends)
     if given: shape = replace(given, **sizes)
     else: shape = GPTConfig.from_depth(options["depth"], tie_embeddings=False, **sizes)
     return tok, tokens, GPT(shape)
 
 # %% ../nbs/22_cli.ipynb #22-022
-def train_run(options: dict, out: Path, resume: bool):  # Run
+SETTINGS = "steps", "minutes", "batch_size", "lr", "muon_lr", "eval_every", "seed", "device"
+
+
+def train_run(options: dict, out: Path, resume: bool):  # (run, tokens)
     "Train a new model, or go on with one."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
     from gpt_nb.training import TrainConfig, check_new, train
 
     if not resume: check_new(out)
-    config = TrainConfig(**{name: options[name] for name in ("steps", "minutes", "batch_size", "lr", "muon_lr", "eval_every", "seed", "device")})
+    config = TrainConfig(**{name: options[name] for name in SETTINGS})
     tok, tokens, model = prepare(options)
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None
-    say(f"{model.n_params:,} parameters" + (f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""))
-    try: run = train(model, tokens, config, tok, out=out, resume=resume, floor=best, options=options)
+    aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
+    say(f"{model.n_params:,} parameters{aim}")
+    noted = options | dict(tokens=tokens.folder.name)   # by which `eval` knows its own text again
+    try: run = train(model, tokens, config, tok, out=out, resume=resume, floor=best, options=noted)
     except KeyboardInterrupt as e:
         if not (out / "training.json").is_file(): raise
-        raise Stopped(f"{str(e).partition(':')[0] or 'stopped'}. Go on with: gpt-nb train --out {quote(str(out))} --resume") from e
+        why, again = str(e).partition(":")[0] or "stopped", f"--out {quote(str(out))} --resume"
+        raise Stopped(f"{why}. Go on with: gpt-nb train {again}") from e
     run.plot().savefig(out / "run.png")
     return run, tokens
 
+# %% ../nbs/22_cli.ipynb #22-70f
+KINDS = dict.fromkeys(("data", "tokenizer", "device", "tokens"), str) | dict(config=str | None)
 
+
+def recall_options(out: Path, given: dict) -> dict:
+    "What an interrupted run was started with; options given again must agree."
+    from gpt_nb.checkpoint import read_json
+
+    if not (out / "training.json").is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, "
+                                "or give the --out of the run")
+    saved = read_json(out / "training.json").get("options")
+    if not isinstance(saved, dict) or not {*given, *RECIPES["text"]} <= saved.keys():
+        raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
+    for key, value in saved.items():
+        kind = KINDS.get(key, int | float | None)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"{out / 'training.json'} is damaged: "
+                             f"its option {key} is {value!r:.60}")
+    differ = [f"--{key} was {saved.get(key)} and is {value}" for key, value in given.items()
+              if value is not None and value != saved.get(key)]
+    if not differ: return given | saved
+    raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these options, "
+                     "or choose another --out")
+
+# %% ../nbs/22_cli.ipynb #22-70g
 def report(run, tokens, options: dict) -> None:
     "The validation loss beside the lines to cross."
     from gpt_nb.evaluation import evaluate, lines_to_cross
 
-    unit = "word" if options["tokenizer"] == "word" and "zh" not in options["data"] else "token"   # of Chinese, a character
+    words = options["tokenizer"] == "word" and "zh" not in options["data"]   # zh: a character
+    head, unit = "validation loss {:.3f} nats a {}", "word" if words else "token"
     if run.floor:
-        print(f"validation loss {run.val_loss:.3f} nats a {unit}; no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%} above it")
+        loss = head.format(run.val_loss, unit)
+        best = f"no model can do better than {run.floor:.3f}"
+        print(f"{loss}; {best}: {run.val_loss / run.floor - 1:.1%} above it")
         return
     result = evaluate(run.model, tokens, run.tok)
+    loss = f"{head.format(result.loss, unit)}, accuracy {result.accuracy:.1%}"
     if result.bits_per_byte is None:
-        print(f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}; unknown words hide how many bytes that is")
+        print(f"{loss}; unknown words hide how many bytes that is")
         return
-    print(f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}, {result.bits_per_byte:.3f} bits a byte")
+    print(f"{loss}, {result.bits_per_byte:.3f} bits a byte")
     say("counting, for comparison ...")
     for name, bits in lines_to_cross(tokens, run.tok).items():
-        print(f"  {name:<40}{bits:.3f} bits a byte: {'crossed' if result.bits_per_byte < bits else 'not crossed'}")
-
-# %% ../nbs/22_cli.ipynb #22-025
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
-RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
-
-
-@app.command("train")
-def train_command(
-    data: Annotated[Optional[str], typer.Option(help="tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file or glob such as 'texts/*.txt', or hub:ORG/NAME  [default: tales]")] = None,
-    tokenizer: Annotated[Optional[str], typer.Option(help="char, word, bpe:N or a folder  [default: word for tales, bpe:800 for tales-zh, else bpe:2048]")] = None,
-    depth: Annotated[Optional[int], typer.Option(min=1, help="layers; the width follows  [default: 2 for tales, else 4]")] = None,
-    config: Annotated[Optional[str], typer.Option(help="instead of --depth: a config.json of gpt2, llama or qwen3")] = None,
-    context: Annotated[Optional[int], typer.Option(min=1, help="tokens the model reads at once  [default: the longest story, else 256]")] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="updates to make")] = None,
-    minutes: Annotated[Optional[float], typer.Option(help="time to train instead of --steps  [default: 3]")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="the run folder to write  [default: runs/DATA]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")] = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="fixes the result  [default: 0]")] = None,
-) -> None:
-    "Train a model and leave a run folder that transformers and vLLM open too."
-    from gpt_nb.model import pick_device
-
-    pick_device(device or "auto")
-    if data == "": raise ValueError("--data is empty: name a corpus, a file or a glob, or leave it out")
-    if depth is not None and config is not None: raise ValueError("--depth and --config exclude each other: give one")
-    given = dict(data=data, tokenizer=tokenizer, depth=depth, config=config, context=context, steps=steps, minutes=minutes, seed=seed, device=device)
-    out = out or Path("runs") / "".join(c if c.isalnum() else "-" for c in (data or "tales")).strip("-")[-60:]
-    options = recall_options(out, given) if resume else fill_in_options(given | dict(data=data or "tales", seed=seed or 0))
-    run, tokens = train_run(options, out, resume)
-    report(run, tokens, options)
-    print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
-
-# %% ../nbs/22_cli.ipynb #22-026
-@app.command()
-def sample(
-    run: RunFolder,
-    prompt: Annotated[str, typer.Option(help="how the text begins")] = "",
-    tokens: Annotated[int, typer.Option(min=0, help="write at most so many")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 1.0,
-    top_k: Annotated[Optional[int], typer.Option(help="draw among so many tokens")] = None,
-    top_p: Annotated[Optional[float], typer.Option(help="draw among the tokens that hold this share of the probability")] = None,
-    min_p: Annotated[Optional[float], typer.Option(help="drop tokens less likely than this share of the likeliest")] = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="fixes the result")] = None,
-    device: Device = "auto",
-) -> None:
-    "Let a model write: the prompt and its text on stdout, all else on stderr."
-    from gpt_nb.model import pick_device
-    from gpt_nb.sampling import stream
-    from gpt_nb.training import Run
-
-    opened = Run.open(run, device=str(pick_device(device)))
-    if opened.tok is None: raise ValueError(f"{run} has no tokenizer: it cannot read a prompt")
-    pieces = stream(opened.model, opened.tok, prompt, tokens, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    sys.stdout.write(prompt)
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-
-# %% ../nbs/22_cli.ipynb #22-027
-def same_text(a: str, b: str) -> bool:
-    "Whether two values of --data mean the same text."
-    from gpt_nb.data import world_of
-    parts = lambda data: sorted(repr(world_of(part) or os.path.realpath(part)) for part in data.split("+"))
-    return parts(a) == parts(b)
-
-
-@app.command("eval")
-def eval_command(
-    run: RunFolder,
-    data: Annotated[Optional[str], typer.Option(help="as for train; of the run's own data the validation part is read  [default: the run's own]")] = None,
-    device: Device = "auto",
-) -> None:
-    "Measure a model on text: loss, perplexity, accuracy, calibration, bits per byte."
-    import numpy as np
-    from gpt_nb.data import load_texts, tokenize, world_of
-    from gpt_nb.evaluation import evaluate, floor
-    from gpt_nb.model import pick_device
-    from gpt_nb.training import Run
-
-    opened = Run.open(run, device=str(pick_device(device)))
-    if opened.tok is None: raise ValueError(f"{run} has no tokenizer: it cannot read a text")
-    if data == "": raise ValueError("--data is empty: name a corpus, a file or a glob, or leave it out")
-    own = opened.options.get("data")
-    data = data or own
-    if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
-    mine = own is not None and same_text(data, own)
-    tokens = tokenize(load_texts(data), opened.tok, cache_folder(), val=0.1 if mine else 0, progress=sys.stderr.isatty())
-    ids = tokens.val if mine else tokens.train
-    unknown = float(np.mean(np.asarray(ids) == opened.tok.special_tokens.get("<|unk|>", -1)))
-    if unknown > 0.5: raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to {run}, which was trained on {own}: give it text of the same kind")
-    result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
-    print(f"{'validation part of ' if mine else ''}{data}: {len(ids):,} tokens")
-    print(f"loss           {result.loss:.4f} nats a token" + (f" (best possible {floor(world, ids, tokens.end_id):.4f})" if world else ""))
-    print(f"perplexity     {result.perplexity:.3f}\naccuracy       {result.accuracy:.2%}\ncalibration    {result.calibration.error:.4f} expected error of the first choice")
-    print("bits per byte  " + (f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"))
-
-# %% ../nbs/22_cli.ipynb #22-d94e
-@app.command("export")
-def export_command(
-    run: RunFolder,
-    to: Annotated[str, typer.Option(help="hf: a folder for transformers and vLLM; onnx: a file for ONNX runtimes; gguf: a file for llama.cpp")],
-    out: Annotated[Path, typer.Option(help="a new folder")],
-    licence: Annotated[str, typer.Option(help="of the weights, for the card, as the Hub abbreviates it: apache-2.0, mit ...")] = "other",
-) -> None:
-    "Write a run's model for other programs, with its tokenizer and a card."
-    from gpt_nb.pretrained import export
-    from gpt_nb.training import Run
-
-    try: path = export(Run.open(run), to, out, licence)
-    except ImportError as e: raise ValueError(str(e)) from e
-    print(f"{path} holds the model. Next: " + {"hf": f"vllm serve {quote(str(out))}", "onnx": "onnxruntime.InferenceSession opens it", "gguf": f"llama-server -m {quote(str(path))}"}[to])
-
-# %% ../nbs/22_cli.ipynb #22-028
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="the run folder to write")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="time to train")] = 3.0,
-    data: Annotated[str, typer.Option(help="tales or tales-zh")] = "tales",
-    device: Device = "auto",
-) -> None:
-    "Train a small GPT on the built-in world and let it write five stories; a second call shows them again."
-    from gpt_nb.checkpoint import read_json
-    from gpt_nb.data import world_of
-    from gpt_nb.training import Run
-
-    if world_of(data) is None: raise ValueError(f"--data {data}: the demo knows tales and tales-zh; for other texts use gpt-nb train")
-    if (out / "training.json").is_file():
-        options = recall_options(out, dict(data=None, tokenizer=None, device=None))
-        if world_of(options["data"]) is None: raise ValueError(f"{out} holds a run on {options['data']}, which is not a built-in world: choose another --out")
-        finished = read_json(out / "training.json").get("finished")
-        say(f"{out} holds a run already: " + ("showing that one" if finished else "going on with it"))
-        run = Run.open(out) if finished else train_run(options, out, resume=True)[0]
-    else:
-        options = fill_in_options(dict(data=data, tokenizer=None, depth=None, config=None, context=None, steps=None, minutes=minutes, seed=0, device=device))
-        run, tokens = train_run(options, out, resume=False)
-    report(run, None, options)
-    show_stories(run, world_of(options["data"]))
-    print(f"\nThe run is in {out} (a picture of it: {out / 'run.png'}). It opens in transformers as it is.\nNext: gpt-nb sample {quote(str(out))}")
-
-
-def show_stories(run, world, n: int = 200) -> None:
-    "Five stories with what the checker says of each, and the share of many that holds."
-    from gpt_nb.evaluation import share_that_holds, write_stories
-
-    say(f"writing {n} stories ...")
-    texts = write_stories(run.model, run.tok, n, seed=0)
-    for text in texts[:5]:
-        check = world.check(text)
-        print(f"\n{text}\n  -> " + ("holds together" if check.story else "; ".join(check.reasons)))
-    holds = share_that_holds(world, texts)
-    print(f"\nOf {n} stories: {holds.sentences:.1%} of the sentences are well formed, {holds.facts:.1%} of the facts are true, {holds.story:.0%} of the stories hold together as a whole.")
+        crossed = "crossed" if result.bits_per_byte < bits else "not crossed"
+        print(f"  {name:<40}{bits:.3f} bits a byte: {crossed}")

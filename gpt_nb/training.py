@@ -461,8 +461,8 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .model import load_model
-from .tokenizer import load_tokenizer, local_folder, read_json, write_beside
+from .checkpoint import load_model, load_tokenizer, local_folder, read_json
+from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
 @dataclass

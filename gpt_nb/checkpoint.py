@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .attention import RopeScaling
 from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, UNK, WORD_SPLIT, BPETokenizer, CharTokenizer,
                               Tokenizer, WordTokenizer, build_engine, check_pattern, compiled, cut,
-                              from_visible, split_step, write_beside)
+                              from_visible, normalise, split_step, write_beside)
 
 # %% ../nbs/07_checkpoint.ipynb #07-008
 @dataclass(frozen=True)
@@ -421,16 +421,19 @@ def fill_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 
 # %% ../nbs/07_checkpoint.ipynb #07-066
 def check_spec(spec: dict) -> None:
-    "Raise a ValueError that names the part of a tokenizer.json that is missing or of the wrong kind."
+    "Raise a ValueError that names the part of a tokenizer.json that is missing or wrong."
     model, added = spec.get("model"), spec.get("added_tokens", [])
     if not isinstance(model, dict): raise ValueError(f"model is {model!r:.60}, not an object")
     kind, vocab, merges = model.get("type", "BPE"), model.get("vocab"), model.get("merges")
     if kind not in ("BPE", "WordLevel"):
-        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and characters saved here")
-    if not isinstance(vocab, dict): raise ValueError(f"model.vocab is {vocab!r:.60}, not an object of tokens and their ids")
+        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and "
+                         "characters saved here")
+    if not isinstance(vocab, dict):
+        raise ValueError(f"model.vocab is {vocab!r:.60}, not an object of tokens and their ids")
     if odd := {t: i for t, i in vocab.items() if type(i) is not int or i < 0}:
         raise ValueError(f"model.vocab has {odd!r:.60}, which is no token id: ids are 0, 1, 2, ...")
-    if kind == "BPE" and not isinstance(merges, list): raise ValueError(f"model.merges is {merges!r:.60}, not a list of pairs")
+    if kind == "BPE" and not isinstance(merges, list):
+        raise ValueError(f"model.merges is {merges!r:.60}, not a list of pairs")
     if not isinstance(added, list): raise ValueError(f"added_tokens is {added!r:.60}, not a list")
     for token in added: check_added(token)
     check_ids(vocab, {t["content"]: t["id"] for t in added})
@@ -442,11 +445,14 @@ FLAGS = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single
 
 def check_added(token: object) -> None:
     "Refuse an entry of added_tokens that is none, or that takes the space around it."
-    if not isinstance(token, dict) or any(type(token.get(k)) is not kind for k, kind in FLAGS.items()):
-        raise ValueError(f"one of added_tokens is {token!r:.60}, not an object with {', '.join(FLAGS)}")
+    right = isinstance(token, dict) and all(type(token.get(k)) is kind for k, kind in FLAGS.items())
+    if not right:
+        raise ValueError(f"one of added_tokens is {token!r:.60}, not an object with "
+                         f"{', '.join(FLAGS)}")
     if token["id"] < 0: raise ValueError(f"{token['id']} is no token id: ids are 0, 1, 2, ...")
     if not token["content"] or token["lstrip"] or token["rstrip"] or token["single_word"]:
-        raise ValueError(f"added tokens that take the space around them are not supported: {token['content']!r:.60}")
+        raise ValueError("added tokens that take the space around them are not supported: "
+                         f"{token['content']!r:.60}")
 
 
 def check_ids(vocab: dict[str, int], added: dict[str, int]) -> None:
@@ -459,33 +465,40 @@ def check_ids(vocab: dict[str, int], added: dict[str, int]) -> None:
 
 def read_steps(step: object) -> list[dict]:
     "The steps that cut text, the last of which writes its bytes."
-    steps = step.get("pretokenizers") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
-    if isinstance(steps, list) and steps and all(isinstance(s, dict) and "type" in s for s in steps): return steps
-    raise ValueError(f"pre_tokenizer is {step!r:.60}, not a step with a type, or a Sequence of one or more")
+    several = isinstance(step, dict) and step.get("type") == "Sequence"
+    steps = step.get("pretokenizers") if several else [step]
+    if isinstance(steps, list) and steps:
+        if all(isinstance(s, dict) and "type" in s for s in steps): return steps
+    raise ValueError(f"pre_tokenizer is {step!r:.60}, not a step with a type, or a Sequence of one "
+                     "or more")
 
 # %% ../nbs/07_checkpoint.ipynb #07-t002
 def read_cutter(
     steps: list[dict]       # of a tokenizer.json
-) -> tuple[object, tuple]:  # what cuts as they say; a pattern for each, or the step where it is none
+) -> tuple[object, tuple]:  # what cuts as they say; a pattern for each, or the step itself
     "How a byte-level BPE cuts text. The library does it, so that its cuts are ours."
     *steps, last = steps
     if last["type"] != "ByteLevel" or last.get("add_prefix_space") is not False:
         raise ValueError(f"its text is cut by {last!r:.200}, not as byte-level BPE does")
     if last.get("use_regex", True): steps.append(split_step(GPT2_SPLIT))
     splits = tuple(read_split(step) for step in steps)
-    parts = {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}, "model": {"type": "BPE", "vocab": {}, "merges": []}}
-    scissors = build_engine({"version": "1.0", "added_tokens": []} | parts).pre_tokenizer
-    if not all(isinstance(split, str) for split in splits) and "".join(cut(PROBE, scissors)) != PROBE:
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    cutting = {"type": "Sequence", "pretokenizers": steps}
+    spec = {"version": "1.0", "added_tokens": [], "pre_tokenizer": cutting, "model": empty}
+    scissors = build_engine(spec).pre_tokenizer
+    plain = all(isinstance(split, str) for split in splits)
+    if not plain and "".join(cut(PROBE, scissors)) != PROBE:
         raise ValueError(f"its text is cut by {steps!r:.200}, which drops what stands between")
     return scissors, splits
 
 
 def read_split(step: dict) -> str | dict:
-    "The pattern that cuts as a step does, or the step itself where that cannot be said by a pattern."
+    "The pattern that cuts as a step does, or the step itself where no pattern does."
     match step:
         case {"type": "Digits", "individual_digits": True}: return r"\p{N}"
         case {"type": "Digits", "individual_digits": False}: return r"\p{N}+"
-        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": str(behavior), "invert": bool(invert)}:
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": behavior,
+              "invert": bool(invert)}:
             check_pattern(pattern)
             compiled(pattern, pattern)
             if behavior == "Isolated": return pattern
@@ -495,7 +508,8 @@ def read_split(step: dict) -> str | dict:
     raise ValueError(f"its text is cut by {step!r:.200}; known are a Split and Digits")
 
 # %% ../nbs/07_checkpoint.ipynb #07-t003
-PROBE = "".join(f"{chr(i)}a{chr(i)} {chr(i)}1{chr(i)}\n" for i in range(1, 0x20000, 37) if not 0xD800 <= i < 0xE000)
+some = [chr(i) for i in range(1, 0x20000, 37) if not 0xD800 <= i < 0xE000]
+PROBE = "".join(f"{c}a{c} {c}1{c}\n" for c in some)     # all kinds of characters side by side
 
 
 def cuts_all(pattern: str) -> bool:
@@ -525,7 +539,8 @@ def read_merges(
     for rank, merge in enumerate(model["merges"]):
         a, b = in_two(merge)
         if not {a, b, a + b} <= vocab.keys():
-            raise ValueError(f"model.merges[{rank}] is {merge!r:.60}, not two tokens of the vocabulary that together are a third")
+            raise ValueError(f"model.merges[{rank}] is {merge!r:.60}, not two tokens of the "
+                             "vocabulary that together are a third")
         merges.append((vocab[a], vocab[b]))
     return merges
 
@@ -533,26 +548,32 @@ def read_merges(
 def check_normalizer(normalizer: dict | None) -> None:
     "Refuse what rewrites text before it is cut, except into Unicode's form NFC."
     steps = [normalizer] if normalizer else []
-    while any(isinstance(s, dict) and s.get("type") == "Sequence" for s in steps):
-        steps = [inner for s in steps for inner in (s["normalizers"] if s.get("type") == "Sequence" else [s])]
-    if any(step != {"type": "NFC"} for step in steps):
-        raise ValueError(f"it normalises text by {normalizer!r:.200}; known are none and NFC")
+    while steps:
+        step = steps.pop()
+        if step["type"] == "Sequence": steps += step["normalizers"]
+        elif step != {"type": "NFC"}: break
+    else: return
+    raise ValueError(f"it normalises text by {normalizer!r:.200}; known are none and NFC")
 
 # %% ../nbs/07_checkpoint.ipynb #07-t004
 def open_bpe(spec: dict) -> BPETokenizer:
     "The byte-level BPE that a checked `tokenizer.json` describes."
     model, added = spec["model"], spec.get("added_tokens", [])
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(key): raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one of GPT-2, Llama 3 and Qwen")
+        if model.get(key):
+            raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one "
+                             "of GPT-2, Llama 3 and Qwen")
     vocab, special = model["vocab"], {t["content"]: t["id"] for t in added if t["special"]}
     names = {t["content"] for t in added}
     tokens = {from_visible(t): i for t, i in vocab.items() if t not in names}
     merges, made = read_merges(model), tokens_of_merges(model)
-    tokens |= {from_visible(t): i for t, i in vocab.items() if t in names and (t in made or len(t) == 1)}
+    also = [t for t in names & vocab.keys() if t in made or len(t) == 1]
+    tokens |= {from_visible(t): vocab[t] for t in also}
     tok = BPETokenizer(merges, special_tokens=special, tokens=tokens)
     tok.cutter, tok.splits = read_cutter(read_steps(spec["pre_tokenizer"]))
     check_normalizer(spec.get("normalizer"))
-    tok.spec, tok.engine, tok.whole_first = spec, build_engine(spec), bool(model.get("ignore_merges"))
+    tok.whole_first = bool(model.get("ignore_merges"))
+    tok.spec, tok.engine = spec, build_engine(spec)
     tok.normalizer = tok.engine.normalizer
     add_always(tok, {t["content"]: t["id"] for t in added if not t["special"]})
     tok.late = {t["content"] for t in added if t.get("normalized", not t["special"])}
@@ -568,11 +589,16 @@ def add_always(tok: Tokenizer, names: dict[str, int]) -> None:
 
 
 def check_added_ids(tok: BPETokenizer) -> None:
-    "Raise where the library would number an added token otherwise, or where plain text could make it."
+    "Raise where the library numbers an added token otherwise, or where plain text makes it."
+    if len({normalise(name, tok) for name in tok.late}) < len(tok.late):
+        raise ValueError("some of its added tokens are one in the form NFC: "
+                         f"{sorted(tok.late)!r:.200}")
     for name, i in (tok.special_tokens | tok.always).items():
         theirs = tok.engine.token_to_id(name)
         if theirs != i:
-            raise ValueError(f"the added token {name!r:.60} has id {i}, but the library tokenizers gives it {theirs}: number added tokens from the end of the vocabulary, without gaps")
+            raise ValueError(f"the added token {name!r:.60} has id {i}, but the library tokenizers "
+                             f"gives it {theirs}: number added tokens from the end of the "
+                             "vocabulary, without gaps")
     for name, i in tok.special_tokens.items():
         if i in tok.ids.values() or tok.whole_first and len(cut(name, tok.cutter)) == 1:
             raise ValueError(f"plain text makes the special token {name!r:.60}")
@@ -595,10 +621,13 @@ def open_words(spec: dict) -> Tokenizer:
     steps, vocab = read_steps(spec["pre_tokenizer"]), dict(spec["model"]["vocab"])
     kinds = {CHAR_SPLIT: CharTokenizer, WORD_SPLIT: WordTokenizer}
     kind = next((kind for split, kind in kinds.items() if steps == [split_step(split)]), None)
-    if kind is None: raise ValueError("it cuts text into words in a way of its own; only words and characters saved here are read")
+    if kind is None:
+        raise ValueError("it cuts text into words in a way of its own; only words and characters "
+                         "saved here are read")
     special = {t["content"]: t["id"] for t in spec.get("added_tokens", []) if t["special"]}
     names = [name for name in sorted(vocab, key=vocab.get) if name not in special]
-    if [vocab[name] for name in names] != list(range(len(names))): raise ValueError("its words are not numbered 0, 1, 2, ...")
+    if [vocab[name] for name in names] != list(range(len(names))):
+        raise ValueError("its words are not numbered 0, 1, 2, ...")
     tok = kind(names, special)
     if tok.spec != spec: raise ValueError("it is not as it was saved here")
     return tok

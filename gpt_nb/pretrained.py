@@ -173,7 +173,7 @@ def quiet() -> Iterator[None]:
 # %% ../nbs/14_pretrained.ipynb #14-065
 def export_onnx(model: GPT, path: Path) -> None:
     "The forward pass in float32: ids (batch, tokens) to logits (batch, tokens, vocabulary)."
-    try: import onnx, onnxscript
+    try: import onnx, onnxscript  # noqa: F401
     except ImportError as e:
         raise ImportError("ONNX needs two more packages: pip install onnx onnxscript") from e
     exact, context, Dim = GPT(model.config).eval(), model.config.context, torch.export.Dim

@@ -20,7 +20,8 @@ llama_cpp = pytest.importorskip("llama_cpp", reason="no llama.cpp here: make tes
 pytest.importorskip("gguf")
 YARN = RopeScaling("yarn", 4.0, 64, high=32.0, magnitude=0.1 * np.log(4.0) + 1)
 TEXTS = ["Once a king", "in 1923 and 1234567", "IT'S Don't I'LL",
-         "今天天气真好，小明。", "  two  spaces\n\n\n and\tlines \r\n", "naïve Straße 🪁 €4,799", "a<|end|>b", " ", "x" * 300,
+         "今天天气真好，小明。", "  two  spaces\n\n\n and\tlines \r\n",
+         "naïve Straße 🪁 €4,799", "a<|end|>b", " ", "x" * 300,
          "def f(x):\n    return x**2  # Ω", "١٢٣ हिन्दी ไทย"]
 said = []
 

@@ -726,7 +726,7 @@ def open_words(spec: dict) -> Tokenizer:
 
 # %% ../nbs/07_checkpoint.ipynb #07-067
 def load_tokenizer(
-    folder_or_hub_id: str | Path,   # a folder, a house model such as "tales-en", or an id on the Hub
+    folder_or_hub_id: str | Path,   # a folder, a house model such as "tales-en", an id of the Hub
     **hub                           # revision, cache_dir, token, local_files_only: for the Hub
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."

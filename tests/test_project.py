@@ -194,19 +194,21 @@ def test_lines_fit_and_names_are_used(path, ruff):
 
 
 def unexplained(function):
-    "Parameters of a function without a type or a comment beside them."
+    "Parameters of a function without a type, and arrays without a comment that gives their shape."
     from fastcore.docments import docments
 
-    for name, said in docments(function, full=True).items():
-        where = f"{function.__name__}: {name}"
-        if name == "return": continue
-        if said["anno"] in (None, inspect.Parameter.empty): yield f"{where} has no type"
-        if not said["docment"]: yield f"{where} has no comment beside it"
+    said, several = docments(function, full=True), ("VAR_POSITIONAL", "VAR_KEYWORD")
+    for name, parameter in inspect.signature(function).parameters.items():
+        where, kind = f"{function.__name__}: {name}", str(parameter.annotation)
+        if parameter.kind.name in several: continue
+        if parameter.annotation is inspect.Parameter.empty: yield f"{where} has no type"
+        array = "Tensor" in kind or "ndarray" in kind
+        if array and not said[name]["docment"]: yield f"{where} has no comment beside it"
 
 
 @pytest.mark.parametrize("name", NUMBER)
 def test_public_names_are_explained(name):
-    "By a docstring, and each parameter of a function by its type and a comment."
+    "By a docstring, each parameter of a function by its type, an array by its shape too."
     module = importlib.import_module(f"gpt_nb.{name}")
     public = [vars(module)[key] for key in module.__all__]
     made = [thing for thing in public if getattr(thing, "__module__", "") == module.__name__]

@@ -726,8 +726,8 @@ def open_words(spec: dict) -> Tokenizer:
 
 # %% ../nbs/07_checkpoint.ipynb #07-067
 def load_tokenizer(
-    folder_or_hub_id: str | Path,   # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
-    **hub                           # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
+    folder_or_hub_id: str | Path,   # a folder, a house model such as "tales-en", an id of the Hub
+    **hub                           # revision, cache_dir, token, local_files_only: for the Hub
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
     path, config = find_files(folder_or_hub_id, **hub)
@@ -767,7 +767,8 @@ def check_dtype(dtype: torch.dtype | None) -> None:
     "Raise for a type that weights are not held in here."
     floats = torch.float32, torch.bfloat16, torch.float16, torch.float64
     if dtype not in (None, *floats):
-        raise ValueError(f"dtype is {dtype!r:.60}: expected one of {', '.join(map(str, floats))}, or "
+        known = ", ".join(map(str, floats))
+        raise ValueError(f"dtype is {dtype!r:.60}: expected one of {known}, or "
                          "None for the one it is stored in")
 
 # %% ../nbs/07_checkpoint.ipynb #07-237

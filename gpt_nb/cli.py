@@ -240,7 +240,7 @@ def demo_again(out: Path):  # (run, options)
 
 def show_stories(run, world, n: int = 200) -> None:
     "Five stories with what the checker says of each, and the share of many that holds."
-    from gpt_nb.evaluation import share_that_holds, write_stories
+    from gpt_nb.emergence import share_that_holds, write_stories
 
     say(f"writing {n} stories ...")
     texts = write_stories(run.model, run.tok, n, seed=0)

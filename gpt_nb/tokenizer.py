@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'END', 'END_NAMES', 'CHAR_SPLIT', 'BYTE_TO_CHAR',
-           'CHAR_TO_BYTE', 'WORD_EDGE', 'TOKEN_OF_PATTERN', 'cutter', 'cut', 'count_pieces', 'replace_pair',
-           'train_merges', 'merge_pairs', 'Vocabulary', 'check_text', 'read_texts', 'alternatives', 'find',
-           'find_added', 'normalise', 'chosen', 'forbid', 'find_end', 'number_special', 'Tokenizer', 'CharTokenizer',
-           'unseen_character', 'WordTokenizer', 'with_unknown', 'room', 'byte_characters', 'from_visible', 'to_visible',
-           'split_step', 'tokenizer_json', 'words_json', 'bpe_json', 'tokenizer_config', 'build_engine', 'cut_long',
-           'encode_in_bulk', 'bytes_to_ids', 'room_for_merges', 'for_tokenizers', 'odd', 'plain_class', 'check_pattern',
-           'compiled', 'number_tokens', 'rank_merges', 'BPETokenizer', 'write_beside', 'write_json', 'save_tokenizer']
+           'CHAR_TO_BYTE', 'cutter', 'cut', 'count_pieces', 'replace_pair', 'train_merges', 'merge_pairs', 'Vocabulary',
+           'check_text', 'read_texts', 'alternatives', 'number_special', 'Tokenizer', 'CharTokenizer', 'WordTokenizer',
+           'byte_characters', 'from_visible', 'to_visible', 'split_step', 'tokenizer_json', 'tokenizer_config',
+           'build_engine', 'number_tokens', 'rank_merges', 'BPETokenizer', 'write_beside', 'write_json',
+           'save_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -501,7 +499,7 @@ def build_engine(spec: dict):       # the content of tokenizer.json -> a tokeniz
                      f"tokenizers does not know: {reason}")
 
 # %% ../nbs/01_tokenizer.ipynb #01-d1c5
-WORD_EDGE = regex.compile(r"(?<=\S)(?=\s)|(?<=\p{P})(?=\p{L})|(?<=\p{L})(?=\p{P})")
+EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end
 
 
 def cut_long(
@@ -513,7 +511,7 @@ def cut_long(
     "A long text in parts to be encoded one by one, cut only where the ids stay the same."
     start, parts = 0, []
     while len(text) - start > longest:
-        for place in islice(WORD_EDGE.finditer(text, start + longest // 2), 100):
+        for place in islice(EDGE.finditer(text, start + longest // 2), 100):
             left, right = text[place.start() - around:place.start()], text[place.start():][:around]
             a, b, both = (e.ids for e in engine.encode_batch_fast([left, right, left + right]))
             if a + b == both: break

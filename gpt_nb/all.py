@@ -11,5 +11,6 @@ from gpt_nb.model import *
 from gpt_nb.training import *
 from gpt_nb.sampling import *
 from gpt_nb.evaluation import *
+from gpt_nb.emergence import *
 from gpt_nb.pretrained import *
 from gpt_nb.cli import *

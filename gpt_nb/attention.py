@@ -197,7 +197,8 @@ def in_words(error: ValidationError) -> str:
     if faults[0]["type"] in ("missing", "missing_argument"): return f"{name} is missing: give it"
     if faults[0]["type"] == "unexpected_keyword_argument": return f"{name} is no setting here"
     said = dict.fromkeys(fault["msg"] for fault in faults if fault["loc"][0] == name)
-    wanted = " or ".join(said).replace("Input should", "it should")
+    wanted = " or ".join(said).replace("or Input should be", "or")
+    wanted = wanted.replace("Input should", "it should")
     return f"{name} is {faults[0]['input']!r:.60}: {wanted}"
 
 # %% ../nbs/05_attention.ipynb #05-5e03

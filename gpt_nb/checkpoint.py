@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'check_spec', 'open_spec',
-           'load_tokenizer', 'local_folder', 'read_json', 'fetch', 'find_files', 'find_folder', 'pickled_weights',
-           'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'check_spec', 'read_cutter',
+           'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder', 'read_json', 'fetch',
+           'find_files', 'find_folder', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import json
@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from .attention import RMSNorm, RopeScaling, settings
 from .block import MLP, SwiGLU
-from .tokenizer import (CHAR_SPLIT, WORD_SPLIT, BPETokenizer, CharTokenizer, Tokenizer,
-                              WordTokenizer, check_engine, split_step, write_beside)
+from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, WORD_SPLIT, BPETokenizer, CharTokenizer,
+                              Tokenizer, WordTokenizer, build_engine, check_pattern, compiled, cut,
+                              from_visible, normalise, split_step, write_beside)
 
 # %% ../nbs/07_checkpoint.ipynb #07-142
 @settings
@@ -512,41 +513,221 @@ def write_sorted(path: Path, fields: dict[str, object]) -> None:
 
 # %% ../nbs/07_checkpoint.ipynb #07-066
 def check_spec(spec: dict) -> None:
-    "Raise a ValueError that names the part of a tokenizer.json that is missing or of the wrong kind."
-    def want(name, value, good, what):
-        if not good: raise ValueError(f"{name} is {value!r:.60}, not {what}")
-    model, step, added = spec.get("model"), spec.get("pre_tokenizer"), spec.get("added_tokens", [])
-    want("model", model, isinstance(model, dict), "an object")
-    if (kind := model.get("type", "BPE")) not in ("BPE", "WordLevel"):
-        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and characters saved here")
-    vocab, merges = model.get("vocab"), model.get("merges")
-    want("model.vocab", vocab, isinstance(vocab, dict), "an object of tokens and their ids")
-    if odd := {t: i for t, i in vocab.items() if type(i) is not int}: raise ValueError(f"model.vocab has {odd!r:.60}, which is no token id: expected a whole number")
-    want("model.merges", merges, kind != "BPE" or isinstance(merges, list), "a list of pairs")
-    want("added_tokens", added, isinstance(added, list), "a list")
-    flags = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single_word=bool)
-    for t in added: want("one of added_tokens", t, isinstance(t, dict) and all(type(t.get(k)) is v for k, v in flags.items()), f"an object with {', '.join(flags)}")
-    steps = step.get("pretokenizers") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
-    good = isinstance(steps, list) and steps and all(isinstance(s, dict) and "type" in s for s in steps)
-    want("pre_tokenizer", step, good, "a step with a type, or a Sequence of one or more")
+    "Raise a ValueError that names the part of a tokenizer.json that is missing or wrong."
+    model, added = spec.get("model"), spec.get("added_tokens", [])
+    if not isinstance(model, dict): raise ValueError(f"model is {model!r:.60}, not an object")
+    kind, vocab, merges = model.get("type", "BPE"), model.get("vocab"), model.get("merges")
+    if kind not in ("BPE", "WordLevel"):
+        raise ValueError(f"its model is {kind!s:.60}; known are byte-level BPE, and the words and "
+                         "characters saved here")
+    if not isinstance(vocab, dict):
+        raise ValueError(f"model.vocab is {vocab!r:.60}, not an object of tokens and their ids")
+    if odd := {t: i for t, i in vocab.items() if type(i) is not int or i < 0}:
+        raise ValueError(f"model.vocab has {odd!r:.60}, which is no token id: ids are 0, 1, 2, ...")
+    if kind == "BPE" and not isinstance(merges, list):
+        raise ValueError(f"model.merges is {merges!r:.60}, not a list of pairs")
+    if not isinstance(added, list): raise ValueError(f"added_tokens is {added!r:.60}, not a list")
+    for token in added: check_added(token)
+    check_ids(vocab, {t["content"]: t["id"] for t in added})
+    read_steps(spec.get("pre_tokenizer"))
+
+# %% ../nbs/07_checkpoint.ipynb #07-t001
+FLAGS = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single_word=bool)
 
 
+def check_added(token: object) -> None:
+    "Refuse an entry of added_tokens that is none, or that takes the space around it."
+    right = isinstance(token, dict) and all(type(token.get(k)) is kind for k, kind in FLAGS.items())
+    if not right:
+        raise ValueError(f"one of added_tokens is {token!r:.60}, not an object with "
+                         f"{', '.join(FLAGS)}")
+    if token["id"] < 0: raise ValueError(f"{token['id']} is no token id: ids are 0, 1, 2, ...")
+    if not token["content"] or token["lstrip"] or token["rstrip"] or token["single_word"]:
+        raise ValueError("added tokens that take the space around them are not supported: "
+                         f"{token['content']!r:.60}")
+
+
+def check_ids(vocab: dict[str, int], added: dict[str, int]) -> None:
+    "Refuse ids that two tokens share."
+    names = {i: name for name, i in vocab.items()}
+    shared = [name for name, i in added.items() if names.get(i, name) != name]
+    if shared or len(names) < len(vocab) or len(set(added.values())) < len(added):
+        raise ValueError(f"two tokens share an id{f', one is {shared[0]!r:.60}' if shared else ''}")
+
+
+def read_steps(step: object) -> list[dict]:
+    "The steps that cut text, the last of which writes its bytes."
+    several = isinstance(step, dict) and step.get("type") == "Sequence"
+    steps = step.get("pretokenizers") if several else [step]
+    if isinstance(steps, list) and steps:
+        if all(isinstance(s, dict) and "type" in s for s in steps): return steps
+    raise ValueError(f"pre_tokenizer is {step!r:.60}, not a step with a type, or a Sequence of one "
+                     "or more")
+
+# %% ../nbs/07_checkpoint.ipynb #07-t002
+def read_cutter(
+    steps: list[dict]       # of a tokenizer.json
+) -> tuple[object, tuple]:  # what cuts as they say; a pattern for each, or the step itself
+    "How a byte-level BPE cuts text. The library does it, so that its cuts are ours."
+    *steps, last = steps
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space") is not False:
+        raise ValueError(f"its text is cut by {last!r:.200}, not as byte-level BPE does")
+    if last.get("use_regex", True): steps.append(split_step(GPT2_SPLIT))
+    splits = tuple(read_split(step) for step in steps)
+    empty = {"type": "BPE", "vocab": {}, "merges": []}
+    cutting = {"type": "Sequence", "pretokenizers": steps}
+    spec = {"version": "1.0", "added_tokens": [], "pre_tokenizer": cutting, "model": empty}
+    scissors = build_engine(spec).pre_tokenizer
+    plain = all(isinstance(split, str) for split in splits)
+    if not plain and "".join(cut(PROBE, scissors)) != PROBE:
+        raise ValueError(f"its text is cut by {steps!r:.200}, which drops what stands between")
+    return scissors, splits
+
+
+def read_split(step: dict) -> str | dict:
+    "The pattern that cuts as a step does, or the step itself where no pattern does."
+    match step:
+        case {"type": "Digits", "individual_digits": True}: return r"\p{N}"
+        case {"type": "Digits", "individual_digits": False}: return r"\p{N}+"
+        case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": behavior,
+              "invert": bool(invert)}:
+            check_pattern(pattern)
+            compiled(pattern, pattern)
+            if behavior == "Isolated": return pattern
+            if behavior == "Removed" and invert and cuts_all(pattern): return pattern
+            return step
+        case {"type": "Split", "pattern": {"String": str()}}: return step
+    raise ValueError(f"its text is cut by {step!r:.200}; known are a Split and Digits")
+
+# %% ../nbs/07_checkpoint.ipynb #07-t003
+some = [chr(i) for i in range(1, 0x20000, 37) if not 0xD800 <= i < 0xE000]
+PROBE = "".join(f"{c}a{c} {c}1{c}\n" for c in some)     # all kinds of characters side by side
+
+
+def cuts_all(pattern: str) -> bool:
+    "Whether a text's matches are the whole text, so that what stands between them may be removed."
+    from tokenizers import Regex, pre_tokenizers
+    matches = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    return "".join(cut(PROBE, matches)) == PROBE
+
+
+def in_two(merge: object) -> tuple[str, str]:
+    "A merge's two tokens, or two that are no tokens."
+    try: a, b = merge.split(" ") if isinstance(merge, str) else merge
+    except (ValueError, TypeError): return "", ""
+    return (a, b) if isinstance(a, str) and isinstance(b, str) else ("", "")
+
+
+def tokens_of_merges(model: dict) -> set[str]:
+    "The tokens that merges are made of, and those they make."
+    return {token for a, b in map(in_two, model["merges"]) for token in (a, b, a + b)}
+
+
+def read_merges(
+    model: dict                 # "model" of a tokenizer.json
+) -> list[tuple[int, int]]:     # pairs of ids
+    "The merges of a BPE, which files write as `a b` or as a pair."
+    vocab, merges = model["vocab"], []
+    for rank, merge in enumerate(model["merges"]):
+        a, b = in_two(merge)
+        if not {a, b, a + b} <= vocab.keys():
+            raise ValueError(f"model.merges[{rank}] is {merge!r:.60}, not two tokens of the "
+                             "vocabulary that together are a third")
+        merges.append((vocab[a], vocab[b]))
+    return merges
+
+
+def check_normalizer(normalizer: dict | None) -> None:
+    "Refuse what rewrites text before it is cut, except into Unicode's form NFC."
+    steps = [normalizer] if normalizer else []
+    while steps:
+        step = steps.pop()
+        if step["type"] == "Sequence": steps += step["normalizers"]
+        elif step != {"type": "NFC"}: break
+    else: return
+    raise ValueError(f"it normalises text by {normalizer!r:.200}; known are none and NFC")
+
+# %% ../nbs/07_checkpoint.ipynb #07-t004
+def open_bpe(spec: dict) -> BPETokenizer:
+    "The byte-level BPE that a checked `tokenizer.json` describes."
+    model, added = spec["model"], spec.get("added_tokens", [])
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(key):
+            raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one "
+                             "of GPT-2, Llama 3 and Qwen")
+    vocab, special = model["vocab"], {t["content"]: t["id"] for t in added if t["special"]}
+    names = {t["content"] for t in added}
+    tokens = {from_visible(t): i for t, i in vocab.items() if t not in names}
+    merges, made = read_merges(model), tokens_of_merges(model)
+    also = [t for t in names & vocab.keys() if t in made or len(t) == 1]
+    tokens |= {from_visible(t): vocab[t] for t in also}
+    tok = BPETokenizer(merges, special_tokens=special, tokens=tokens)
+    tok.cutter, tok.splits = read_cutter(read_steps(spec["pre_tokenizer"]))
+    check_normalizer(spec.get("normalizer"))
+    tok.whole_first = bool(model.get("ignore_merges"))
+    tok.spec, tok.engine = spec, build_engine(spec)
+    tok.normalizer = tok.engine.normalizer
+    add_always(tok, {t["content"]: t["id"] for t in added if not t["special"]})
+    tok.late = {t["content"] for t in added if t.get("normalized", not t["special"])}
+    check_added_ids(tok)
+    return tok
+
+# %% ../nbs/07_checkpoint.ipynb #07-t005
+def add_always(tok: Tokenizer, names: dict[str, int]) -> None:
+    "Added tokens that any text makes."
+    tok.always = names
+    tok.pieces |= {i: name.encode() for name, i in names.items()}
+    tok.vocab_size = max(tok.pieces, default=-1) + 1
+
+
+def check_added_ids(tok: BPETokenizer) -> None:
+    "Raise where the library numbers an added token otherwise, or where plain text makes it."
+    if len({normalise(name, tok) for name in tok.late}) < len(tok.late):
+        raise ValueError("some of its added tokens are one in the form NFC: "
+                         f"{sorted(tok.late)!r:.200}")
+    for name, i in (tok.special_tokens | tok.always).items():
+        theirs = tok.engine.token_to_id(name)
+        if theirs != i:
+            raise ValueError(f"the added token {name!r:.60} has id {i}, but the library tokenizers "
+                             f"gives it {theirs}: number added tokens from the end of the "
+                             "vocabulary, without gaps")
+    for name, i in tok.special_tokens.items():
+        if i in tok.ids.values() or tok.whole_first and len(cut(name, tok.cutter)) == 1:
+            raise ValueError(f"plain text makes the special token {name!r:.60}")
+
+# %% ../nbs/07_checkpoint.ipynb #07-t006
 def open_spec(
     spec: dict,                 # the content of tokenizer.json
     config: dict                # the content of tokenizer_config.json
 ) -> Tokenizer:
     "The tokenizer that a `tokenizer.json` describes."
     check_spec(spec)
-    if spec["model"].get("type", "BPE") == "BPE": return check_engine(BPETokenizer(spec, config))
-    split = spec["pre_tokenizer"].get("pretokenizers")
-    if split == [split_step(CHAR_SPLIT)]: return CharTokenizer(spec, config)
-    if split == [split_step(WORD_SPLIT)]: return WordTokenizer(spec, config)
-    raise ValueError("it cuts text into words in a way of its own; only words and characters saved here are read")
+    tok = open_bpe(spec) if spec["model"].get("type", "BPE") == "BPE" else open_words(spec)
+    eos = config.get("eos_token")
+    tok.config, tok.eos_token = config, eos.get("content") if isinstance(eos, dict) else eos
+    return tok
+
+
+def open_words(spec: dict) -> Tokenizer:
+    "The tokenizer of words or characters that was saved here."
+    steps, vocab = read_steps(spec["pre_tokenizer"]), dict(spec["model"]["vocab"])
+    kinds = {CHAR_SPLIT: CharTokenizer, WORD_SPLIT: WordTokenizer}
+    kind = next((kind for split, kind in kinds.items() if steps == [split_step(split)]), None)
+    if kind is None:
+        raise ValueError("it cuts text into words in a way of its own; only words and characters "
+                         "saved here are read")
+    special = {t["content"]: t["id"] for t in spec.get("added_tokens", []) if t["special"]}
+    names = [name for name in sorted(vocab, key=vocab.get) if name not in special]
+    if [vocab[name] for name in names] != list(range(len(names))):
+        raise ValueError("its words are not numbered 0, 1, 2, ...")
+    tok = kind(names, special)
+    if tok.spec != spec: raise ValueError("it is not as it was saved here")
+    return tok
 
 # %% ../nbs/07_checkpoint.ipynb #07-067
 def load_tokenizer(
-    folder_or_hub_id: str | Path,   # a folder with a tokenizer.json, a house model such as "tales-en", or an id such as "openai-community/gpt2"
-    **hub                           # revision, cache_dir, token, local_files_only: for the Hub, as `huggingface_hub` has them
+    folder_or_hub_id: str | Path,   # a folder, a house model such as "tales-en", an id of the Hub
+    **hub                           # revision, cache_dir, token, local_files_only: for the Hub
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
     path, config = find_files(folder_or_hub_id, **hub)
@@ -586,7 +767,8 @@ def check_dtype(dtype: torch.dtype | None) -> None:
     "Raise for a type that weights are not held in here."
     floats = torch.float32, torch.bfloat16, torch.float16, torch.float64
     if dtype not in (None, *floats):
-        raise ValueError(f"dtype is {dtype!r:.60}: expected one of {', '.join(map(str, floats))}, or "
+        known = ", ".join(map(str, floats))
+        raise ValueError(f"dtype is {dtype!r:.60}: expected one of {known}, or "
                          "None for the one it is stored in")
 
 # %% ../nbs/07_checkpoint.ipynb #07-237

@@ -146,7 +146,8 @@ def read_ids(run, data: str):  # (ids, end_id, whether they are the run's own va
     from gpt_nb.data import load_texts, tokenize
 
     texts, bars = load_texts(data), sys.stderr.isatty()
-    if may_be_own(run, data):
+    own = run.options.get("data")
+    if own is not None and same_text(data, own):
         tokens = tokenize(texts, run.tok, cache_folder(), val=0.1, progress=bars)
         noted = run.options.get("tokens")
         if noted in (None, tokens.folder.name): return tokens.val, tokens.end_id, True
@@ -155,15 +156,14 @@ def read_ids(run, data: str):  # (ids, end_id, whether they are the run's own va
     return tokens.train, tokens.end_id, False
 
 
-def may_be_own(run, data: str) -> bool:
-    "Whether a value of --data can mean the text of the run."
+def same_text(a: str, b: str) -> bool:
+    "Whether two values of --data mean the same text, by their names."
     from gpt_nb.data import world_of
 
     def parts(name):
         return sorted(repr(world_of(p) or os.path.realpath(p)) for p in name.split("+"))
 
-    own = run.options.get("data")
-    return own is not None and parts(data) == parts(own)
+    return parts(a) == parts(b)
 
 
 def check_known(ids, run, data: str) -> float:  # the share of unknown words
@@ -240,7 +240,7 @@ def demo_again(out: Path):  # (run, options)
 
 def show_stories(run, world, n: int = 200) -> None:
     "Five stories with what the checker says of each, and the share of many that holds."
-    from gpt_nb.evaluation import share_that_holds, write_stories
+    from gpt_nb.emergence import share_that_holds, write_stories
 
     say(f"writing {n} stories ...")
     texts = write_stories(run.model, run.tok, n, seed=0)

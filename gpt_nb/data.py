@@ -520,11 +520,11 @@ class TextColumn:
         "Its name, from the names of all columns and of those that hold strings."
         if self.name is None and "text" in names: self.name = "text"
         if self.name is None and len(strings) == 1: self.name, self.only = strings[0], True
-        doubtful = set(strings) - {self.name} if self.only or self.name is None else set()
-        if doubtful:
-            all_of_them = sorted(doubtful | {self.name} - {None})
-            raise ValueError(f"{where} has several columns, {all_of_them}: say which holds the "
-                             "text with column=...")
+        guessed, others = self.only or self.name is None, set(strings) - {self.name}
+        if guessed and others:
+            several = sorted({*others, self.name} - {None})
+            raise ValueError(f"{where} has several columns, {several}: say which holds the text "
+                             "with column=...")
         if self.name not in names:
             wanted = "of strings" if self.name is None else repr(self.name)
             raise ValueError(f"{where} has no column {wanted}: it has {sorted(names)}")

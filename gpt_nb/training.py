@@ -406,7 +406,8 @@ def heights(run: Run) -> tuple[float, float]:
     late = run.history[len(run.history) // 20:]
     values = [row[key] for row in late for key in ("loss", "val_loss") if row[key] is not None]
     values = values or [0.0, 1.0]
-    return 0.97 * min(values + [run.floor or math.inf]), 1.03 * max(values)
+    low, high = min([*values, run.floor or math.inf]), max(values)
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 # %% ../nbs/09_training.ipynb #09-93a0
 def plot_run(run: Run, ax, label: str):

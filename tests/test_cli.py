@@ -106,6 +106,25 @@ def test_eval_knows_its_own_data_by_any_name(tmp_path, capsys, monkeypatch):
     assert "--data is empty" in fails(capsys, "eval", str(out), "--data", "")
 
 
+def test_eval_is_not_deceived_by_a_file_of_the_same_name(tmp_path, capsys, monkeypatch):
+    here, there = tmp_path / "A", tmp_path / "B"
+    for folder in (here, there): folder.mkdir()
+    words = text_file(here)
+    monkeypatch.chdir(here)
+    train = ["train", "--data", words.name, "--tokenizer", "char", "--context", "16", "--depth", "1"]
+    assert run_app([*train, "--steps", "2", "--out", "run"]) == 0
+    monkeypatch.chdir(there)
+    capsys.readouterr()
+    assert "no file matches" in fails(capsys, "eval", "../A/run")
+    text = words.read_text(encoding="utf-8")
+    Path(words.name).write_text(text[: len(text) // 2], encoding="utf-8")
+    assert run_app(["eval", "../A/run"]) == 0
+    out, err = capsys.readouterr()
+    assert "validation part" not in out and "is another" in err
+    Path(words.name).write_text(text, encoding="utf-8")   # the same text, elsewhere
+    assert run_app(["eval", "../A/run"]) == 0 and "validation part" in capsys.readouterr().out
+
+
 def test_eval_refuses_a_text_of_unknown_words(tmp_path, capsys):
     words, out, other, mixed = text_file(tmp_path), tmp_path / "words", tmp_path / "other.txt", tmp_path / "mixed.txt"
     assert run_app(["train", "--data", str(words), "--tokenizer", "word", "--context", "16", "--depth", "1", "--steps", "2", "--out", str(out)]) == 0

@@ -8,7 +8,8 @@ import torch
 import gpt_nb
 from gpt_nb.checkpoint import load_tokenizer, local_folder
 from gpt_nb.data import load_texts, tokenize, world_of
-from gpt_nb.evaluation import evaluate, floor, lines_to_cross, share_that_holds, write_stories
+from gpt_nb.emergence import share_that_holds, write_stories
+from gpt_nb.evaluation import evaluate, floor, lines_to_cross
 from gpt_nb.model import GPT
 from gpt_nb.training import Run
 

@@ -4,7 +4,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
-import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,9 @@ import pytest
 import torch
 
 from gpt_nb.attention import RopeScaling, rope_frequencies, slow_down
-from gpt_nb.checkpoint import hub_state, load_tokenizer
+from gpt_nb.checkpoint import hub_state, load_tokenizer, open_spec
 from gpt_nb.model import GPT, GPTConfig, memory
-from gpt_nb.pretrained import QWEN_SPLIT, export, export_gguf, export_onnx, kept_bytes, memory_needed, model_card, top_next
+from gpt_nb.pretrained import QWEN_SPLIT, check_gguf, export, export_gguf, export_onnx, kept_bytes, memory_needed, model_card, top_next
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer
@@ -51,7 +52,6 @@ def run_of(model, tok, **more):
 def test_onnx_gives_the_same_numbers_at_any_batch_and_length(arch, tok, tmp_path):
     pytest.importorskip("onnxscript")
     ort = pytest.importorskip("onnxruntime")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     model = tiny(arch, tok, **({} if arch == "gpt2" else {"n_kv_head": 2, "rope_scaling": YARN})).to(torch.bfloat16 if arch == "llama" else torch.float32)
     export_onnx(model, tmp_path / "model.onnx")
     exact = GPT(model.config).eval()
@@ -124,11 +124,56 @@ def test_gguf_names_the_way_text_is_cut(split, name, tmp_path):
     assert field(gguf.GGUFReader(tmp_path / "model.gguf"), "tokenizer.ggml.pre") == name
 
 
+def test_gguf_ends_texts_with_the_tokenizers_token_where_the_config_names_none(tok, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    for eos, want in ((None, tok.end_id), ((7, 8), 7), (9, 9)):
+        model = tiny("llama", tok)
+        model.config = replace(model.config, eos_token_id=eos)
+        export_gguf(model, tok, tmp_path / "a.gguf")
+        assert field(gguf.GGUFReader(tmp_path / "a.gguf"), "tokenizer.ggml.eos_token_id") == want
+    endless = BPETokenizer.train(["a b c"], 260, special_tokens=[])
+    with pytest.raises(ValueError, match="no end token"): export_gguf(tiny("llama", tok), endless, tmp_path / "b.gguf")
+
+
+def opened(spec, **parts):
+    "A tokenizer of others: ours with some parts of its file changed."
+    spec = json.loads(json.dumps(spec)) | parts
+    return open_spec(spec, {"eos_token": "<|end|>"})
+
+
+def test_gguf_names_single_digits_and_whole_words(tok, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    digits = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]
+    smollm = opened(tok.spec, pre_tokenizer={"type": "Sequence", "pretokenizers": digits})
+    llama3 = opened(tok.spec, model=tok.spec["model"] | {"ignore_merges": True})
+    old = opened(tok.spec, model={k: v for k, v in tok.spec["model"].items() if k != "ignore_merges"})
+    for t, name in ((smollm, "smollm"), (llama3, "llama-bpe"), (old, "dbrx")):
+        export_gguf(tiny("llama", tok), t, tmp_path / "a.gguf")
+        assert field(gguf.GGUFReader(tmp_path / "a.gguf"), "tokenizer.ggml.pre") == name
+    both = opened(tok.spec, pre_tokenizer={"type": "Sequence", "pretokenizers": digits}, model=tok.spec["model"] | {"ignore_merges": True})
+    with pytest.raises(ValueError, match="takes whole words first"): export_gguf(tiny("llama", tok), both, tmp_path / "b.gguf")
+
+
+LACKS = [("qwen3", {"attention_bias": True}, "attention_bias"), ("qwen3", {"rope_scaling": RopeScaling("llama3", 8.0, 64)}, "rule llama3"),
+         ("qwen2", {"rope_scaling": RopeScaling("llama3", 8.0, 64)}, "rule llama3")]
+
+
+@pytest.mark.parametrize("arch, more, named", LACKS, ids=str)
+def test_gguf_refuses_by_name_what_llama_cpp_does_not_load(arch, more, named, tok, tmp_path):
+    run = run_of(tiny(arch, tok, **more), tok)
+    with pytest.raises(ValueError, match=f"llama.cpp's {arch} has no .*{named}"): export(run, "gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    config = replace(run.model.config, n_layer=513)
+    with pytest.raises(ValueError, match="513 layers"): check_gguf(config, tok)
+
+
 def test_gguf_refuses_what_llama_cpp_would_read_wrongly(tok, tmp_path):
     pytest.importorskip("gguf")
     letters, own = CharTokenizer.train(["abc"]), BPETokenizer.train(["a b c"], 260, split=r"\S+|\s+")
     with pytest.raises(ValueError, match="byte-level BPE"): export_gguf(tiny("qwen3", letters), letters, tmp_path / "a.gguf")
     with pytest.raises(ValueError, match="no name"): export_gguf(tiny("qwen3", own), own, tmp_path / "b.gguf")
+    nfc = opened(tok.spec, normalizer={"type": "NFC"})
+    with pytest.raises(ValueError, match="NFC"): export_gguf(tiny("qwen3", tok), nfc, tmp_path / "d.gguf")
     with pytest.raises(ValueError, match="YaRN"): export_gguf(tiny("qwen3", tok, rope_scaling=RopeScaling("yarn", 4.0, 16, high=32.0, magnitude=1.0)), tok, tmp_path / "c.gguf")
 
 
@@ -146,6 +191,50 @@ def test_the_exported_folder_continues_with_the_same_ids(tok, tmp_path):
     card = (out / "README.md").read_text("utf-8")
     for part in ("license: other", "`tales`", f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"): assert part in card, part
     assert load_tokenizer(out).spec | {"post_processor": None} == tok.spec and load_tokenizer(out).encode("Once a king 今天") == tok.encode("Once a king 今天")
+
+
+QWEN_FILE = [{"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False},
+             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}]
+CUTS = {"gpt-4": {}, "qwen": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": QWEN_FILE}, "normalizer": {"type": "NFC"}},
+        "gpt-2": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}},
+        "digits": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, QWEN_FILE[1] | {"use_regex": True}]}}}
+
+
+@archs
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_exported_tokenizer_gives_the_same_ids_or_the_export_is_refused(arch, cut, tok, tmp_path):
+    "Every family with every way to cut, and files whose post_processor adds nothing."
+    theirs_of = {"ByteLevel": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}, "none": None}
+    theirs_of["Sequence"] = {"type": "Sequence", "processors": [theirs_of["ByteLevel"]]}
+    model = tiny(arch, tok)
+    for name, processor in theirs_of.items():
+        t = opened(tok.spec, **CUTS[cut], post_processor=processor)
+        t.config = {"tokenizer_class": {"gpt2": "GPT2Tokenizer"}.get(arch, "Qwen2Tokenizer"), "eos_token": "<|end|>", "add_bos_token": False}
+        if arch == "qwen2" and cut != "qwen":
+            with pytest.raises(ValueError, match="other ids"): export(run_of(model, t), "hf", tmp_path / name)
+            continue
+        theirs = transformers.AutoTokenizer.from_pretrained(export(run_of(model, t), "hf", tmp_path / name))
+        for text in ("Once", "in 1923", "IT'S 12345 e\u0301a  x\n\n今天", "a\n \n b 12\t3", ""):
+            assert theirs(text).input_ids == [tok.end_id, *t.encode(text)], (name, text)
+        assert theirs("Once", "more").input_ids == [tok.end_id, *t.encode("Once"), *t.encode("more")]
+
+
+def test_a_begin_token_that_is_there_is_not_put_there_twice(tok, tmp_path):
+    first = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
+    before = {"type": "TemplateProcessing", "single": [first, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
+              "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [tok.end_id], "tokens": ["<|end|>"]}}}
+    t = opened(tok.spec, post_processor=before | {"pair": before["single"] + [{"Sequence": {"id": "B", "type_id": 0}}]})
+    theirs = transformers.AutoTokenizer.from_pretrained(export(run_of(tiny("llama", tok), t), "hf", tmp_path / "out"))
+    assert theirs("Once").input_ids == [tok.end_id, *t.encode("Once")]
+
+
+def test_export_to_onnx_says_nothing_of_other_packages(tok, tmp_path):
+    "In a process of its own, where nobody has set the loggers."
+    pytest.importorskip("onnxscript")
+    run_of(tiny("qwen3", tok), tok).model.save_pretrained(tmp_path / "in")
+    code = "import sys; from gpt_nb.model import GPT; from gpt_nb.pretrained import export_onnx; export_onnx(GPT.from_pretrained(sys.argv[1]), sys.argv[2])"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "model.onnx")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "model.onnx").is_file()
 
 
 def test_export_and_card_refuse_what_does_not_belong_together(tok, tmp_path):

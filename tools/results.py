@@ -1,32 +1,38 @@
-"""Regenerate the measurements that take longer than a notebook may: `python tools/results.py ladder emergence code`.
+"""Regenerate the measurements that take longer than a notebook may:
+`python tools/results.py ladder emergence code` (none named: all).
 
-Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they say of it.
-What stands in that file already is kept, so that a stopped measurement goes on; take the file away to measure anew."""
-import argparse
+Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
+say of it. What stands in that file is kept, and a training that was stopped goes on from its last
+saved state in runs/results; take the file away to measure anew."""
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
+from models import ROOT, choose, prepare
 
-from gpt_nb.cli import cache_folder, make_tokenizer
-from gpt_nb.data import load_texts, longest_document, tokenize, world_of
-from gpt_nb.evaluation import PythonHolds, check_python, counted_rungs, evaluate, floor, share_that_holds, trained_rungs, write_functions, write_stories
+from gpt_nb.data import Tokens, longest_document, world_of
+from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
+                              write_stories)
+from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram, bits_per_byte
+from gpt_nb.tales import Tales
 from gpt_nb.training import TrainConfig, train
 
-RESULTS = Path(__file__).parent.parent / "nbs" / "results"
+RESULTS = ROOT / "nbs" / "results"
 SEEDS = (0, 1, 2)
-LADDER = {"tales": dict(tokenizer="word", batch_size=32, steps=2400), "tales-zh": dict(tokenizer="word", batch_size=32, steps=2400),
-          "pydocs": dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=1200)}
-GROW = {"tales": "bpe:340", "tales-zh": "char"}   # tokens smaller than words, so that words have to be learned too
-KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates after which the growing model is looked at
-
+WORDS = dict(tokenizer="word", batch_size=32, steps=2400)
+MANUAL = dict(tokenizer="bpe:2048", context=128, batch_size=16, steps=1200)
+LADDER = {"tales": WORDS, "tales-zh": WORDS, "pydocs": MANUAL}
+RATES = {"GPT-2 blocks": (0.003,), "one attention layer": (0.003,)}   # beside 0.01
+GROW = {"tales": "bpe:340", "tales-zh": "char"}   # smaller than words: words have to be learned
+KEEP = (10, 20, 40, 70, 100, 150, 220, 320, 460, 680, 1000, 1400, 2000)   # updates between looks
 KEEP_CODE = (5, 10, 20, 40, 80, 160, 320, 640, 1280)
+
+corpus = lru_cache(1)(prepare)
 
 
 def round_all(x, digits: int = 5):
@@ -37,8 +43,10 @@ def round_all(x, digits: int = 5):
 
 
 def write(name: str, content: dict) -> None:
+    "Keep what was measured so far."
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(round_all(content), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    text = json.dumps(round_all(content), ensure_ascii=False, separators=(",", ":"))
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def so_far(name: str) -> dict:
@@ -47,52 +55,87 @@ def so_far(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-@lru_cache(1)
-def corpus(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)
-    texts = load_texts(data, n_stories=n_stories)
-    tok = make_tokenizer(tokenizer, texts)
-    return tok, tokenize(texts, tok, cache_folder())
+def start_ladder(data: str, tok, tokens: Tokens, context: int) -> dict:
+    "The rungs that cost nothing, the floor, and how much the networks will read."
+    world, spec = world_of(data), LADDER[data]
+    best, row = None, context
+    if world:
+        best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok)
+        row = (len(tokens.train) - 1) / (int((tokens.train == tok.end_id).sum()) - 1)
+    counted = [dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)]
+    return dict(rungs=counted, floor=best, train_tokens=len(tokens.train),
+                tokens_read=round(row * spec["steps"] * spec["batch_size"]))
+
+
+def one_rung(name: str, data: str, tok, tokens: Tokens, context: int, seed: int, lr: float) -> dict:
+    "Train one network of the ladder."
+    spec = LADDER[data]
+    config = TrainConfig(steps=spec["steps"], batch_size=spec["batch_size"], lr=lr, muon_lr=0.01,
+                         eval_every=10**6, seed=seed)
+    (rung,) = trained_rungs(tokens, tok, config, context, only=name)
+    return dict(rung._asdict(), seed=seed)
 
 
 def ladder() -> None:
-    "Bits per byte of every rung, on three corpora."
+    "Bits per byte of every rung on three corpora; on the first, two rungs at other rates too."
     result = so_far("ladder")
     for data, spec in LADDER.items():
-        (tok, tokens), world = corpus(data, spec["tokenizer"]), world_of(data)
+        tok, tokens = corpus(data, spec["tokenizer"])
         context = spec.get("context") or longest_document(tokens)
-        if data not in result:
-            best = bits_per_byte(floor(world, tokens.val, tok.end_id), tokens.val[1:], tok) if world else None
-            row = (len(tokens.train) - 1) / (int((tokens.train == tok.end_id).sum()) - 1) if world else context
-            result[data] = dict(rungs=[dict(r._asdict(), seed=None) for r in counted_rungs(tokens, tok)], floor=best,
-                                tokens_read=round(row * spec["steps"] * spec["batch_size"]), train_tokens=len(tokens.train))
-        for seed in set(SEEDS) - {r["seed"] for r in result[data]["rungs"]}:
-            config = TrainConfig(steps=spec["steps"], batch_size=spec["batch_size"], lr=0.01, muon_lr=0.01, eval_every=10**6, seed=seed)
-            result[data]["rungs"] += [dict(r._asdict(), seed=seed) for r in trained_rungs(tokens, tok, config, context)]
-            write("ladder", result)
+        if data not in result: result[data] = start_ladder(data, tok, tokens, context)
+        rows = result[data]["rungs"]
+        for seed in SEEDS:
+            for name in rungs(tok.vocab_size, context, tok.end_id):
+                if any((r["name"], r["seed"]) == (name, seed) for r in rows): continue
+                rows.append(one_rung(name, data, tok, tokens, context, seed, 0.01))
+                write("ladder", result)
+    tok, tokens = corpus("tales", WORDS["tokenizer"])
+    found = result["tales"].setdefault("rates", [])
+    for name, lr in ((name, lr) for name, rates in RATES.items() for lr in rates):
+        if any((r["name"], r["lr"]) == (name, lr) for r in found): continue
+        row = one_rung(name, "tales", tok, tokens, longest_document(tokens), 0, lr)
+        found.append(row | dict(lr=lr))
+        write("ladder", result)
 
 
-def look(model: GPT, tok, tokens, world, step: int, read: int) -> dict:
-    "How far a model has come: its loss, what holds of 200 stories, one of them."
-    texts = write_stories(model, tok, 200, seed=0)
-    return dict(step=step, tokens=read, loss=evaluate(model, tokens.val[:30_000]).loss, sample=texts[0], **share_that_holds(world, texts)._asdict())
-
-
-def along_the_way(model: GPT, tokens, config: TrainConfig, tok) -> Iterator[tuple[int, int, GPT]]:
+def copies_of(model: GPT, tokens: Tokens, config: TrainConfig, tok, name: str) -> Iterator[tuple]:
     "Train once: (updates, tokens read, the model then) of each copy kept."
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(model, tokens, config, tok, out=Path(folder) / "run")
-        read = {row["step"]: row["tokens"] for row in run.history}
-        for step in config.keep: yield step, read[step], GPT.from_pretrained(run.folder / "checkpoints" / f"{step:06d}").eval()
+    out = ROOT / "runs" / "results" / name
+    run = train(model, tokens, config, tok, out=out, resume=(out / "state").is_dir())
+    read = {row["step"]: row["tokens"] for row in run.history}
+    for step in config.keep:
+        yield step, read[step], GPT.from_pretrained(out / "checkpoints" / f"{step:06d}").eval()
+    shutil.rmtree(out)
+
+
+def look(model: GPT, tok, tokens: Tokens, world: Tales) -> tuple[dict, list[str]]:
+    "How far a model has come: its loss, what holds of 200 stories; and these."
+    texts = write_stories(model, tok, 200, seed=0)
+    loss = evaluate(model, tokens.val[:30_000]).loss
+    return dict(loss=loss, **share_that_holds(world, texts)._asdict()), texts
 
 
 def grow(data: str, seed: int) -> list[dict]:
-    "One training run, looked at along the way."
+    "One training run, looked at along the way. The first seed keeps a story: see `first_to_hold`."
     (tok, tokens), world = corpus(data, GROW[data]), world_of(data)
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=tok.vocab_size, context=longest_document(tokens), bos_token_id=tok.end_id, eos_token_id=tok.end_id)
-    config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=10**6, seed=seed, keep=KEEP, log_every=10)
-    copies = along_the_way(GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), tokens, config, tok)
-    return [look(model, tok, tokens, world, step, read) for step, read, model in copies]
+    sizes = dict(vocab_size=tok.vocab_size, context=longest_document(tokens),
+                 bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    config = TrainConfig(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
+                         seed=seed, keep=KEEP, log_every=10)
+    model, looks, told = GPT(GPTConfig.from_depth(2, tie_embeddings=False, **sizes)), [], []
+    for step, read, copy in copies_of(model, tokens, config, tok, f"{data}-{seed}"):
+        found, texts = look(copy, tok, tokens, world)
+        looks.append(dict(step=step, tokens=read, **found))
+        told.append(texts)
+    if seed != SEEDS[0]: return looks
+    number = first_to_hold(world, told[-1])
+    return [dict(row, number=number, sample=texts[number]) for row, texts in zip(looks, told)]
+
+
+def first_to_hold(world: Tales, texts: list[str]) -> int:
+    "The first story that holds: shown at every look, it is drawn with the same random numbers."
+    return next((i for i, text in enumerate(texts) if world.check(text).story == 1), 0)
 
 
 def counted(data: str, n: int) -> dict:
@@ -100,7 +143,8 @@ def counted(data: str, n: int) -> dict:
     (tok, tokens), world = corpus(data, GROW[data]), world_of(data)
     gram = NGram(n).fit(tokens.train, tok.vocab_size, end_id=tok.end_id)
     texts = tok.decode(gram.sample(60_000, [tok.end_id])).split("<|end|>")[1:-1][:500]
-    return dict(n=n, loss=float(-gram.log_probs(tokens.val)[1:].mean()), stories=len(texts), **share_that_holds(world, texts)._asdict())
+    loss = float(-gram.log_probs(tokens.val)[1:].mean())
+    return dict(n=n, loss=loss, stories=len(texts), **share_that_holds(world, texts)._asdict())
 
 
 def emergence() -> None:
@@ -109,24 +153,30 @@ def emergence() -> None:
     for data in GROW:
         if data not in result:
             tok, tokens = corpus(data, GROW[data])
-            result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)], floor=floor(world_of(data), tokens.val, tok.end_id))
+            best = floor(world_of(data), tokens.val, tok.end_id)
+            result[data] = dict(runs=[], counting=[counted(data, n) for n in (2, 3, 5, 7)],
+                                floor=best)
         for seed in SEEDS[len(result[data]["runs"]):]:
             result[data]["runs"].append(grow(data, seed))
             write("emergence", result)
 
 
 def read_code(seed: int) -> list[dict]:
-    "One training run on Python source, looked at along the way: what holds of the functions it writes."
+    "One training run on Python source, looked at along the way: what holds of its functions."
     tok, tokens = corpus("pycode", "bpe:2048")
     torch.manual_seed(seed)
-    sizes = dict(vocab_size=tok.vocab_size, context=256, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
-    config = TrainConfig(steps=KEEP_CODE[-1], batch_size=8, lr=0.01, muon_lr=0.02, eval_every=10**6, seed=seed, keep=KEEP_CODE, log_every=5)
+    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    model = GPT(GPTConfig.from_depth(3, vocab_size=tok.vocab_size, context=256, **ends))
+    config = TrainConfig(steps=KEEP_CODE[-1], batch_size=8, lr=0.01, muon_lr=0.02, eval_every=320,
+                         seed=seed, keep=KEEP_CODE, log_every=5)
     result = []
-    for step, read, model in along_the_way(GPT(GPTConfig.from_depth(3, **sizes)), tokens, config, tok):
-        functions = write_functions(model, tok, 200, seed=0)
-        holds = PythonHolds(*np.mean([check_python(f) for f in functions], axis=0).tolist()) if functions else PythonHolds(0, 0, 0)
-        result.append(dict(step=step, tokens=read, bits=evaluate(model, tokens.val[:100_000], tok).bits_per_byte, whole=len(functions) / 200,
-                           sample=next(iter(functions), "")[:600], **holds._asdict()))
+    for step, read, copy in copies_of(model, tokens, config, tok, f"code-{seed}"):
+        written, holds = write_functions(copy, tok, 200, seed=0), PythonHolds(0, 0, 0)
+        if written: holds = PythonHolds(*np.mean([*map(check_python, written)], axis=0).tolist())
+        bits = evaluate(copy, tokens.val[:100_000], tok).bits_per_byte
+        sample = written[0][:600] if written else ""
+        result.append(dict(step=step, tokens=read, bits=bits, whole=len(written) / 200,
+                           sample=sample, **holds._asdict()))
     return result
 
 
@@ -139,9 +189,5 @@ def code() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="ladder, emergence, code (none named: all)")
     work = dict(ladder=ladder, emergence=emergence, code=code)
-    names = parser.parse_args().names or list(work)
-    if unknown := set(names) - set(work): parser.error(f"no measurement {unknown}: there are {list(work)}")
-    for name in names: work[name]()
+    for name in choose(work, "measurement", __doc__): work[name]()

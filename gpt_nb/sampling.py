@@ -232,7 +232,7 @@ class Stops:
     def done(self) -> bool: return self.ids.done or self.bytes.done
 
     def in_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(shown_bytes(self.tok, i) for i in ids)
+        return b"".join(self.tok.shown_bytes(i) for i in ids)    # no token: no bytes
 
     def ended(self, token: int) -> bool:
         "Whether the text has ended, now that this token has come; `length` counts its tokens."
@@ -290,18 +290,6 @@ class Beam(NamedTuple):
     log_prob: float  # of the new tokens, nats
     score: float     # log_prob / (number of new tokens) ** length_penalty
 
-# %% ../nbs/10_sampling.ipynb #10-186
-def grow(
-    logits: Tensor,    # (W, V) after each beginning
-    log_prob: Tensor,  # (W,) of each, nats
-    n: int,            # how many to keep
-) -> tuple[Tensor, Tensor, Tensor]:  # (n,) log_prob, the row it goes on from, its new token
-    "The best beginnings that are one token longer."
-    total = log_prob[:, None] + logits.float().log_softmax(-1)          # (W, V)
-    best = total.flatten().topk(min(total.numel(), n))
-    row, token = best.indices // logits.shape[1], best.indices % logits.shape[1]
-    return best.values, row, token
-
 # %% ../nbs/10_sampling.ipynb #10-5c07
 def as_beams(prompt: Tensor, text: Tensor, log_prob: Tensor, length_penalty: float) -> list[Beam]:
     "Rows of new tokens as beams."
@@ -313,6 +301,18 @@ def as_beams(prompt: Tensor, text: Tensor, log_prob: Tensor, length_penalty: flo
 def ranked(beams: list[Beam], width: int) -> list[Beam]:
     "The best of them, the best first."
     return sorted(beams, key=lambda beam: -beam.score)[:width]
+
+# %% ../nbs/10_sampling.ipynb #10-186
+def grow(
+    logits: Tensor,    # (W, V) after each beginning
+    log_prob: Tensor,  # (W,) of each, nats
+    n: int,            # how many to keep
+) -> tuple[Tensor, Tensor, Tensor]:  # (n,) log_prob, the row it goes on from, its new token
+    "The best beginnings that are one token longer."
+    total = log_prob[:, None] + logits.float().log_softmax(-1)          # (W, V)
+    best = total.flatten().topk(min(total.numel(), n))
+    row, token = best.indices // logits.shape[1], best.indices % logits.shape[1]
+    return best.values, row, token
 
 # %% ../nbs/10_sampling.ipynb #10-187
 @torch.inference_mode()
@@ -516,12 +516,6 @@ def sort_stops(stop, tok: Tokenizer | None) -> tuple[list[list[int]], list[bytes
         raise ValueError("stop holds an empty text or sequence, which is found everywhere; "
                          "leave it out")
     return ids, [text.encode() for text in texts]
-
-
-def shown_bytes(tok: Tokenizer, i: int) -> bytes:
-    "The bytes of a token; nothing for an id without one: models may have more rows than that."
-    try: return tok.token_bytes(i)
-    except ValueError: return b""
 
 # %% ../nbs/10_sampling.ipynb #10-5d11
 def check_finite(x: Tensor, name: str) -> None:

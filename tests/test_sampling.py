@@ -1,4 +1,5 @@
-"""Sampling against `transformers` (filters, greedy, beams), against itself (batches, seeds, stops), and against the exact distribution."""
+"""Sampling against `transformers` (filters, greedy, beams), against itself (batches, seeds, stops),
+and against the exact distribution."""
 import itertools
 import math
 from collections import Counter
@@ -10,8 +11,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from gpt_nb.model import GPT, GPTConfig
-from gpt_nb.sampling import (Sampler, StopFilter, Stops, beam_search, draw, generate, keep_min_p, keep_top_k, keep_top_p, penalize,
-                             speculative, stream)
+from gpt_nb.sampling import (Sampler, StopFilter, beam_search, draw, generate, keep_min_p,
+                             keep_top_k, keep_top_p, penalize, speculative, stream)
+from gpt_nb.tokenizer import BPETokenizer
 
 torch.set_num_threads(1)
 
@@ -19,7 +21,8 @@ torch.set_num_threads(1)
 def tiny(arch="qwen3", vocab_size=61, context=256, seed=0, scale=12.0):
     "A random model whose distributions are far from flat."
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(arch=arch, vocab_size=vocab_size, context=context, n_layer=2, n_head=2, d_model=32)).eval()
+    sizes = dict(vocab_size=vocab_size, context=context, n_layer=2, n_head=2, d_model=32)
+    model = GPT(GPTConfig(arch=arch, **sizes)).eval()
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim > 1: p.mul_(scale if p.shape[0] != vocab_size else 3.0)
@@ -31,6 +34,7 @@ class Bytes:
     end_id, vocab_size = 256, 257
     def encode(self, text, allowed_special=()): return list(text.encode())
     def token_bytes(self, i): return bytes([i]) if i < 256 else b"<|end|>"
+    def shown_bytes(self, i): return self.token_bytes(i) if i <= 256 else b""
     def decode(self, ids): return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
 
@@ -50,7 +54,8 @@ class Script(torch.nn.Module):
 
 # ---- the filters against transformers
 
-logits_cases = st.tuples(st.integers(1, 5), st.integers(2, 400), st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 4.0]))
+logits_cases = st.tuples(st.integers(1, 5), st.integers(2, 400), st.integers(0, 10**6),
+                         st.sampled_from([0.1, 1.0, 4.0]))
 
 def random_logits(case):
     B, V, seed, scale = case
@@ -93,44 +98,57 @@ def test_penalty_is_that_of_transformers(case, penalty, n):
     x = random_logits(case)
     ids = torch.randint(x.shape[1], (x.shape[0], n), generator=torch.Generator().manual_seed(n))
     used = torch.zeros_like(x, dtype=torch.bool).scatter(1, ids, True)
-    assert torch.equal(penalize(x, used, penalty), RepetitionPenaltyLogitsProcessor(penalty)(ids, x.clone()))
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(ids, x.clone())
+    assert torch.equal(penalize(x, used, penalty), theirs)
 
 @settings(max_examples=40, deadline=None)
 @given(logits_cases, st.floats(0.2, 3.0), st.integers(1, 50), st.floats(0.0, 0.5))
 def test_all_in_the_order_of_transformers(case, t, k, p):
-    from transformers import LogitsProcessorList, MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
+    from transformers import (LogitsProcessorList, MinPLogitsWarper,
+                              RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
+                              TopKLogitsWarper)
     x = random_logits(case)
     ids = torch.randint(x.shape[1], (x.shape[0], 3), generator=torch.Generator().manual_seed(k))
     used = torch.zeros_like(x, dtype=torch.bool).scatter(1, ids, True)
-    theirs = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(t), TopKLogitsWarper(k), MinPLogitsWarper(p)])
+    theirs = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.3), TemperatureLogitsWarper(t),
+                                  TopKLogitsWarper(k), MinPLogitsWarper(p)])
     ours = Sampler(t, top_k=k, min_p=p, repetition_penalty=1.3).probabilities(x, used)
     assert torch.allclose(ours, theirs(ids, x.clone()).softmax(-1), atol=1e-6)
 
 def test_order_of_the_filters_in_generate():
     "The order that transformers' generate puts them in."
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-    their = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1))
-    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, repetition_penalty=2.0)
+    their = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8,
+                                         num_hidden_layers=1, num_attention_heads=1))
+    config = GenerationConfig(do_sample=True, temperature=0.5, top_k=3, top_p=0.5, min_p=0.1,
+                              repetition_penalty=2.0)
     their._prepare_special_tokens(config)
-    names = [type(p).__name__ for p in their._get_logits_processor(config, input_ids_seq_length=1, device="cpu")]
-    wanted = ["RepetitionPenaltyLogitsProcessor", "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"]
+    theirs = their._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+    names = [type(p).__name__ for p in theirs]
+    wanted = ["RepetitionPenaltyLogitsProcessor", "TemperatureLogitsWarper", "TopKLogitsWarper",
+              "TopPLogitsWarper", "MinPLogitsWarper"]
     assert [n for n in names if n in wanted] == wanted
 
 def test_limits_of_the_filters():
     x = torch.randn(3, 50_000) * 3
-    assert torch.equal(keep_top_p(x, 1.0), x) and torch.equal(keep_min_p(x, 0.0), x) and torch.equal(keep_top_k(x, 10**9), x)
+    assert torch.equal(keep_top_p(x, 1.0), x) and torch.equal(keep_min_p(x, 0.0), x)
+    assert torch.equal(keep_top_k(x, 10**9), x)
     for one in (keep_top_p(x, 1e-9), keep_top_k(x, 1), keep_min_p(x, 1.0)):
-        assert one.isfinite().sum(-1).tolist() == [1, 1, 1] and torch.equal(one.argmax(-1), x.argmax(-1))
+        assert one.isfinite().sum(-1).tolist() == [1, 1, 1]
+        assert torch.equal(one.argmax(-1), x.argmax(-1))
 
 def test_extreme_settings():
     x = torch.tensor([[3.0, 9.0, -2.0, 0.0], [-5.0, -torch.inf, -4.0, -9.0]])
     used = torch.ones_like(x, dtype=torch.bool)
-    for how in (dict(temperature=1e-40), dict(temperature=1e-300), dict(top_p=1e-50), dict(top_p=1e-320)):
+    for how in (dict(temperature=1e-40), dict(temperature=1e-300), dict(top_p=1e-50),
+                dict(top_p=1e-320)):
         assert Sampler(**how).probabilities(x).tolist() == [[0, 1, 0, 0], [0, 0, 1, 0]], how
-    for how in (dict(temperature=1e300), dict(repetition_penalty=1e-30), dict(repetition_penalty=1e30, temperature=1e-300)):
+    for how in (dict(temperature=1e300), dict(repetition_penalty=1e-30),
+                dict(repetition_penalty=1e30, temperature=1e-300)):
         assert torch.allclose(Sampler(**how).probabilities(x, used).sum(-1), torch.ones(2)), how
     for bad in (torch.nan, torch.inf):
-        with pytest.raises(ValueError, match="NaN or infinity"): draw(torch.tensor([[0.5, 0.5], [0.5, bad]]), torch.zeros(2))
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            draw(torch.tensor([[0.5, 0.5], [0.5, bad]]), torch.zeros(2))
 
 def test_bfloat16_logits():
     x = (torch.randn(2, 100) * 3).bfloat16()
@@ -151,13 +169,15 @@ def test_draw_never_takes_the_impossible(V, seed, dart):
 def test_draw_has_the_right_distribution():
     probs = torch.randn(50, generator=torch.Generator().manual_seed(0)).softmax(-1)
     n = 100_000
-    count = draw(probs.expand(n, -1), torch.rand(n, generator=torch.Generator().manual_seed(1))).bincount(minlength=50)
+    darts = torch.rand(n, generator=torch.Generator().manual_seed(1))
+    count = draw(probs.expand(n, -1), darts).bincount(minlength=50)
     assert ((count - n * probs) ** 2 / (n * probs)).sum() < 49 + 4 * math.sqrt(2 * 49)
 
 def test_draws_of_generate_have_the_right_distribution():
     model, n = tiny(vocab_size=7), 20_000
     probs = Sampler(1.3, top_k=5).probabilities(model(torch.tensor([[1, 2]]))[:, -1])[0].detach()
-    count = torch.tensor(generate(model, [[1, 2]] * n, 1, temperature=1.3, top_k=5, seed=0))[:, -1].bincount(minlength=7)
+    rows = torch.tensor(generate(model, [[1, 2]] * n, 1, temperature=1.3, top_k=5, seed=0))
+    count = rows[:, -1].bincount(minlength=7)
     keep = probs > 0
     assert count[~keep].sum() == 0
     assert ((count - n * probs) ** 2 / (n * probs))[keep].sum() < 4 + 4 * math.sqrt(2 * 4)
@@ -166,15 +186,18 @@ def test_draws_of_generate_have_the_right_distribution():
 # ---- greedy against transformers
 
 class Theirs(torch.nn.Module):
-    "A model of `transformers` behind our sampler; its cache keeps the ids and reads all of them again."
+    "A model of `transformers` behind our sampler; its cache keeps the ids and reads all again."
     def __init__(self, model, config):
         super().__init__()
         self.model, self.config = model, config
-    def new_cache(self, batch_size, max_length=None): return SimpleNamespace(ids=torch.zeros(batch_size, 0, dtype=torch.long), length=0)
+    def new_cache(self, batch_size, max_length=None):
+        return SimpleNamespace(ids=torch.zeros(batch_size, 0, dtype=torch.long), length=0)
     def forward(self, ids, cache=None, pad=None):
         cache.ids = torch.cat([cache.ids, ids], 1)
-        mask = torch.ones_like(cache.ids) if pad is None else (torch.arange(cache.ids.shape[1]) >= pad[:, None]).long()
-        return self.model(cache.ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits
+        mask = torch.ones_like(cache.ids)
+        if pad is not None: mask = (torch.arange(cache.ids.shape[1]) >= pad[:, None]).long()
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return self.model(cache.ids, attention_mask=mask, position_ids=positions).logits
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
@@ -183,10 +206,12 @@ def test_seeded_is_that_of_transformers(arch, tmp_path):
     from transformers import AutoModelForCausalLM
     model = tiny(arch)
     model.save_pretrained(tmp_path)
-    their = Theirs(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval(), model.config)
+    their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    their = Theirs(their, model.config)
     settings = dict(temperature=0.8, top_k=20, seed=5)
     for prompts in ([5, 6, 7], [[5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8, 9], [60]]):
-        assert generate(model, prompts, 200, **settings) == generate(their, prompts, 200, **settings)
+        ours = generate(model, prompts, 200, **settings)
+        assert ours == generate(their, prompts, 200, **settings)
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2", "qwen3"])
@@ -205,7 +230,8 @@ def test_greedy_is_that_of_transformers(arch, tmp_path):
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     theirs = their.generate(ids, attention_mask=mask, **settings).tolist()
     ours = generate(model, prompts, 200, temperature=0)
-    assert max(len(set(row)) for row in ours) > 20, "a continuation that hardly changes would prove little"
+    varied = max(len(set(row)) for row in ours)
+    assert varied > 20, "a continuation that hardly changes would prove little"
     assert ours == [row[width - len(p):] for row, p in zip(theirs, prompts)]
 
 def test_greedy_with_penalty_is_that_of_transformers(tmp_path):
@@ -213,15 +239,19 @@ def test_greedy_with_penalty_is_that_of_transformers(tmp_path):
     model = tiny("llama")
     model.save_pretrained(tmp_path)
     their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    theirs = their.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=60, do_sample=False, eos_token_id=None, pad_token_id=0, repetition_penalty=1.5)
-    assert generate(model, [5, 6, 7], 60, temperature=0, repetition_penalty=1.5) == theirs[0].tolist()
+    settings = dict(max_new_tokens=60, do_sample=False, eos_token_id=None, pad_token_id=0)
+    theirs = their.generate(torch.tensor([[5, 6, 7]]), repetition_penalty=1.5, **settings)
+    ours = generate(model, [5, 6, 7], 60, temperature=0, repetition_penalty=1.5)
+    assert ours == theirs[0].tolist()
 
 def test_beams_are_those_of_transformers(tmp_path):
     from transformers import AutoModelForCausalLM
     model = tiny("llama")
     model.save_pretrained(tmp_path)
     their = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    theirs = their.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=20, do_sample=False, num_beams=4, num_return_sequences=4, eos_token_id=None, pad_token_id=0)
+    settings = dict(max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
+    theirs = their.generate(torch.tensor([[5, 6, 7]]), num_beams=4, num_return_sequences=4,
+                            **settings)
     assert [b.ids for b in beam_search(model, [5, 6, 7], 20, width=4)] == theirs.tolist()
 
 
@@ -245,8 +275,10 @@ def test_the_window_slides_row_by_row(arch, context):
     assert [generate(model, p, 60, temperature=0) for p in prompts] == wanted
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=24), min_size=1, max_size=5), st.integers(0, 100),
-       st.sampled_from([dict(), dict(temperature=0), dict(top_p=0.8, temperature=0.9), dict(top_k=5, repetition_penalty=1.3), dict(min_p=0.1, stop=[3, [4, 5]])]))
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=24), min_size=1, max_size=5),
+       st.integers(0, 100),
+       st.sampled_from([dict(), dict(temperature=0), dict(top_p=0.8, temperature=0.9),
+                        dict(top_k=5, repetition_penalty=1.3), dict(min_p=0.1, stop=[3, [4, 5]])]))
 def test_a_batch_equals_one_at_a_time(prompts, seed, how):
     model = tiny(context=24, scale=6.0)
     distinct = [list(p) for p in dict.fromkeys(map(tuple, prompts))]
@@ -264,27 +296,36 @@ def test_seeds():
     assert a == b != generate(model, [1, 2], 30)
     state = torch.random.get_rng_state()
     generate(model, [1, 2], 5, seed=1)
-    assert torch.equal(state, torch.random.get_rng_state()), "a seed leaves torch's own generator alone"
+    left = torch.equal(state, torch.random.get_rng_state())
+    assert left, "a seed leaves torch's own generator alone"
 
 def test_the_same_kind_comes_back():
     model = tiny()
     row = generate(model, [1, 2], 4, seed=0)
     assert isinstance(row, list) and len(row) == 6
-    assert generate(model, (1, 2), 4, seed=0) == row == generate(model, np.array([1, 2], dtype=np.uint16), 4, seed=0)
+    assert generate(model, (1, 2), 4, seed=0) == row
+    assert generate(model, np.array([1, 2], dtype=np.uint16), 4, seed=0) == row
     assert generate(model, [torch.tensor(1), torch.tensor(2)], 4, seed=0) == row
-    assert generate(model, [[1, 2]], 4, seed=0) == [row] == generate(model, [torch.tensor([1, 2])], 4, seed=0)
+    assert generate(model, [[1, 2]], 4, seed=0) == [row]
+    assert generate(model, [torch.tensor([1, 2])], 4, seed=0) == [row]
     out = generate(model, torch.tensor([[1, 2], [3, 4]]), 4, seed=0)
     assert out.shape == (2, 6) and out.dtype == torch.long and out[0].tolist() == row
     assert generate(model, torch.tensor([1, 2]), 4, seed=0).tolist() == row
-    assert generate(model, [1, 2], 0) == [1, 2] and generate(model, torch.tensor([[1, 2]]), 0).tolist() == [[1, 2]]
+    assert generate(model, [1, 2], 0) == [1, 2]
+    assert generate(model, torch.tensor([[1, 2]]), 0).tolist() == [[1, 2]]
     assert generate(model, [1, 2], 4, seed=0, stop=None) == row
-    assert generate(model, [1, 2], 4, seed=0, stop=np.int64(row[3])) == generate(model, [1, 2], 4, seed=0, stop=[np.array(row[3:4])]) == row[:row.index(row[3], 2) + 1]
+    upto = row[:row.index(row[3], 2) + 1]
+    assert generate(model, [1, 2], 4, seed=0, stop=np.int64(row[3])) == upto
+    assert generate(model, [1, 2], 4, seed=0, stop=[np.array(row[3:4])]) == upto
     stopped = generate(model, torch.tensor([[1, 2], [3, 4]]), 30, seed=0, stop=[row[2]])
     assert stopped[0, 2:].unique().tolist() == [row[2]]
 
 def test_the_model_is_left_as_it_was():
     model = tiny().train()
-    generate(model, [1], 3); next(stream(model, Bytes(), [1], 3, stop=()), None); beam_search(model, [1], 3); speculative(model, model, [1], 3)
+    generate(model, [1], 3)
+    next(stream(model, Bytes(), [1], 3, stop=()), None)
+    beam_search(model, [1], 3)
+    speculative(model, model, [1], 3)
     assert model.training
     try: generate(model, [1], 3, stop="x")
     except ValueError: pass
@@ -292,26 +333,32 @@ def test_the_model_is_left_as_it_was():
 
 def test_half_precision():
     model = tiny().bfloat16()
-    for t in (0, 1): assert len(generate(model, [[1, 2], [3]], 20, temperature=t, top_p=0.9, seed=0)[0]) == 22
+    for t in (0, 1):
+        rows = generate(model, [[1, 2], [3]], 20, temperature=t, top_p=0.9, seed=0)
+        assert len(rows[0]) == 22
 
 def test_a_long_prompt_is_read_in_parts():
     model = tiny(context=1200)
     prompt = [i * i % 61 for i in range(1100)]
-    assert generate(model, [prompt, prompt[:700]], 3, temperature=0) == [naive(model, prompt, 3), naive(model, prompt[:700], 3)]
+    long, shorter = generate(model, [prompt, prompt[:700]], 3, temperature=0)
+    assert long == naive(model, prompt, 3) and shorter == naive(model, prompt[:700], 3)
 
 
 # ---- stops and streaming
 
 def test_stops_only_where_told():
     model, tok = Script(b"one. two. three" + bytes([0]) + b"four"), Bytes()
-    said = lambda **how: tok.decode(generate(model, [65], 19, temperature=0, tok=tok, **how)[1:])
-    for stop, wanted in [((), "one. two. three\0fou"[:19]), (".", "one."), ([". t"], "one. t"), (["x", "two"], "one. two"), (0, "one. two. three\0"),
-                         ([list(b"e.")], "one."), ([list(b"ee"), "thr"], "one. two. thr"), (["e. tX", "e. two"], "one. two")]:
+    def said(**how): return tok.decode(generate(model, [65], 19, temperature=0, tok=tok, **how)[1:])
+    for stop, wanted in [((), "one. two. three\0fou"[:19]), (".", "one."), ([". t"], "one. t"),
+                         (["x", "two"], "one. two"), (0, "one. two. three\0"),
+                         ([list(b"e.")], "one."), ([list(b"ee"), "thr"], "one. two. thr"),
+                         (["e. tX", "e. two"], "one. two")]:
         model.calls = 0
         assert said(stop=stop) == wanted[:19], stop
 
 @settings(max_examples=200, deadline=None)
-@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(st.text("abc", max_size=30),
+       st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_stop_filter_against_search(text, stops):
     f, passed, safe = StopFilter(stops), [], []
     for c in text:
@@ -329,7 +376,8 @@ texts = st.text(st.sampled_from("aé猫🙂 .今天"), min_size=1, max_size=20)
 @given(texts, st.lists(texts, max_size=2))
 def test_stream_shows_whole_characters_and_no_stop(text, stops):
     tok = Bytes()
-    pieces = list(stream(Script(text.encode()), tok, "x", len(text.encode()), stop=stops, temperature=0))
+    model, n = Script(text.encode()), len(text.encode())
+    pieces = list(stream(model, tok, "x", n, stop=stops, temperature=0))
     wanted = text
     ends = [(text.find(s) + len(s), -len(s)) for s in stops if s in text]
     if ends: wanted = text[:min(ends)[0] + min(ends)[1]]
@@ -337,17 +385,21 @@ def test_stream_shows_whole_characters_and_no_stop(text, stops):
 
 def test_stream_ends():
     tok = Bytes()
-    assert "".join(stream(Script("天气".encode()), tok, "x", 5, temperature=0)) == "天", "half a character at the end is not shown"
-    assert "".join(stream(Script(b"ab\xffcd"), tok, "x", 5, temperature=0)) == "ab\ufffdcd", "bytes that are no text, as in decode"
-    assert "".join(stream(Script([97, 256, 98]), tok, "x", 9, temperature=0)) == "a", "the end token ends, unseen"
-    assert "".join(stream(Script([97, 256, 98]), tok, "x", 3, temperature=0, stop=())) == "a<|end|>b"
-    assert "".join(stream(Script(b"abab."), tok, "x", 4, temperature=0, stop=["abx", [98, 97, 99]])) == "abab", "what was held back comes at last"
+    def said(text, n, **how):
+        return "".join(stream(Script(text), tok, "x", n, temperature=0, **how))
+    assert said("天气".encode(), 5) == "天", "half a character at the end is not shown"
+    assert said(b"ab\xffcd", 5) == "ab\ufffdcd", "bytes that are no text, as in decode"
+    assert said([97, 256, 98], 9) == "a", "the end token ends, unseen"
+    assert said([97, 256, 98], 3, stop=()) == "a<|end|>b"
+    held = said(b"abab.", 4, stop=["abx", [98, 97, 99]])
+    assert held == "abab", "what was held back comes at last"
     assert list(stream(Script(b"ab"), tok, "x", 0)) == []
 
 def test_stream_is_generate():
     model, tok = tiny(vocab_size=257), Bytes()
     ids = generate(model, [256] + tok.encode("Mia"), 50, top_p=0.9, seed=3)
-    assert "".join(stream(model, tok, "Mia", 50, stop=(), seed=3, top_p=0.9)).rstrip("\ufffd") == tok.decode(ids[4:]).rstrip("\ufffd")
+    text = "".join(stream(model, tok, "Mia", 50, stop=(), seed=3, top_p=0.9))
+    assert text.rstrip("\ufffd") == tok.decode(ids[4:]).rstrip("\ufffd")
 
 @pytest.mark.parametrize("n", [10**12, 10**20])
 def test_an_end_far_away_takes_no_memory(n):
@@ -368,10 +420,12 @@ def test_stream_is_lazy():
 # ---- beams and guesses
 
 class Table(torch.nn.Module):
-    "The simplest model: the next token depends on the last one and on how many there are. Its cache only counts."
+    """The simplest model: the next token depends on the last one and on how many there are.
+    Its cache only counts."""
     def __init__(self, vocab_size, seed):
         super().__init__()
-        self.table = torch.nn.Parameter(2 * torch.randn(20, vocab_size, vocab_size, generator=torch.Generator().manual_seed(seed)))
+        g = torch.Generator().manual_seed(seed)
+        self.table = torch.nn.Parameter(2 * torch.randn(20, vocab_size, vocab_size, generator=g))
         self.config = SimpleNamespace(vocab_size=vocab_size, context=20)
     def new_cache(self, batch_size, max_length=None):
         cache = SimpleNamespace(length=0)
@@ -387,7 +441,11 @@ def exact(model, prompt, n, sampler=Sampler()):
     "The probability of every continuation."
     if n == 0: return {(): 1.0}
     probs = sampler.probabilities(model(torch.tensor([prompt]))[:, -1])[0].tolist()
-    return {(t,) + rest: p * q for t, p in enumerate(probs) for rest, q in exact(model, prompt + [t], n - 1, sampler).items()}
+    found = {}
+    for t, p in enumerate(probs):
+        rests = exact(model, prompt + [t], n - 1, sampler)
+        found |= {(t,) + rest: p * q for rest, q in rests.items()}
+    return found
 
 @torch.inference_mode()
 def test_a_wide_beam_finds_everything():
@@ -405,12 +463,15 @@ def test_beams_that_end():
         end = text.index(2) + 1 if 2 in text else 5
         texts[text[:end]] += p
     for penalty in (0, 0.7, 1.5):
-        truth = sorted(texts, key=lambda t: math.log(texts[t]) / len(t) ** penalty, reverse=True)[:6]
-        assert [tuple(b.ids[1:]) for b in beam_search(model, [1], 5, width=256, length_penalty=penalty, stop=[2])][:6] == truth
+        def score(t): return math.log(texts[t]) / len(t) ** penalty
+        truth = sorted(texts, key=score, reverse=True)[:6]
+        beams = beam_search(model, [1], 5, width=256, length_penalty=penalty, stop=[2])
+        assert [tuple(b.ids[1:]) for b in beams][:6] == truth
 
 def test_one_beam_is_greedy():
     model = tiny()
-    assert beam_search(model, [3, 4], 50, width=1)[0].ids == generate(model, [3, 4], 50, temperature=0)
+    greedy = generate(model, [3, 4], 50, temperature=0)
+    assert beam_search(model, [3, 4], 50, width=1)[0].ids == greedy
     assert beam_search(model, [3, 4], 0)[0].ids == [3, 4]
 
 @torch.inference_mode()
@@ -419,35 +480,48 @@ def test_speculative_distribution(lookahead):
     "Chi-square over all 3-token continuations; the draft disagrees with the model."
     model, draft, n = Table(3, 0), Table(3, 1), 4000
     truth = exact(model, [1], 3, Sampler(0.9, top_p=0.9))
-    count = Counter(tuple(speculative(model, draft, [1], 3, lookahead=lookahead, temperature=0.9, top_p=0.9, seed=s)[1:]) for s in range(n))
+    how = dict(lookahead=lookahead, temperature=0.9, top_p=0.9)
+    count = Counter(tuple(speculative(model, draft, [1], 3, **how, seed=s)[1:]) for s in range(n))
     likely = [t for t, p in truth.items() if n * p >= 5]
     assert all(truth[t] > 0 for t in count) and len(likely) > 5
     other = n - sum(count[t] for t in likely), n * (1 - sum(truth[t] for t in likely))
-    chi = sum((count[t] - n * truth[t]) ** 2 / (n * truth[t]) for t in likely) + (other[0] - other[1]) ** 2 / max(other[1], 1)
+    chi = sum((count[t] - n * truth[t]) ** 2 / (n * truth[t]) for t in likely)
+    chi += (other[0] - other[1]) ** 2 / max(other[1], 1)
     assert chi < len(likely) + 4 * math.sqrt(2 * len(likely))
 
 def test_speculative_greedy_is_greedy():
     model, draft = tiny(), tiny(seed=1)
     wanted = generate(model, [1, 2], 30, temperature=0)
-    for d, k in itertools.product((draft, model), (1, 4, 100)): assert speculative(model, d, [1, 2], 30, lookahead=k, temperature=0) == wanted
-    assert speculative(model, draft, [1, 2], 50, seed=3) == speculative(model, draft, [1, 2], 50, seed=3)
+    for d, k in itertools.product((draft, model), (1, 4, 100)):
+        assert speculative(model, d, [1, 2], 30, lookahead=k, temperature=0) == wanted
+    once = speculative(model, draft, [1, 2], 50, seed=3)
+    assert once == speculative(model, draft, [1, 2], 50, seed=3)
     assert speculative(model, draft, [1, 2], 0) == [1, 2]
 
 
 # ---- bad input
 
 @pytest.mark.parametrize("how, named", [
-    (dict(temperature=-0.1), "temperature"), (dict(temperature=math.nan), "temperature"), (dict(temperature=math.inf), "temperature"),
-    (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"), (dict(top_k=1.5), "top_k"), (dict(top_k=math.inf), "top_k"),
-    (dict(top_p=0.0), "top_p"), (dict(top_p=1.01), "top_p"), (dict(repetition_penalty=1e-300), "repetition_penalty"),
-    (dict(top_p=math.nan), "top_p"), (dict(min_p=-0.1), "min_p"), (dict(min_p=1.1), "min_p"), (dict(repetition_penalty=0), "repetition_penalty"),
-    (dict(ids=[]), "empty"), (dict(ids=[[1], []]), "empty"), (dict(ids=[[]]), "empty"), (dict(ids=[1] * 17), "context"), (dict(ids=[[1], [1] * 17]), "context"),
-    (dict(ids=[61]), "61"), (dict(ids=[-1]), "-1"), (dict(max_new_tokens=-1), "max_new_tokens"), (dict(stop="."), "tok"), (dict(stop=[[]]), "empty"), (dict(stop=[""]), "empty")])
+    (dict(temperature=-0.1), "temperature"), (dict(temperature=math.nan), "temperature"),
+    (dict(temperature=math.inf), "temperature"),
+    (dict(top_k=0), "top_k"), (dict(top_k=-3), "top_k"), (dict(top_k=1.5), "top_k"),
+    (dict(top_k=math.inf), "top_k"),
+    (dict(top_p=0.0), "top_p"), (dict(top_p=1.01), "top_p"),
+    (dict(repetition_penalty=1e-300), "repetition_penalty"),
+    (dict(top_p=math.nan), "top_p"), (dict(min_p=-0.1), "min_p"), (dict(min_p=1.1), "min_p"),
+    (dict(repetition_penalty=0), "repetition_penalty"),
+    (dict(ids=[]), "empty"), (dict(ids=[[1], []]), "empty"), (dict(ids=[[]]), "empty"),
+    (dict(ids=[1] * 17), "context"), (dict(ids=[[1], [1] * 17]), "context"),
+    (dict(ids=[61]), "61"), (dict(ids=[-1]), "-1"), (dict(max_new_tokens=-1), "max_new_tokens"),
+    (dict(stop="."), "tok"), (dict(stop=[[]]), "empty"), (dict(stop=[""]), "empty")])
 def test_bad_input_is_refused(how, named):
     model = tiny(context=16)
-    with pytest.raises(ValueError, match=named): generate(model, **dict(ids=[1], max_new_tokens=3, tok=None if named == "tok" else Bytes()) | how)
+    tok = None if named == "tok" else Bytes()
+    with pytest.raises(ValueError, match=named):
+        generate(model, **dict(ids=[1], max_new_tokens=3, tok=tok) | how)
     if named != "tok":
-        settings = dict(prompt=how.get("ids", [1]), max_new_tokens=3) | {k: v for k, v in how.items() if k != "ids"}
+        settings = dict(prompt=how.get("ids", [1]), max_new_tokens=3)
+        settings |= {k: v for k, v in how.items() if k != "ids"}
         if not (settings["prompt"] and isinstance(settings["prompt"][0], list)):
             with pytest.raises(ValueError, match=named): stream(model, Bytes(), **settings)
 
@@ -460,4 +534,63 @@ def test_wrong_types_are_refused():
     with pytest.raises(ValueError, match="context"): speculative(model, tiny(context=5), [1] * 4, 3)
     with pytest.raises(ValueError, match="one at a time"): beam_search(model, [[1], [2]], 3)
     with pytest.raises(ValueError, match="width"): beam_search(model, [1], 3, width=0)
-    with pytest.raises(ValueError, match="lookahead"): speculative(model, model, [1], 3, lookahead=0)
+    with pytest.raises(ValueError, match="lookahead"):
+        speculative(model, model, [1], 3, lookahead=0)
+
+
+# ---- texts in, texts out; more rows than tokens
+
+def test_a_text_comes_back_as_text():
+    model, tok = tiny(vocab_size=257), Bytes()
+    one = generate(model, "Mia", 20, seed=2, tok=tok)
+    assert one == "".join(stream(model, tok, "Mia", 20, stop=(), seed=2))
+    both = generate(model, ["Mia", "Once"], 20, seed=2, tok=tok)
+    assert both == [one, generate(model, "Once", 20, seed=2, tok=tok)]
+    said = Script(b"one. two")
+    assert generate(said, "x", 8, temperature=0, tok=tok) == "one. two"
+    said.calls = 0
+    assert generate(said, "x", 8, temperature=0, stop=" t", tok=tok) == "one."
+    assert generate(said, ("x", "y"), 0, tok=tok) == ["", ""]
+    with pytest.raises(TypeError, match="tok"): generate(model, ["Mia"], 3)
+
+@pytest.mark.parametrize("rows", [269, 320])
+def test_an_id_without_a_token_is_no_text(rows):
+    "The text of what stands around it; a stop that spans it is found."
+    tok = BPETokenizer.train(["今 END."], 257)
+    said = []
+    for i in tok.encode("今 END.") + [tok.end_id]: said += [i, 257, rows - 1]
+    assert len(said) > 20, "a character in pieces"
+    def written(stop):
+        model = Script(said, vocab_size=rows)
+        return "".join(stream(model, tok, "x", len(said), stop=stop, temperature=0))
+    assert written(None) == "今 END." and written(["END"]) == "今 "
+    assert written([tok.encode("N") + [257]]) == "今 E"
+    model = Script(said, vocab_size=rows)
+    assert generate(model, "x", 99, temperature=0, stop=["今 E"], tok=tok) == ""
+    model.calls = 0
+    ids = generate(model, [65], 99, temperature=0, stop=["今 E"], tok=tok)
+    assert ids == [65] + said[:said.index(tok.encode("E")[0]) + 1]
+
+@pytest.mark.parametrize("sizes", [(61, 64), (64, 61)])
+def test_a_draft_filled_up_to_other_rows(sizes):
+    "The model and its draft share their tokens, and each has rows of its own number."
+    model, draft = tiny(vocab_size=sizes[0]), tiny(vocab_size=sizes[1], seed=1)
+    wanted = generate(model, [1, 2], 30, temperature=0)
+    assert speculative(model, draft, [1, 2], 30, temperature=0) == wanted
+    assert max(speculative(model, draft, [1, 2], 60, temperature=3.0, seed=0)) < sizes[0]
+
+@torch.inference_mode()
+@pytest.mark.parametrize("n", [2, 5])
+def test_speculative_distribution_with_a_draft_of_other_rows(n):
+    model, draft, times = Table(3, 0), Table(n, 1), 3000
+    drafted = [tuple(speculative(model, draft, [1], 2, seed=s)[1:]) for s in range(times)]
+    count, truth = Counter(drafted), exact(model, [1], 2)
+    chi = sum((count[t] - times * p) ** 2 / (times * p) for t, p in truth.items())
+    assert chi < 8 + 4 * math.sqrt(2 * 8)
+
+def test_weights_that_are_no_numbers_are_told():
+    model = tiny()
+    with torch.no_grad(): model.lm_head.weight.fill_(math.nan)
+    for t in (0, 1):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            generate(model, [1], 3, temperature=t)

@@ -1,12 +1,16 @@
 """Attention against loops written out, whatever its shape; rotary positions by distance alone; the
 cache against none; errors."""
 import math
+from typing import Annotated
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
+from gpt_nb import attention
 from gpt_nb.attention import (
     Attention, KVCache, RMSNorm, causal_mask, rope, rope_frequencies, rope_table,
 )
@@ -279,3 +283,52 @@ def test_impossible_use_of_a_cache():
         with pytest.raises(ValueError, match=f"length {length} is outside 0 to 3"):
             cache.truncate(length)
     assert cache.length == 3
+
+
+Book = Annotated[int, Field(ge=0)]
+
+
+@attention.settings
+class Shelf:
+    "A record to try the checks on."
+    width: Annotated[int, Field(ge=1)]
+    edges: tuple[float, float] = (0.0, 1.0)
+    books: int | Annotated[tuple[Book, ...], Field(min_length=1)] | None = None
+    painted: bool = False
+
+
+SAID = [
+    ((), {}, "width is missing: give it"),
+    ((), dict(edges=(1.0, 2.0)), "width is missing: give it"),
+    (("8",), {}, "width is '8': it should be a valid integer"),
+    ((8, 3), {}, "edges is 3: it should be a valid tuple"),
+    ((8,), dict(width=9), "width is given twice: leave one out"),
+    ((8, (0.0, 1.0), 1, True, "oak"), {},
+     "'oak' is one value too many: the settings are width, edges, books, painted"),
+    ((), dict(widht=8), "widht is no setting here: there are width, edges, books, painted"),
+    ((8,), dict(edges=(1.0,)), "edges is (1.0,): it should have more items"),
+    ((8,), dict(edges=(1.0, 2.0, 3.0)),
+     "edges is (1.0, 2.0, 3.0): it should have at most 2 items, not 3"),
+    ((8,), dict(edges=(1.0, "2")), "edges is '2': it should be a valid number"),
+    ((8,), dict(books=(1, -1)), "books is -1: it should be greater than or equal to 0"),
+    ((8,), dict(books=(True,)), "books is True: it should be a valid integer"),
+    ((8,), dict(books=()),
+     "books is (): it should be a valid integer or it should have at least 1 item, not 0"),
+    ((True,), {}, "width is True: it should be a valid integer"),
+    ((np.True_,), {}, "width is np.True_: it should be a valid integer"),
+    ((np.int64(0),), {}, "width is 0: it should be greater than or equal to 1"),
+    ((8,), dict(painted=1), "painted is 1: it should be a valid boolean"),
+]
+
+
+@pytest.mark.parametrize("args, kwargs, message", SAID, ids=str)
+def test_a_record_says_which_value_is_wrong_and_what_it_should_be(args, kwargs, message):
+    with pytest.raises(ValueError) as error: Shelf(*args, **kwargs)
+    assert str(error.value) == message
+
+
+def test_a_record_takes_the_whole_numbers_of_numpy():
+    for eight in (np.int64(8), np.uint8(8), np.array([8])[0]):
+        for shelf in (Shelf(eight), Shelf(width=eight)):
+            assert shelf == Shelf(8) and type(shelf.width) is int
+    with pytest.raises(ValueError, match="width is np.float64"): Shelf(np.float64(8))

@@ -23,9 +23,8 @@ CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"
 WIDE = {"00_tales", "01_tokenizer", "02_data", "03_ngram", "04_gradient", "05_attention",
         "06_block", "07_checkpoint", "08_model", "09_training", "10_sampling", "11_evaluation",
         "12_emergence", "14_pretrained", "22_cli", "claims"}
-WIDE_FILES = {"test_evaluation", "test_model", "test_ngram", "test_pretrained", "test_sampling",
-              "test_tales", "test_tokenizer", "test_gradient", "test_emergence", "results",
-              "models"}
+WIDE_FILES = {"test_evaluation", "test_ngram", "test_pretrained", "test_sampling", "test_tales",
+              "test_tokenizer", "test_gradient", "test_emergence", "results", "models"}
 TERSE = {"tales", "tokenizer", "data", "ngram", "gradient", "attention", "block", "checkpoint",
          "model", "training", "sampling", "evaluation", "emergence", "pretrained", "cli"}
 

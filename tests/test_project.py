@@ -25,7 +25,7 @@ WIDE = {"00_tales", "01_tokenizer", "02_data", "03_ngram", "04_gradient", "05_at
         "12_emergence", "14_pretrained", "22_cli", "claims"}
 WIDE_FILES = {"test_attention", "test_cli", "test_data", "test_model",
               "test_models", "test_ngram", "test_sampling", "test_site",
-              "test_tales", "test_tokenizer", "test_training", "test_checkpoint", "test_gradient",
+              "test_tales", "test_training", "test_checkpoint", "test_gradient",
               "results", "models", "conf", "pages", "home", "chapters",
               "contents", "reference", "loading", "sampling"}
 TERSE = {"tales", "tokenizer", "data", "ngram", "gradient", "attention", "block", "checkpoint",

@@ -236,7 +236,7 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
             "hide-input": fold or said.get("code-fold") == "true" or only_imports(code)}
     metadata = {"tags": [tag for tag, wanted in tags.items() if wanted], "mystnb": {}}
     if said.get("fig-alt"): metadata["mystnb"]["image"] = {"alt": said["fig-alt"]}
-    if fold:
+    if "hide-input" in metadata["tags"]:
         line = in_one_line(code)
         metadata["mystnb"] |= dict(code_prompt_show=line, code_prompt_hide=line)
     outputs = [o for o in cell["outputs"] if not left_by_a_bar(o)]

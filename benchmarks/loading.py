@@ -1,9 +1,10 @@
-"""How fast a checkpoint opens and how much memory it takes, beside `transformers` and beside the limit.
+"""How fast a checkpoint opens and what memory it takes, beside `transformers` and the limit.
 
     python benchmarks/loading.py [--repeats 5] [--arch gpt2]
 
-`transformers` writes a random model in the shape of GPT-2 (124 million parameters). Processes of their own open it in turn, ours and
-theirs, and read one token with it, so that every weight has been touched. The limit: the file is read once, and the weights lie in memory once.
+`transformers` writes a random model in the shape of GPT-2 (124 million parameters). Processes of
+their own open it in turn, ours and theirs, and read one token with it, so that every weight has
+been touched. The limit: the file is read once, and the weights lie in memory once.
 """
 import argparse
 import statistics
@@ -14,7 +15,8 @@ import time
 from pathlib import Path
 
 OPEN = {"ours": "from gpt_nb.model import GPT; open_it = lambda: GPT.from_pretrained(folder)",
-        "theirs": "from transformers import AutoModelForCausalLM as M; open_it = lambda: M.from_pretrained(folder).eval()"}
+        "theirs": "from transformers import AutoModelForCausalLM as M; "
+                  "open_it = lambda: M.from_pretrained(folder).eval()"}
 PROCESS = """
 import resource, sys, time, torch
 folder = sys.argv[1]
@@ -34,21 +36,28 @@ print(opened, time.perf_counter() - start, memory("VmHWM:") - before)
 """
 
 
-def measure(how: str, folder: str, arch: str) -> list[float]:  # seconds to open, seconds to the first token, bytes
+def measure(how: str, folder: str, arch: str) -> list[float]:  # seconds to open, to a token; bytes
     "Open the model in a process of its own."
-    done = subprocess.run([sys.executable, "-c", PROCESS.format(how=OPEN[how], arch=arch), folder], capture_output=True, text=True)
+    code = PROCESS.format(how=OPEN[how], arch=arch)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
     if done.returncode: raise SystemExit(done.stderr)
     return [float(x) for x in done.stdout.split()]
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--repeats", type=int, default=5, help="processes of each, in turn; the median counts")
+    formatter = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    p.add_argument("--repeats", type=int, default=5,
+                   help="processes of each, in turn; the median counts")
     p.add_argument("--arch", default="gpt2", choices=["gpt2", "llama", "qwen2", "qwen3"])
     a = p.parse_args()
     import transformers
-    sizes = dict(vocab_size=50257, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=12, head_dim=64, tie_word_embeddings=True)
-    config = transformers.GPT2Config() if a.arch == "gpt2" else transformers.AutoConfig.for_model(a.arch, **sizes)
+    if a.arch == "gpt2": config = transformers.GPT2Config()
+    else:
+        sizes = dict(vocab_size=50257, hidden_size=768, intermediate_size=2048,
+                     num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=12,
+                     head_dim=64, tie_word_embeddings=True)
+        config = transformers.AutoConfig.for_model(a.arch, **sizes)
     with tempfile.TemporaryDirectory() as folder:
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         size = sum(f.stat().st_size for f in Path(folder).glob("*.safetensors"))
@@ -61,9 +70,11 @@ def main() -> None:
     ours, theirs = ([statistics.median(column) for column in zip(*runs[how])] for how in OPEN)
     print(f"{a.arch}: {size / 1e6:.0f} MB of weights; median of {a.repeats}")
     print(f"{'':24}{'gpt_nb':>10}{'transformers':>14}{'ours/theirs':>13}{'limit':>10}")
-    for name, x, y, least, unit in zip(("to open", "to the first token", "memory"), ours, theirs, (limit, limit, size), ("s", "s", "MB")):
+    names, limits = ("to open", "to the first token", "memory"), (limit, limit, size)
+    for name, x, y, least, unit in zip(names, ours, theirs, limits, ("s", "s", "MB")):
         scale = 1e6 if unit == "MB" else 1
-        print(f"{name + ', ' + unit:24}{x / scale:10.3f}{y / scale:14.3f}{x / y:13.2f}{least / scale:10.3f}")
+        numbers = f"{x / scale:10.3f}{y / scale:14.3f}{x / y:13.2f}{least / scale:10.3f}"
+        print(f"{name + ', ' + unit:24}{numbers}")
 
 
 if __name__ == "__main__":

@@ -260,8 +260,8 @@ def left_by_a_bar(output: dict) -> bool:
 
 def still(chapter: Chapter) -> str:
     return ("{.still}\nWhat it shows for these values was drawn beforehand. "
-            f"[In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` Python stands behind it, "
-            "and you can change the code.")
+            f"[In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` Python stands behind "
+            "it, and you can change the code.")
 
 
 def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:

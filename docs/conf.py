@@ -104,7 +104,7 @@ def setup(app):
     app.connect("build-finished", write_llms)
 
 
-warnings.filterwarnings("error", message="Glyph .* missing from")   # a box in a picture is a mistake
+warnings.filterwarnings("error", message="Glyph .* missing from")   # a box in a picture: a mistake
 CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")

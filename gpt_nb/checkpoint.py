@@ -365,7 +365,10 @@ def read_scaling(rule: str, names: dict[str, str], rope: dict[str, object],
 # %% ../nbs/07_checkpoint.ipynb #07-189
 QKV = "q_proj", "k_proj", "v_proj"
 
-def to_stored(state: dict[str, Tensor], f: Family) -> dict[str, Tensor]:
+def to_stored(
+    state: dict[str, Tensor],   # by our names
+    f: Family,
+) -> dict[str, Tensor]:         # by the family's
     "Our parameters by the names, and in the shapes, of the family's files."
     if not f.renamed: return state
     stored = {}
@@ -380,7 +383,11 @@ def to_stored(state: dict[str, Tensor], f: Family) -> dict[str, Tensor]:
     return stored
 
 
-def from_stored(name: str, w: Tensor, f: Family) -> Iterator[tuple[str, Tensor]]:
+def from_stored(
+    name: str,
+    w: Tensor,       # as it lies in the file
+    f: Family,
+) -> Iterator[tuple[str, Tensor]]:
     "One tensor of a file as ours: the way back."
     for ours, theirs in f.renamed: name = name.replace(theirs, ours)
     if f.side_by_side and "_proj.weight" in name: w = w.t()

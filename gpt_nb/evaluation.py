@@ -394,7 +394,10 @@ def check_forecast(said: np.ndarray, true: np.ndarray) -> None:
                          f"to {said.max():g}")
 
 # %% ../nbs/11_evaluation.ipynb #11-4c2b
-def check_tok(tokens: Tokens | np.ndarray, tok: Tokenizer | None) -> None:
+def check_tok(
+    tokens: Tokens | np.ndarray,   # or token ids (n,), of which nothing is known
+    tok: Tokenizer | None,
+) -> None:
     "Raise where tokens were made with another tokenizer."
     if not isinstance(tokens, Tokens) or not tok: return
     if (tokens.vocab_size, tokens.end_id) != (tok.vocab_size, tok.end_id):

@@ -32,7 +32,10 @@ from .training import Run
 if TYPE_CHECKING: from gguf import GGUFWriter
 
 # %% ../nbs/14_pretrained.ipynb #14-036
-def kept_bytes(model: GPT, ids: Tensor) -> int:
+def kept_bytes(
+    model: GPT,
+    ids: Tensor,   # (B, T)
+) -> int:
     "Bytes that autograd keeps of one forward pass, parameters not counted."
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     kept = {}                       # held, so that no other takes its place
@@ -272,7 +275,11 @@ def gguf_positions(writer: "GGUFWriter", c: GPTConfig) -> None:
         writer.add_rope_scaling_orig_ctx_len(int(s.original))
 
 # %% ../nbs/14_pretrained.ipynb #14-073
-def gguf_tensor(name: str, w: Tensor, c: GPTConfig) -> Tensor:
+def gguf_tensor(
+    name: str,     # as `transformers` has it
+    w: Tensor,     # of any shape
+    c: GPTConfig,
+) -> Tensor:
     "One of `transformers`' tensors as llama.cpp wants it: its Llama turns pairs of neighbours."
     if c.family.side_by_side and ".c_" in name and w.dim() == 2: return w.t()
     if c.family.pairs_apart or not (".q_proj." in name or ".k_proj." in name): return w

@@ -46,7 +46,7 @@ def cutter(
 
 def cut(
     text: str,
-    cutter              # of the function `cutter`
+    cutter: object      # of the function `cutter`
 ) -> list[str]:         # pieces, which joined are the text
     "Cut a text into pre-tokens, over whose borders no token reaches."
     return [piece for piece, _ in cutter.pre_tokenize_str(text)]

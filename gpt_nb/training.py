@@ -84,7 +84,8 @@ def lr_scale(
 # %% ../nbs/09_training.ipynb #09-55a0
 def forward_backward(
     loss: Callable[[Tensor, Tensor], Tensor],   # (x, y) -> mean loss
-    x: Tensor, y: Tensor,                       # (B, T) ids; -100 in y is padding
+    x: Tensor,                                  # (B, T) ids
+    y: Tensor,                                  # (B, T) ids; -100 is padding
     parts: int,                                 # worked through one after the other
     machine: "Machine",
     backend: "Single",

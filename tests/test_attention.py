@@ -1,12 +1,19 @@
-"Attention against loops written out, whatever its shape; rotary positions by distance alone; the cache against none; errors."
+"""Attention against loops written out, whatever its shape; rotary positions by distance alone; the
+cache against none; errors."""
 import math
+from typing import Annotated
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
-from gpt_nb.attention import Attention, KVCache, RMSNorm, causal_mask, rope, rope_frequencies, rope_table
+from gpt_nb import attention
+from gpt_nb.attention import (
+    Attention, KVCache, RMSNorm, causal_mask, rope, rope_frequencies, rope_table,
+)
 
 some = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -22,7 +29,9 @@ def layers(draw, d_head=st.sampled_from([2, 4, 6, 16])):
     "A random layer, whose norms and biases are random too."
     n_kv_head, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     torch.manual_seed(draw(st.integers(0, 99)))
-    layer = Attention(draw(st.integers(1, 20)), n_kv_head * groups, n_kv_head, draw(d_head), bias=draw(st.booleans()), qk_norm=draw(st.booleans()))
+    d_model, K = draw(st.integers(1, 20)), draw(d_head)
+    bias, qk_norm = draw(st.booleans()), draw(st.booleans())
+    layer = Attention(d_model, n_kv_head * groups, n_kv_head, K, bias=bias, qk_norm=qk_norm)
     for p in layer.parameters(): torch.nn.init.normal_(p, std=0.5)
     return layer.requires_grad_(False)
 
@@ -35,14 +44,16 @@ def positions_of(start, n, pad=None):
     return positions if pad is None else (positions - pad[:, None]).clamp(min=0)
 
 
-def rotation_of(layer, start, n, pad=None): return rope_table(positions_of(start, n, pad), rope_frequencies(layer.d_head))
+def rotation_of(layer, start, n, pad=None):
+    return rope_table(positions_of(start, n, pad), rope_frequencies(layer.d_head))
 
 
 def turn_by_pairs(vector, position, frequencies):
     "Each pair as a complex number, in double precision."
     half, out = len(vector) // 2, vector.double().clone()
     for i in range(half):
-        z = complex(vector[i], vector[i + half]) * complex(math.cos(position * frequencies[i]), math.sin(position * frequencies[i]))
+        angle = position * frequencies[i]
+        z = complex(vector[i], vector[i + half]) * complex(math.cos(angle), math.sin(angle))
         out[i], out[i + half] = z.real, z.imag
     return out
 
@@ -52,24 +63,33 @@ def root_mean_square_norm(norm, vector):
     return vector / math.sqrt(vector.pow(2).mean() + norm.eps) * norm.weight.double()
 
 
+def linear(projection, v):
+    bias = 0 if projection.bias is None else projection.bias.double()
+    return projection.weight.double() @ v + bias
+
+
 def by_loops(layer, x, rotate):
-    "One text, (T, D) -> (T, D): no product of matrices over tokens or heads, no mask, no softmax of torch."
+    "One text, (T, D) -> (T, D): no matrix product over tokens or heads, no mask, no torch softmax."
     K, x = layer.d_head, x.double()
-    linear = lambda projection, v: projection.weight.double() @ v + (0 if projection.bias is None else projection.bias.double())
     n_head, n_kv_head = layer.q_proj.out_features // K, layer.k_proj.out_features // K
     frequencies = [10000 ** (-2 * i / K) for i in range(K // 2)]
+    turn = lambda v, s: turn_by_pairs(v, s, frequencies) if rotate else v
+
+    def key_of(s, part):
+        return turn(root_mean_square_norm(layer.k_norm, linear(layer.k_proj, x[s])[part]), s)
+
     out = []
     for t in range(len(x)):
         heads = []
         for h in range(n_head):
             shared = h // (n_head // n_kv_head)
             mine, theirs = slice(h * K, (h + 1) * K), slice(shared * K, (shared + 1) * K)
-            turn = lambda v, s: turn_by_pairs(v, s, frequencies) if rotate else v
             query = turn(root_mean_square_norm(layer.q_norm, linear(layer.q_proj, x[t])[mine]), t)
-            keys = [turn(root_mean_square_norm(layer.k_norm, linear(layer.k_proj, x[s])[theirs]), s) for s in range(t + 1)]
+            keys = [key_of(s, theirs) for s in range(t + 1)]
+            values = [linear(layer.v_proj, x[s])[theirs] for s in range(t + 1)]
             scores = [(query @ key).item() / math.sqrt(K) for key in keys]
             weights = [math.exp(score - max(scores)) for score in scores]
-            heads.append(sum(w / sum(weights) * linear(layer.v_proj, x[s])[theirs] for s, w in enumerate(weights)))
+            heads.append(sum(w / sum(weights) * value for w, value in zip(weights, values)))
         out.append(linear(layer.o_proj, torch.cat(heads)))
     return torch.stack(out)
 
@@ -91,7 +111,8 @@ def test_grouped_queries_are_repeated_heads(layer, T):
     full = Attention(D, n_head, n_head, K, bias=bias, qk_norm=isinstance(layer.q_norm, RMSNorm))
     state = layer.state_dict()
     for name in [n for n in state if n.startswith(("k_proj", "v_proj"))]:
-        state[name] = state[name].unflatten(0, (n_kv_head, K)).repeat_interleave(n_head // n_kv_head, 0).flatten(0, 1)
+        heads = state[name].unflatten(0, (n_kv_head, K))
+        state[name] = heads.repeat_interleave(n_head // n_kv_head, 0).flatten(0, 1)
     full.load_state_dict(state)
     x, rotation = torch.randn(2, T, D), rotation_of(layer, 0, T)
     close(layer(x, rotation), full(x, rotation).detach())
@@ -109,10 +130,12 @@ def test_no_output_sees_the_future(layer, T, data):
 
 
 @some
-@given(st.sampled_from([2, 6, 64]), st.integers(0, 300), st.integers(0, 300), st.integers(0, 500), st.sampled_from([100.0, 1e4, 1e6]))
+@given(st.sampled_from([2, 6, 64]), st.integers(0, 300), st.integers(0, 300), st.integers(0, 500),
+       st.sampled_from([100.0, 1e4, 1e6]))
 def test_rope_knows_distances_only(K, m, n, shift, theta):
     q, k = torch.randn(2, 1, 1, 1, K)
-    at = lambda x, position: rope(x, *rope_table(torch.tensor([position]), rope_frequencies(K, theta)))
+    frequencies = rope_frequencies(K, theta)
+    at = lambda x, position: rope(x, *rope_table(torch.tensor([position]), frequencies))
     score = lambda m, n: (at(q, m) * at(k, n)).sum()
     assert abs(score(m, n) - score(m + shift, n + shift)) < 2e-4 * q.norm() * k.norm()
     close(at(q, m).norm(), q.norm())
@@ -123,10 +146,13 @@ def test_rope_knows_distances_only(K, m, n, shift, theta):
 @given(st.sampled_from([2, 8, 10]), st.integers(1, 5), st.integers(1, 5), st.integers(0, 40))
 def test_rope_turns_each_pair(K, B, T, start):
     x, frequencies = torch.randn(B, 2, T, K), rope_frequencies(K)
-    out = rope(x, *rope_table(torch.arange(start, start + T), frequencies))
+    positions = torch.arange(start, start + T)
+    out = rope(x, *rope_table(positions, frequencies))
     for b in range(B):
-        for t in range(T): close(out[b, 1, t].double(), turn_by_pairs(x[b, 1, t], start + t, frequencies.tolist()))
-    each_row = rope(x, *rope_table(torch.arange(start, start + T).expand(B, T), frequencies))   # (B, T) positions
+        for t in range(T):
+            turned = turn_by_pairs(x[b, 1, t], start + t, frequencies.tolist())
+            close(out[b, 1, t].double(), turned)
+    each_row = rope(x, *rope_table(positions.expand(B, T), frequencies))   # (B, T) positions
     close(each_row, out)
 
 
@@ -142,11 +168,14 @@ def test_mask_cell_by_cell(T, past, data):
     assert mask.shape == (len(pads or [0]), 1, T, past + T) and mask.dtype == torch.bool
     for row, pad in enumerate(pads or [0]):
         for t in range(T):
-            for s in range(past + T): assert mask[row, 0, t, s] == (s <= past + t and (s >= pad or s == past + t))
+            for s in range(past + T):
+                seen = s <= past + t and (s >= pad or s == past + t)
+                assert mask[row, 0, t, s] == seen
 
 
 def read(layer, x, sizes, pad=None):
-    cache = KVCache(1, len(x), layer.k_proj.out_features // layer.d_head, x.shape[1] + 2, layer.d_head)
+    n_kv_head = layer.k_proj.out_features // layer.d_head
+    cache = KVCache(1, len(x), n_kv_head, x.shape[1] + 2, layer.d_head)
     outs = []
     for piece in x.split(sizes, 1):
         n, past = piece.shape[1], cache.length
@@ -172,14 +201,16 @@ def test_left_padding_is_each_text_alone(layer, sizes, data):
     together = read(layer, x, sizes, torch.tensor([T - n for n in lengths]))
     assert torch.isfinite(together).all()
     for row, n in enumerate(lengths):
-        close(together[row:row + 1, T - n:], layer(x[row:row + 1, T - n:], rotation_of(layer, 0, n)))
+        alone = layer(x[row:row + 1, T - n:], rotation_of(layer, 0, n))
+        close(together[row:row + 1, T - n:], alone)
 
 
 @some
 @given(layers(), st.integers(1, 6), st.integers(1, 6), st.data())
 def test_cache_goes_back_and_branches(layer, kept, dropped, data):
-    "Read on from an earlier point in rows of another order and number, as if nothing else had been read."
-    x, new = torch.randn(3, kept + dropped, width(layer)), data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=5))
+    "Read on from an earlier point in other rows, as if nothing else had been read."
+    x = torch.randn(3, kept + dropped, width(layer))
+    new = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=5))
     cache = KVCache(1, 3, layer.k_proj.out_features // layer.d_head, kept + dropped, layer.d_head)
     layer(x, rotation_of(layer, 0, kept + dropped), cache=cache)
     cache.length += kept + dropped
@@ -204,16 +235,19 @@ def test_layers_of_a_cache_are_apart():
 def test_norm_in_each_precision(dtype):
     x, norm = torch.randn(4, 8, dtype=dtype), RMSNorm(8, 1e-5)
     torch.nn.init.normal_(norm.weight)
-    wanted = x.double() / (x.double().pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * norm.weight.double()
+    variance = x.double().pow(2).mean(-1, keepdim=True)
+    wanted = x.double() / (variance + 1e-5).sqrt() * norm.weight.double()
     assert norm(x).dtype == dtype
     close(norm(x).double(), wanted, 2e-2 if dtype == torch.bfloat16 else 1e-5)
     assert (norm(torch.zeros(1, 8)) == 0).all()
 
 
 def test_gradients_reach_all_parameters_and_none_flows_through_the_cache():
-    layer, x = Attention(12, 6, 3, qk_norm=True, bias=True, d_head=4), torch.randn(2, 5, 12, requires_grad=True)
+    layer = Attention(12, 6, 3, qk_norm=True, bias=True, d_head=4)
+    x = torch.randn(2, 5, 12, requires_grad=True)
     layer(x, rotation_of(layer, 0, 5)).pow(2).sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in layer.parameters()) and x.grad.abs().sum() > 0
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in layer.parameters())
+    assert x.grad.abs().sum() > 0
     layer.q_proj.weight.grad = layer.k_proj.weight.grad = None
     layer(x, cache=KVCache(1, 2, 3, 5, 4)).sum().backward()
     assert layer.q_proj.weight.grad is not None and layer.k_proj.weight.grad is None
@@ -231,7 +265,8 @@ def test_impossible_heads(arguments, message):
 
 
 def test_impossible_inputs():
-    with pytest.raises(ValueError, match=r"\(B, T, D\), not \(3, 8\)"): Attention(8, 2)(torch.randn(3, 8))
+    with pytest.raises(ValueError, match=r"\(B, T, D\), not \(3, 8\)"):
+        Attention(8, 2)(torch.randn(3, 8))
     with pytest.raises(ValueError, match="d_head 7 is odd"): rope_frequencies(7)
     with pytest.raises(ValueError, match="max_length is 0"): KVCache(1, 1, 1, 0, 4)
 
@@ -240,8 +275,60 @@ def test_impossible_use_of_a_cache():
     layer, cache = Attention(8, 2), KVCache(1, 2, 2, 4, 4)
     layer(torch.randn(2, 3, 8), cache=cache)
     cache.length += 3
-    with pytest.raises(ValueError, match="holds 3 of at most 4 tokens, 2 more do not fit"): layer(torch.randn(2, 2, 8), cache=cache)
-    with pytest.raises(ValueError, match="made for 2 rows, the batch has 1"): layer(torch.randn(1, 1, 8), cache=cache)
+    with pytest.raises(ValueError, match="holds 3 of at most 4 tokens, 2 more do not fit"):
+        layer(torch.randn(2, 2, 8), cache=cache)
+    with pytest.raises(ValueError, match="made for 2 rows, the batch has 1"):
+        layer(torch.randn(1, 1, 8), cache=cache)
     for length in (-1, 4):
-        with pytest.raises(ValueError, match=f"length {length} is outside 0 to 3"): cache.truncate(length)
+        with pytest.raises(ValueError, match=f"length {length} is outside 0 to 3"):
+            cache.truncate(length)
     assert cache.length == 3
+
+
+Book = Annotated[int, Field(ge=0)]
+
+
+@attention.settings
+class Shelf:
+    "A record to try the checks on."
+    width: Annotated[int, Field(ge=1)]
+    edges: tuple[float, float] = (0.0, 1.0)
+    books: int | Annotated[tuple[Book, ...], Field(min_length=1)] | None = None
+    painted: bool = False
+
+
+SAID = [
+    ((), {}, "width is missing: give it"),
+    ((), dict(edges=(1.0, 2.0)), "width is missing: give it"),
+    (("8",), {}, "width is '8': it should be a valid integer"),
+    ((8, 3), {}, "edges is 3: it should be a valid tuple"),
+    ((8,), dict(width=9), "width is given twice: leave one out"),
+    ((8, (0.0, 1.0), 1, True, "oak"), {},
+     "'oak' is one value too many: the settings are width, edges, books, painted"),
+    ((), dict(widht=8), "widht is no setting here: there are width, edges, books, painted"),
+    ((8,), dict(edges=(1.0,)), "edges is (1.0,): it should have more items"),
+    ((8,), dict(edges=(1.0, 2.0, 3.0)),
+     "edges is (1.0, 2.0, 3.0): it should have at most 2 items, not 3"),
+    ((8,), dict(edges=(1.0, "2")), "edges is '2': it should be a valid number"),
+    ((8,), dict(books=(1, -1)), "books is -1: it should be greater than or equal to 0"),
+    ((8,), dict(books=(True,)), "books is True: it should be a valid integer"),
+    ((8,), dict(books=()),
+     "books is (): it should be a valid integer or it should have at least 1 item, not 0"),
+    ((True,), {}, "width is True: it should be a valid integer"),
+    ((np.True_,), {}, "width is np.True_: it should be a valid integer"),
+    ((np.int64(0),), {}, "width is 0: it should be greater than or equal to 1"),
+    ((8,), dict(painted=1), "painted is 1: it should be a valid boolean"),
+]
+
+
+@pytest.mark.parametrize("args, kwargs, message", SAID, ids=str)
+def test_a_record_says_which_value_is_wrong_and_what_it_should_be(args, kwargs, message):
+    with pytest.raises(ValueError) as error: Shelf(*args, **kwargs)
+    assert str(error.value) == message
+
+
+def test_a_record_takes_the_whole_numbers_of_numpy():
+    for eight in (np.int64(8), np.uint8(8), np.array([8])[0]):
+        for shelf in (Shelf(eight), Shelf(width=eight)):
+            assert shelf == Shelf(8) and type(shelf.width) is int
+    with pytest.raises(ValueError, match="width is np.float64"): Shelf(np.float64(8))

@@ -16,7 +16,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from gpt_nb import data
-from gpt_nb.data import Batches, distinct_paragraphs, load_texts, paragraphs, split_document, tokenize, windows
+from gpt_nb.data import (
+    Batches, distinct_paragraphs, load_texts, paragraphs, split_document, tokenize, windows,
+)
 
 END = 0
 quick = settings(max_examples=60, deadline=None)
@@ -64,8 +66,11 @@ lengths_of = st.lists(st.integers(1, 12), min_size=2, max_size=60)
 def test_paragraphs_lose_nothing(text): assert "".join(paragraphs(text)) == text
 
 
+some_paragraphs = st.lists(st.sampled_from(["a", "b b", "c\nc", "d", "  b b"]), max_size=6)
+
+
 @quick
-@given(st.lists(st.lists(st.sampled_from(["a", "b b", "c\nc", "d", "  b b"]), max_size=6).map("\n\n".join), max_size=6))
+@given(st.lists(some_paragraphs.map("\n\n".join), max_size=6))
 def test_distinct_paragraphs_keeps_each_once(texts):
     key = lambda p: " ".join(p.split())
     before = [key(p) for t in texts for p in paragraphs(t) if p.strip()]
@@ -89,29 +94,35 @@ def test_pycode():
     texts = load_texts("pycode")
     assert 7e6 < sum(map(len, texts)) < 14e6 and texts == load_texts("pycode")
     names = [p.as_posix() for p in data.stdlib_files()]
-    assert not any(f"/{part}/" in n for n in names for part in ("test", "encodings", "pydoc_data", "site-packages"))
+    unwanted = ("test", "encodings", "pydoc_data", "site-packages")
+    assert not any(f"/{part}/" in name for name in names for part in unwanted)
     assert any(n.endswith("/textwrap.py") for n in names)
 
 
 def test_docstrings_in_the_order_of_the_file():
-    source = '"m"\ndef f():\n    "f"\nclass A:\n    """a\n\n    b\n    """\n    async def g(self): "g"\nx = 1\n'
+    source = ('"m"\ndef f():\n    "f"\nclass A:\n    """a\n\n    b\n    """\n'
+              '    async def g(self): "g"\nx = 1\n')
     assert data.docstrings(source) == ["m", "f", "a\n\nb", "g"]
 
 
 def test_tales():
     one, two = load_texts("tales", n_stories=5, seed=3), load_texts("tales-zh:1", n_stories=4)
-    assert len(one) == 5 and one == load_texts("tales:1", n_stories=5, seed=3) != load_texts("tales", n_stories=5)
-    assert load_texts("tales:1+tales-zh:1", n_stories=4, seed=0) == load_texts("tales", n_stories=4) + two
+    assert len(one) == 5 and one == load_texts("tales:1", n_stories=5, seed=3)
+    assert one != load_texts("tales", n_stories=5)
+    both = load_texts("tales:1+tales-zh:1", n_stories=4, seed=0)
+    assert both == load_texts("tales", n_stories=4) + two
 
 
 @pytest.mark.parametrize("name", ["pydoc", "tales:4", "tales+book", "", "tales-de", "TALES"])
 def test_unknown_name_lists_the_known(name):
-    with pytest.raises(ValueError, match="expected tales, tales-zh .*pydocs, pycode.*hub:org/name"): load_texts(name)
+    known = "expected tales, tales-zh .*pydocs, pycode.*hub:org/name"
+    with pytest.raises(ValueError, match=known): load_texts(name)
 
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_no_stories(n):
-    with pytest.raises(ValueError, match=f"n_stories={n}: expected at least 1"): load_texts("tales", n_stories=n)
+    with pytest.raises(ValueError, match=f"n_stories={n}: expected at least 1"):
+        load_texts("tales", n_stories=n)
 
 
 # ---------------------------------------------------------------- load_texts: files
@@ -120,15 +131,19 @@ ROWS = ["One.\r\nTwo,  \"three\"\n", "四五六", "NA", "7"]
 
 
 def write_jsonl(path, opened=open):
-    with opened(path, "wt", encoding="utf-8") as f: f.writelines(json.dumps({"text": r, "n": i}) + "\n" for i, r in enumerate(ROWS))
+    with opened(path, "wt", encoding="utf-8") as f:
+        for i, text in enumerate(ROWS): f.write(json.dumps({"text": text, "n": i}) + "\n")
 
 
 def write_csv(path, opened=open):
-    with opened(path, "wt", encoding="utf-8", newline="") as f: csv.writer(f).writerows([["text", "n"], *((r, i) for i, r in enumerate(ROWS))])
+    rows = [["text", "n"], *([text, i] for i, text in enumerate(ROWS))]
+    with opened(path, "wt", encoding="utf-8", newline="") as f: csv.writer(f).writerows(rows)
 
 
 def write_txt(path, opened=open):
-    with opened(path, "wt", encoding="utf-8", newline="") as f: f.write("\n<|end|>\n".join(ROWS[:2]) + "\n<|endoftext|>\n" + ROWS[2] + "\n<|end|>\n" + ROWS[3])
+    one, two, three, four = ROWS
+    text = f"{one}\n<|end|>\n{two}\n<|endoftext|>\n{three}\n<|end|>\n{four}"
+    with opened(path, "wt", encoding="utf-8", newline="") as f: f.write(text)
 
 
 def write_parquet(path):
@@ -137,14 +152,16 @@ def write_parquet(path):
     pq.write_table(pa.table({"text": ROWS, "n": range(4)}), path)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.csv", "a.parquet", "a.txt.gz", "a.md.gz", "a.jsonl.gz", "a.csv.gz", "A.TXT"])
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.jsonl", "a.csv", "a.parquet", "a.txt.gz",
+                                  "a.md.gz", "a.jsonl.gz", "a.csv.gz", "A.TXT"])
 def test_each_kind_of_file_gives_its_text_unchanged(tmp_path, name):
     kind = name.lower().removesuffix(".gz").split(".")[1]
     write = dict(jsonl=write_jsonl, csv=write_csv, parquet=write_parquet).get(kind, write_txt)
     write(tmp_path / name, *([gzip.open] if name.endswith(".gz") else []))
     texts = load_texts(str(tmp_path / name))
     assert list(texts) == ROWS
-    assert len(texts) == 4 and texts[1] == texts[-3] == "四五六" and texts[1:3] == ROWS[1:3] and "4 documents" in repr(texts)
+    assert len(texts) == 4 and "4 documents" in repr(texts)
+    assert texts[1] == texts[-3] == "四五六" and texts[1:3] == ROWS[1:3]
 
 
 def test_globs_and_changed_files(tmp_path):
@@ -152,7 +169,8 @@ def test_globs_and_changed_files(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"text {name}")
     assert list(load_texts(f"{tmp_path}/*.txt")) == ["text a.txt", "text b.txt"]
-    assert list(load_texts(f"{tmp_path}/**/*.txt")) == ["text a.txt", "text b.txt", "text sub/c.txt"]
+    below = ["text a.txt", "text b.txt", "text sub/c.txt"]
+    assert list(load_texts(f"{tmp_path}/**/*.txt")) == below
     (tmp_path / "a.txt").write_text("text A.txt")
     assert list(load_texts(f"{tmp_path}/*.txt"))[0] == "text A.txt"
 
@@ -169,7 +187,8 @@ def test_a_very_long_text_is_cut_after_blank_lines(tmp_path, monkeypatch):
     text = "".join(f"line {i}\nmore\n\n" for i in range(2000))
     (tmp_path / "long.txt").write_text(text)
     texts = list(data.read_text(str(tmp_path / "long.txt")))
-    assert "".join(texts) == text and all(300 <= len(t) < 1100 and t.endswith("\n\n") for t in texts[:-1])
+    assert "".join(texts) == text
+    assert all(300 <= len(t) < 1100 and t.endswith("\n\n") for t in texts[:-1])
     (tmp_path / "line.txt").write_text("x" * 20_000)
     pieces = list(data.read_text(str(tmp_path / "line.txt")))
     assert "".join(pieces) == "x" * 20_000 and max(map(len, pieces)) <= 1500
@@ -178,10 +197,13 @@ def test_a_very_long_text_is_cut_after_blank_lines(tmp_path, monkeypatch):
 def test_columns(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"sentence": "hello", "label": 1}\n{"label": 0, "sentence": "there"}\n')
-    assert list(load_texts(str(path))) == list(load_texts(str(path), column="sentence")) == ["hello", "there"]
-    with pytest.raises(ValueError, match=r"no column 'body': it has \['label', 'sentence'\]"): load_texts(str(path), column="body")
+    assert list(load_texts(str(path))) == ["hello", "there"]
+    assert list(load_texts(str(path), column="sentence")) == ["hello", "there"]
+    with pytest.raises(ValueError, match=r"no column 'body': it has \['label', 'sentence'\]"):
+        load_texts(str(path), column="body")
     (tmp_path / "b.csv").write_text("q,a\nx,y\n")
-    with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].*column="): load_texts(str(tmp_path / "b.csv"))
+    with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].*column="):
+        load_texts(str(tmp_path / "b.csv"))
     assert list(load_texts(tmp_path / "b.csv", column="a")) == ["y"]
 
 
@@ -198,10 +220,13 @@ def test_columns(tmp_path):
     ("a.parquet", b"no parquet", "a.parquet cannot be read"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "b"\n', "line 2 is not one JSON object"),
     ("a.jsonl", b'["a"]\n', "row 1 is not an object"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', "a.jsonl: row 2: column 'text' holds None, not a string"),
-    ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n', r"a.jsonl: row 2 has no column 'text': it has \['tex', 'x'\]"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": null}\n',
+     "a.jsonl: row 2: column 'text' holds None, not a string"),
+    ("a.jsonl", b'{"text": "a"}\n{"tex": "b", "x": "c"}\n',
+     r"a.jsonl: row 2 has no column 'text': it has \['tex', 'x'\]"),
     ("a.csv", b'text,n\n"a,1\n', "a.csv cannot be read"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "b\\ud800"}\n', "a.jsonl: row 2: column 'text' holds a lone surrogate at character 1"),
+    ("a.jsonl", b'{"text": "a"}\n{"text": "b\\ud800"}\n',
+     "a.jsonl: row 2: column 'text' holds a lone surrogate at character 1"),
     ("a.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "a.jsonl: line 2 is not one JSON object"),
     ("a.jsonl", b'{"a": 5}\n', r"a.jsonl: row 1 has no column of strings: it has \['a'\]"),
 ])
@@ -210,7 +235,7 @@ def test_bad_files_are_named(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message): load_texts(str(tmp_path / name))
 
 
-# ---------------------------------------------------------------- nothing of a row is lost, no other column matters
+# ---------------------------------------------------------------- load_texts: rows and columns
 
 def read(folder, name, content, **kw):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -218,20 +243,24 @@ def read(folder, name, content, **kw):
 
 
 @pytest.mark.parametrize("name, content, texts", [
-    ("a.csv", 'text,label\n"The boat left, but the crew stayed",1\nNo comma here,0\n', ["The boat left, but the crew stayed", "No comma here"]),
-    ("a.csv", '\ufefftext,label\r\nA,1\r\n', ["A"]),                                   # a mark of the byte order
-    ("a.csv", '\n\ntext,label\n\nA,1\n  \n\nB,2\n\n', ["A", "B"]),                       # blank lines
-    ("a.csv", 'id,text\n1,"two\nlines, ""quoted""\n\nand a gap"\n2,B\n', ['two\nlines, "quoted"\n\nand a gap', "B"]),
+    ("a.csv", 'text,label\n"The boat left, but the crew stayed",1\nNo comma here,0\n',
+     ["The boat left, but the crew stayed", "No comma here"]),
+    ("a.csv", '\ufefftext,label\r\nA,1\r\n', ["A"]),                 # a mark of the byte order
+    ("a.csv", '\n\ntext,label\n\nA,1\n  \n\nB,2\n\n', ["A", "B"]),   # blank lines
+    ("a.csv", 'id,text\n1,"two\nlines, ""quoted""\n\nand a gap"\n2,B\n',
+     ['two\nlines, "quoted"\n\nand a gap', "B"]),
     ("a.csv", 'text,label\n"A\0B",1\nC\0,2\n', ["A\0B", "C\0"]),
-    ("a.csv", 'label,text,label\n1,A,2\n', ["A"]),                                     # two others of one name
-    ("a.csv", ',text,\n0,A,\n', ["A"]),                                               # others without a name
+    ("a.csv", 'label,text,label\n1,A,2\n', ["A"]),                   # two others of one name
+    ("a.csv", ',text,\n0,A,\n', ["A"]),                              # others without a name
     ("a.csv", 'text\n"Hello, world"\nB\n', ["Hello, world", "B"]),
     ("a.csv", f'text,n\n{"long " * 50_000},1\n', ["long " * 50_000]),
     ("a.csv", 'text,n\nA "quoted" word,1\n', ['A "quoted" word']),
     ("a.tsv", 'text\tn\nA, with a comma\t1\n', ["A, with a comma"]),
-    ("a.jsonl", '{"n": null, "text": "A"}\n\n{"text": "B", "n": {"text": "not this"}}\n{"n": [{"text": 1}], "text": "C"}', ["A", "B", "C"]),
+    ("a.jsonl", '{"n": null, "text": "A"}\n\n{"text": "B", "n": {"text": "not this"}}\n'
+     '{"n": [{"text": 1}], "text": "C"}', ["A", "B", "C"]),
     ("a.jsonl", '\ufeff{"text": "A\\u0000B"}\r\n', ["A\0B"]),
-    ("a.jsonl", '{"text": "A", "n": ' + "9" * 9000 + '}\n{"text": "B", "n": 1e999}\n{"text": "C", "n": NaN}\n', ["A", "B", "C"]),
+    ("a.jsonl", '{"text": "A", "n": ' + "9" * 9000 + '}\n{"text": "B", "n": 1e999}\n'
+     '{"text": "C", "n": NaN}\n', ["A", "B", "C"]),
     ("a.jsonl", '{"text": "A", "n": 1, "n": 2}\n{"text": "B", "m": "\\ud800"}\n', ["A", "B"]),
     ("a.jsonl", '{"text": "A"}\n{"text": "B", "title": "not this"}\n', ["A", "B"]),
     ("a.ndjson", '{"text": "A"}\n{"text": "B"}\n', ["A", "B"]),
@@ -248,21 +277,29 @@ def test_what_a_file_holds_comes_back_whole(tmp_path, name, content, texts, pack
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("a.csv", "text,label\nNo comma here,0\nThe boat left, but the crew stayed,1\n", r"a.csv: row 2 \(line 3\) has 3 values and the first line 2 names"),
+    ("a.csv", "text,label\nNo comma here,0\nThe boat left, but the crew stayed,1\n",
+     r"a.csv: row 2 \(line 3\) has 3 values and the first line 2 names"),
     ("a.csv", "text,label\nA,1\nB\n", r"a.csv: row 2 \(line 3\) has 1 values and the first line 2"),
     ("a.csv", 'text,label\n"A\nB",1\n\nC,2,\n', r"a.csv: row 2 \(line 5\) has 3 values"),
-    ("a.csv", "text\nHello, world\n", r"a.csv: row 1 \(line 2\) has 2 values and the first line 1 names"),
+    ("a.csv", "text\nHello, world\n",
+     r"a.csv: row 1 \(line 2\) has 2 values and the first line 1 names"),
     ("a.csv", "text,n,text\nA,1,B\n", r"row 1 \(line 2\) has two columns 'text'"),
     ("a.csv", "text;label\nA;1\n", "a.csv: the first line, 'text;label', has no comma"),
     ("a.csv", "text\tlabel\nA\t1\n", "has no comma"),
-    ("a.csv", "title,body\nA,B\n", r"row 1 .line 2. has several columns, \['body', 'title'\].*column="),
+    ("a.csv", "title,body\nA,B\n",
+     r"row 1 .line 2. has several columns, \['body', 'title'\].*column="),
     ("a.tsv", "text\tn\nA\t1\t2\n", r"a.tsv: row 1 \(line 2\) has 3 values"),
-    ("a.jsonl", '{"text":"A."}\n{"title":"B title"}\n{"text":"C.","title":"C title"}\n', r"a.jsonl: row 2 has no column 'text': it has \['title'\]"),
-    ("a.jsonl", '{"title":"A."}\n{"title":"B title","note":"more"}\n', r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
-    ("a.jsonl", '{"title":"A."}\n{"title":null,"note":"more"}\n', r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
+    ("a.jsonl", '{"text":"A."}\n{"title":"B title"}\n{"text":"C.","title":"C title"}\n',
+     r"a.jsonl: row 2 has no column 'text': it has \['title'\]"),
+    ("a.jsonl", '{"title":"A."}\n{"title":"B title","note":"more"}\n',
+     r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
+    ("a.jsonl", '{"title":"A."}\n{"title":null,"note":"more"}\n',
+     r"a.jsonl: row 2 has several columns, \['note', 'title'\]"),
     ("a.jsonl", '{"text": "A", "text": "B"}\n', "a.jsonl: row 1 has two columns 'text'"),
-    ("a.jsonl", '{"text": ["A", "B"]}\n', r"a.jsonl: row 1: column 'text' holds \['A', 'B'\], not a string"),
-    ("a.jsonl", '{"text": "A"}{"text": "B"}\n', "a.jsonl: line 1 is not one JSON object: Extra data"),
+    ("a.jsonl", '{"text": ["A", "B"]}\n',
+     r"a.jsonl: row 1: column 'text' holds \['A', 'B'\], not a string"),
+    ("a.jsonl", '{"text": "A"}{"text": "B"}\n',
+     "a.jsonl: line 1 is not one JSON object: Extra data"),
     ("a.jsonl", '[{"text": "A"}, {"text": "B"}]\n', "a.jsonl: row 1 is not an object"),
     ("a.json", '[{"text": "A"}, "B"]', "a.json: row 2 is not an object"),
     ("a.json", '[{"text": "A"}, {"title": "B"}]', "a.json: row 2 has no column 'text'"),
@@ -279,15 +316,18 @@ def test_a_column_that_was_asked_for_is_read_and_no_other(tmp_path):
     rows = '{"text": "A", "title": "a", "n": 1}\n{"title": "b", "text": null}\n'
     assert read(tmp_path, "a.jsonl", rows, column="title") == ["a", "b"]
     assert read(tmp_path, "b.csv", "text,title\nA,a\nB,b\n", column="title") == ["a", "b"]
-    with pytest.raises(ValueError, match=r"c.jsonl: row 2 has no column 'title': it has \['text'\]"):
+    says = r"c.jsonl: row 2 has no column 'title': it has \['text'\]"
+    with pytest.raises(ValueError, match=says):
         read(tmp_path, "c.jsonl", '{"title": "a"}\n{"text": "B"}\n', column="title")
-    with pytest.raises(ValueError, match="d.jsonl: row 1: column 'n' holds 5"): read(tmp_path, "d.jsonl", '{"n": 5, "text": "A"}', column="n")
+    with pytest.raises(ValueError, match="d.jsonl: row 1: column 'n' holds 5"):
+        read(tmp_path, "d.jsonl", '{"n": 5, "text": "A"}', column="n")
 
 
 def test_one_column_for_all_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "A"}\n')
     (tmp_path / "b.csv").write_text("title\nB title\n")
-    with pytest.raises(ValueError, match=r"b.csv: row 1 \(line 2\) has no column 'text': it has \['title'\]"): load_texts(tmp_path / "*")
+    says = r"b.csv: row 1 \(line 2\) has no column 'text': it has \['title'\]"
+    with pytest.raises(ValueError, match=says): load_texts(tmp_path / "*")
     (tmp_path / "b.csv").write_text("title,text\nB title,B\n")
     assert list(load_texts(tmp_path / "*")) == ["A", "B"]
 
@@ -295,42 +335,62 @@ def test_one_column_for_all_files(tmp_path):
 def test_parquet_reads_one_column_and_no_other(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    odd = dict(nothing=pa.nulls(2), nested=[{"text": "no"}, {"text": "never"}], lists=[["a"], None], raw=[b"\xff", None],
-               when=pa.array([2**62, 0], pa.timestamp("ns")), far=pa.array([2**60, -2**60], pa.timestamp("us")))
-    pq.write_table(pa.table(dict(odd, text=["A\0", "B\n\nb"])), tmp_path / "a.parquet")
-    assert list(load_texts(tmp_path / "a.parquet")) == ["A\0", "B\n\nb"]
-    pq.write_table(pa.table(dict(odd, title=pa.array(["A", "A"]).dictionary_encode())), tmp_path / "b.parquet")
-    assert list(load_texts(tmp_path / "b.parquet")) == ["A", "A"]
-    pq.write_table(pa.table(dict(title=["A", "B"], body=pa.array(["a", "b"], pa.large_string()))), tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match=r"c.parquet has several columns, \['body', 'title'\]"): load_texts(tmp_path / "c.parquet")
-    assert list(load_texts(tmp_path / "c.parquet", column="body")) == ["a", "b"]
-    pq.write_table(pa.table({"text": ["A", None], "a.b": ["a", "b"]}), tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match="d.parquet: row 2: column 'text' holds None"): load_texts(tmp_path / "d.parquet")
-    assert list(load_texts(tmp_path / "d.parquet", column="a.b")) == ["a", "b"]
-    pq.write_table(pa.Table.from_arrays([pa.array(["A"]), pa.array(["B"])], names=["text", "text"]), tmp_path / "e.parquet")
-    with pytest.raises(ValueError, match="e.parquet has two columns 'text'"): load_texts(tmp_path / "e.parquet")
-    pq.write_table(pa.table(odd), tmp_path / "f.parquet")
-    with pytest.raises(ValueError, match="f.parquet has no column of strings"): load_texts(tmp_path / "f.parquet")
-    with pytest.raises(ValueError, match="f.parquet: column 'lists' holds list<.*, not strings"): load_texts(tmp_path / "f.parquet", column="lists")
+    def write(name, columns):
+        pq.write_table(pa.table(columns), tmp_path / name)
+        return tmp_path / name
+
+    odd = dict(nothing=pa.nulls(2), nested=[{"text": "no"}, {"text": "never"}],
+               lists=[["a"], None], raw=[b"\xff", None],
+               when=pa.array([2**62, 0], pa.timestamp("ns")),
+               far=pa.array([2**60, -2**60], pa.timestamp("us")))
+    a = write("a.parquet", dict(odd, text=["A\0", "B\n\nb"]))
+    assert list(load_texts(a)) == ["A\0", "B\n\nb"]
+    b = write("b.parquet", dict(odd, title=pa.array(["A", "A"]).dictionary_encode()))
+    assert list(load_texts(b)) == ["A", "A"]
+    c = write("c.parquet", dict(title=["A", "B"], body=pa.array(["a", "b"], pa.large_string())))
+    with pytest.raises(ValueError, match=r"c.parquet has several columns, \['body', 'title'\]"):
+        load_texts(c)
+    assert list(load_texts(c, column="body")) == ["a", "b"]
+    d = write("d.parquet", {"text": ["A", None], "a.b": ["a", "b"]})
+    with pytest.raises(ValueError, match="d.parquet: row 2: column 'text' holds None"):
+        load_texts(d)
+    assert list(load_texts(d, column="a.b")) == ["a", "b"]
+    twice = pa.Table.from_arrays([pa.array(["A"]), pa.array(["B"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "e.parquet")
+    with pytest.raises(ValueError, match="e.parquet has two columns 'text'"):
+        load_texts(tmp_path / "e.parquet")
+    f = write("f.parquet", odd)
+    with pytest.raises(ValueError, match="f.parquet has no column of strings"): load_texts(f)
+    with pytest.raises(ValueError, match="f.parquet: column 'lists' holds list<.*, not strings"):
+        load_texts(f, column="lists")
+
+
+any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+other_text = st.text("a,\"\n\r ;", max_size=5)
 
 
 @quick
-@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.text("a,\"\n\r ;", max_size=5)), min_size=1, max_size=8))
+@given(st.lists(st.tuples(any_text, other_text), min_size=1, max_size=8))
 def test_any_text_that_csv_or_json_wrote_comes_back(rows):
     import tempfile
     texts = [text for text, _ in rows if text.strip()]
+    objects = [dict(other=other, text=text) for text, other in rows]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in objects]
     with tempfile.TemporaryDirectory() as folder:
-        with open(f"{folder}/a.csv", "w", encoding="utf-8", newline="") as f: csv.writer(f).writerows([["text", "other"], *rows])
-        Path(folder, "a.jsonl").write_text("".join(json.dumps(dict(other=o, text=t), ensure_ascii=False) + "\n" for t, o in rows), "utf-8", newline="")
-        Path(folder, "a.json").write_text(json.dumps([dict(other=o, text=t) for t, o in rows], indent=1), "utf-8")
+        with open(f"{folder}/a.csv", "w", encoding="utf-8", newline="") as f:
+            csv.writer(f).writerows([["text", "other"], *rows])
+        Path(folder, "a.jsonl").write_text("".join(lines), "utf-8", newline="")
+        Path(folder, "a.json").write_text(json.dumps(objects, indent=1), "utf-8")
         for name in ("a.csv", "a.jsonl", "a.json"):
             got = data.read_table(f"{folder}/{name}", data.TextColumn(None))
             assert [text for text in got if text.strip()] == texts
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file matches .*none.txt"): load_texts(str(tmp_path / "none.txt"))
-    with pytest.raises(FileNotFoundError, match="no file matches"): load_texts(str(tmp_path / "*.txt"))
+    with pytest.raises(FileNotFoundError, match="no file matches .*none.txt"):
+        load_texts(str(tmp_path / "none.txt"))
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        load_texts(str(tmp_path / "*.txt"))
     with pytest.raises(ValueError, match="is a folder.*txt"): load_texts(str(tmp_path))
 
 
@@ -345,8 +405,10 @@ def test_hub_names(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fake)
     assert list(load_texts("hub:org/name")) == ["hello", "there"]
     load_texts("hub:org/name/config"), load_texts("hub:name")
-    assert calls == [(("org/name",), {"split": "train"}), (("org/name", "config"), {"split": "train"}), (("name",), {"split": "train"})]
-    with pytest.raises(ValueError, match="hub:org/name has no column 'text'"): load_texts("hub:org/name", column="text")
+    train = {"split": "train"}
+    assert calls == [(("org/name",), train), (("org/name", "config"), train), (("name",), train)]
+    with pytest.raises(ValueError, match="hub:org/name has no column 'text'"):
+        load_texts("hub:org/name", column="text")
     for bad in ("hub:", "hub:a//b", "hub:a/b/c/d"):
         with pytest.raises(ValueError, match="hub:org/name"): load_texts(bad)
 
@@ -354,24 +416,30 @@ def test_hub_names(monkeypatch):
 def test_hub_columns(monkeypatch):
     import datasets
     columns = {}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: datasets.Dataset.from_dict(columns))
+    made = lambda *args, **kw: datasets.Dataset.from_dict(columns)
+    monkeypatch.setattr(datasets, "load_dataset", made)
     columns.update(title=["T"], body=["B"], n=[1])
-    with pytest.raises(ValueError, match=r"hub:a/b has several columns, \['body', 'title'\].*column="): load_texts("hub:a/b")
+    several = r"hub:a/b has several columns, \['body', 'title'\].*column="
+    with pytest.raises(ValueError, match=several): load_texts("hub:a/b")
     assert list(load_texts("hub:a/b", column="body")) == ["B"]
-    with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds int64, not strings"): load_texts("hub:a/b", column="n")
+    with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds int64, not strings"):
+        load_texts("hub:a/b", column="n")
     columns.update(text=["A"], nested=[{"text": "no"}])
     assert list(load_texts("hub:a/b")) == ["A"]
     columns.update(text=[["A", "B"]])
-    with pytest.raises(ValueError, match="hub:a/b: column 'text' holds list<.*, not strings"): load_texts("hub:a/b")
+    with pytest.raises(ValueError, match="hub:a/b: column 'text' holds list<.*, not strings"):
+        load_texts("hub:a/b")
     columns.clear()
     columns.update(n=[1])
-    with pytest.raises(ValueError, match=r"hub:a/b has no column of strings: it has \['n'\]"): load_texts("hub:a/b")
+    with pytest.raises(ValueError, match=r"hub:a/b has no column of strings: it has \['n'\]"):
+        load_texts("hub:a/b")
 
 
 def test_hub_other_columns_are_not_decoded(monkeypatch):
     import datasets
     features = datasets.Features(text=datasets.Value("string"), picture=datasets.Image())
-    made = datasets.Dataset.from_dict(dict(text=["A"], picture=[dict(bytes=b"no picture", path=None)]), features)
+    rows = dict(text=["A"], picture=[dict(bytes=b"no picture", path=None)])
+    made = datasets.Dataset.from_dict(rows, features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: made)
     assert list(load_texts("hub:a/b")) == ["A"]
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: made.select([]))
@@ -382,7 +450,8 @@ def test_hub_out_of_reach(monkeypatch):
     import datasets
     def fail(*args, **kw): raise ConnectionError("no route to the Hub\nmore")
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(FileNotFoundError, match=r"hub:org/name could not be loaded \(ConnectionError: no route to the Hub\)"): load_texts("hub:org/name")
+    says = r"hub:org/name could not be loaded \(ConnectionError: no route to the Hub\)"
+    with pytest.raises(FileNotFoundError, match=says): load_texts("hub:org/name")
 
 
 # ---------------------------------------------------------------- tokenize
@@ -392,8 +461,11 @@ def some_texts(n, seed=0):
     return ["".join(rng.choice(list("abcdef .\n"), rng.integers(1, 40))) for _ in range(n)]
 
 
+short_texts = st.lists(st.text(alphabet="abc \n", max_size=12), min_size=2, max_size=30)
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.text(alphabet="abc \n", max_size=12), min_size=2, max_size=30).filter(lambda ts: len({t for t in ts if t}) > 1), st.integers(20, 200))
+@given(short_texts.filter(lambda ts: len({t for t in ts if t}) > 1), st.integers(20, 200))
 def test_the_stream_holds_every_document_once(texts, chunk):
     data._CHUNK, before = chunk, data._CHUNK
     try: tokens = tokenize(texts, Letters(), progress=False)
@@ -401,31 +473,38 @@ def test_the_stream_holds_every_document_once(texts, chunk):
     train, val = documents(tokens.train), documents(tokens.val)
     assert sorted(train + val) == sorted(t for t in texts if t)
     assert not set(train) & set(val) and train and val
-    for side in (tokens.train, tokens.val): assert side[0] == side[-1] == END and (side == END).sum() == len(documents(side)) + 1
+    for side in (tokens.train, tokens.val):
+        assert side[0] == side[-1] == END and (side == END).sum() == len(documents(side)) + 1
 
 
 def test_tokens_are_memory_mapped_and_typed(tmp_path):
     tokens = tokenize(some_texts(50), Letters(), tmp_path, progress=False)
-    assert isinstance(tokens.train, np.memmap) and tokens.train.dtype == np.uint16 and tokens.folder.parent == tmp_path
+    assert isinstance(tokens.train, np.memmap) and tokens.train.dtype == np.uint16
+    assert tokens.folder.parent == tmp_path
     assert (tokens.end_id, tokens.vocab_size) == (END, 42) and "vocab_size=42" in repr(tokens)
     tok = Letters()
     tok.vocab_size = 70_000
     assert tokenize(some_texts(50), tok, progress=False).train.dtype == np.uint32
     tok.vocab_size = 5
-    with pytest.raises(ValueError, match="outside its vocabulary of 5"): tokenize(some_texts(50), tok, progress=False)
+    with pytest.raises(ValueError, match="outside its vocabulary of 5"):
+        tokenize(some_texts(50), tok, progress=False)
 
 
 def test_the_split_hangs_on_content_alone():
     texts = some_texts(300)
-    first, second = (tokenize(ts, Letters(), progress=False) for ts in (texts, texts[::-1] + some_texts(200, 1)))
+    more = texts[::-1] + some_texts(200, 1)
+    first, second = (tokenize(ts, Letters(), progress=False) for ts in (texts, more))
     sides = [(set(documents(t.train)), set(documents(t.val))) for t in (first, second)]
     assert sides[0][0] <= sides[1][0] and sides[0][1] <= sides[1][1]
     assert 0.04 < len(sides[0][1]) / 300 < 0.18
     assert len(tokenize(texts, Letters(), val=0, progress=False).val) == 0
 
 
+some_parts = st.lists(st.sampled_from(["a", "bb b", "c\nc", "dd\n"]), min_size=2, max_size=30)
+
+
 @quick
-@given(st.lists(st.sampled_from(["a", "bb b", "c\nc", "dd\n"]), min_size=2, max_size=30), st.sampled_from(["\n\n", "\n"]), st.floats(0.05, 0.5))
+@given(some_parts, st.sampled_from(["\n\n", "\n"]), st.floats(0.05, 0.5))
 def test_a_lone_document_is_cut_in_two(parts, gap, val):
     text = gap.join(parts)
     first, last = split_document(text, val)
@@ -441,10 +520,14 @@ def test_a_lone_document_keeps_its_last_part_for_validation():
 
 
 @pytest.mark.parametrize("texts, error, message", [
-    ([], ValueError, "no text"), (["", ""], ValueError, "no text"),
-    (["one line only"], ValueError, "too short to split"), (["\n\none"], ValueError, "too short to split"),
-    (["same", "same"], ValueError, "same text"), ("a string", TypeError, "one string"),
-    (["a", 3], TypeError, "document 1 is int"), (["a", "b\ud800"], ValueError, "document 1 holds a lone surrogate"),
+    ([], ValueError, "no text"),
+    (["", ""], ValueError, "no text"),
+    (["one line only"], ValueError, "too short to split"),
+    (["\n\none"], ValueError, "too short to split"),
+    (["same", "same"], ValueError, "same text"),
+    ("a string", TypeError, "one string"),
+    (["a", 3], TypeError, "document 1 is int"),
+    (["a", "b\ud800"], ValueError, "document 1 holds a lone surrogate"),
 ])
 def test_texts_that_cannot_be_split(texts, error, message):
     with pytest.raises(error, match=message): tokenize(texts, Letters(), progress=False)
@@ -456,7 +539,8 @@ def test_val_out_of_range(val):
 
 
 def test_no_tokenizer():
-    with pytest.raises(TypeError, match="tok is NoneType: give a tokenizer"): tokenize(["a", "b"], None)
+    with pytest.raises(TypeError, match="tok is NoneType: give a tokenizer"):
+        tokenize(["a", "b"], None)
 
 
 def test_cached_by_content(tmp_path):
@@ -464,8 +548,10 @@ def test_cached_by_content(tmp_path):
     first = tokenize(texts, tok, tmp_path, progress=False)
     seen = tok.seen
     again = tokenize(list(texts), tok, tmp_path, progress=False)
-    assert tok.seen == seen and again.folder == first.folder and np.array_equal(again.train, first.train)
-    assert tokenize(texts[:-1] + ["other"], tok, tmp_path, progress=False).folder != first.folder and tok.seen > seen
+    assert tok.seen == seen and again.folder == first.folder
+    assert np.array_equal(again.train, first.train)
+    changed = tokenize(texts[:-1] + ["other"], tok, tmp_path, progress=False)
+    assert changed.folder != first.folder and tok.seen > seen
     assert tokenize(texts, tok, tmp_path, val=0.3, progress=False).folder != first.folder
     val, folder = first.val.copy(), first.folder
     del first, again
@@ -484,13 +570,17 @@ def test_long_documents_go_to_the_tokenizer_in_pieces(monkeypatch):
 @pytest.mark.parametrize("split", ["GPT2_SPLIT", "GPT4_SPLIT"])
 @pytest.mark.parametrize("gap", ["\n", "\n\n", "\r\n", "\n\n\n", " \n"])
 def test_pieces_give_the_ids_of_the_whole(monkeypatch, split, gap):
-    "GPT-2 parts the last line end before a word from those before it, so a cut behind two of them would show."
+    """GPT-2 parts the last line end before a word from those before it, so a cut behind two of them
+    would show."""
     from gpt_nb import tokenizer
-    text = gap.join(f"line {i} /of 12 words!" for i in range(400)) + "\n/path\n\u0301x" * 20 + " and on " * 30
-    tok = tokenizer.BPETokenizer.train([text, "\n\n\n a \n\n b"] * 3, 400, split=getattr(tokenizer, split))
+    lines = gap.join(f"line {i} /of 12 words!" for i in range(400))
+    text = lines + "\n/path\n\u0301x" * 20 + " and on " * 30
+    examples = [text, "\n\n\n a \n\n b"] * 3
+    tok = tokenizer.BPETokenizer.train(examples, 400, split=getattr(tokenizer, split))
     monkeypatch.setattr(data, "_CHUNK", 4000)
     pieces = data.cut_in_pieces(text, tok)
-    assert "".join(pieces) == text and sum(tok.encode_batch(pieces), []) == tok.encode_batch([text])[0]
+    assert "".join(pieces) == text
+    assert sum(tok.encode_batch(pieces), []) == tok.encode_batch([text])[0]
     if gap == "\n" or split == "GPT4_SPLIT": assert len(pieces) > 10
 
 
@@ -547,7 +637,8 @@ def test_killed_then_resumed_by_two_processes_at_once(tmp_path, monkeypatch):
     assert all(p.returncode == 0 for p in both)
     assert chunks == [0, len(ends) - done]  # one waited, one did only what was left
     assert {path.name for path in tmp_path.glob("*/*")} == {"train.bin", "val.bin", "tokens.json"}
-    resumed, whole = (tokenize(some_texts(4000), Letters(), folder, progress=False) for folder in (tmp_path, None))
+    folders = (tmp_path, None)
+    resumed, whole = (tokenize(some_texts(4000), Letters(), f, progress=False) for f in folders)
     assert np.array_equal(resumed.train, whole.train) and np.array_equal(resumed.val, whole.val)
 
 
@@ -573,7 +664,8 @@ def test_stopped_anywhere_the_arrays_are_the_same(tmp_path, monkeypatch, chunks,
     total = len(chunk_ends(texts))
     assert total > 3
     if chunks < total:
-        with pytest.raises(KeyboardInterrupt): tokenize(texts, Stopped(chunks), tmp_path, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(texts, Stopped(chunks), tmp_path, progress=False)
     else: tokenize(texts, Letters(), tmp_path, progress=False)
     kept = chunks
     if chunks and harm != "none":
@@ -598,7 +690,8 @@ BIG = """
     from gpt_nb.data import load_texts, tokenize
     from test_data import Letters
     def private():
-        return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon")) / 1e3
+        lines = open("/proc/self/status")
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
     import datasets, torch, pyarrow
     class Fast(Letters):
         def encode_batch(self, texts): return [[1] * t.count(" ") for t in texts]
@@ -620,8 +713,11 @@ def test_a_large_text_never_sits_in_memory(tmp_path):
     with open(tmp_path / "big.txt", "w") as f:
         for i in range(200_000_000 // len(block) + 1): f.write(f"{i}\n{block}")
     (tmp_path / "small.txt").write_text("small")
-    code = textwrap.dedent(BIG.format(here=str(Path(__file__).parent), small=str(tmp_path / "small.txt"), big=str(tmp_path / "big.txt"), folder=str(tmp_path / "c")))
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "hf")})
+    paths = dict(here=Path(__file__).parent, small=tmp_path / "small.txt",
+                 big=tmp_path / "big.txt", folder=tmp_path / "c")
+    code = textwrap.dedent(BIG.format(**{name: str(path) for name, path in paths.items()}))
+    env = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "hf")}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert out.returncode == 0, out.stderr
     n, grown = map(float, out.stdout.split())
     assert n > 35e6 and grown < 120, f"{grown:.0f} MB for 200 MB of text"
@@ -629,8 +725,11 @@ def test_a_large_text_never_sits_in_memory(tmp_path):
 
 # ---------------------------------------------------------------- Batches
 
+some_end = st.sampled_from([None, END])
+
+
 @quick
-@given(lengths_of, st.integers(1, 8), st.integers(0, 5), st.sampled_from([None, END]), st.integers(0, 40))
+@given(lengths_of, st.integers(1, 8), st.integers(0, 5), some_end, st.integers(0, 40))
 def test_a_batch_is_a_pure_function_of_seed_and_step(lengths, size, seed, end_id, step):
     ids, context = stream(lengths), 12 if end_id == END and sum(lengths) + len(lengths) > 13 else 2
     one, other = (Batches(ids, size, context, seed, end_id=end_id) for _ in range(2))
@@ -638,12 +737,14 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(lengths, size, seed, end_id
     np.random.seed(step), torch.manual_seed(step)
     assert all(torch.equal(a, b) for a, b in zip(one[step], other[step]))
     x, y = one[step]
-    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape and x.shape[0] == size and x.shape[1] <= context
+    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape
+    assert x.shape[0] == size and x.shape[1] <= context
     assert torch.equal(x[:, 1:][y[:, 1:] != -100], y[:, :-1][y[:, 1:] != -100])  # y is x, one on
 
 
 @quick
-@given(lengths_of, st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.booleans(), st.integers(0, 30))
+@given(lengths_of, st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.booleans(),
+       st.integers(0, 30))
 def test_the_ranks_share_one_batch(lengths, per_rank, world, whole, step):
     ids = stream(lengths)
     context, end_id = (13, END) if whole else (3, None)
@@ -663,7 +764,8 @@ def test_an_epoch_visits_every_document_once(lengths, size, seed):
     batches = Batches(ids, size, 13, seed, end_id=END)
     n = len(lengths)
     rows = [tuple(x[x != END].tolist()) for s in range(3 * n // size + 2) for x in batches[s][0]]
-    whole = sorted(tuple(ids[a + 1:b].tolist()) for a, b in zip(np.flatnonzero(ids == END), np.flatnonzero(ids == END)[1:]))
+    ends = np.flatnonzero(ids == END)
+    whole = sorted(tuple(ids[a + 1:b].tolist()) for a, b in zip(ends, ends[1:]))
     for e in range(3): assert sorted(rows[e * n:(e + 1) * n]) == whole
 
 
@@ -675,9 +777,11 @@ def test_rows_are_whole_documents(lengths, size):
     for step in range(4):
         x, y = Batches(ids, size, 13, end_id=END)[step]
         length = (y != -100).sum(1)
-        assert length.max() == x.shape[1] and (x[:, 0] == END).all() and (y[range(size), length - 1] == END).all()
+        assert length.max() == x.shape[1]
+        assert (x[:, 0] == END).all() and (y[range(size), length - 1] == END).all()
         behind = torch.arange(x.shape[1]) >= length[:, None]
-        assert (x[behind] == END).all() and (y[behind] == -100).all() and ((y == END).sum(1) == 1).all()
+        assert (x[behind] == END).all() and (y[behind] == -100).all()
+        assert ((y == END).sum(1) == 1).all()
 
 
 @quick
@@ -685,8 +789,9 @@ def test_rows_are_whole_documents(lengths, size):
 def test_windows_of_an_epoch_do_not_overlap(n, context, size, seed):
     if n <= context: return
     batches = Batches(np.arange(n), size, context, seed)
-    starts = np.concatenate([batches[s][0][:, 0].numpy() for s in range(batches.rows // size)] or [np.zeros(0, int)])
-    assert len(set((np.sort(starts)[1:] - np.sort(starts)[:-1]).tolist()) & set(range(context))) == 0
+    steps = range(batches.rows // size)
+    starts = [int(start) for step in steps for start in batches[step][0][:, 0]]
+    assert not set(np.diff(sorted(starts)).tolist()) & set(range(context))
     assert batches.rows * context >= n - 1 - 2 * context
 
 
@@ -715,18 +820,25 @@ def test_a_batch_takes_well_under_a_millisecond():
 
 def test_too_short_for_one_context():
     for end_id in (None, END):
-        with pytest.raises(ValueError, match="has 10 tokens and one row needs 11 .*smaller context"): Batches(stream([8]), 2, 10, end_id=end_id)
+        says = "has 10 tokens and one row needs 11 .*smaller context"
+        with pytest.raises(ValueError, match=says):
+            Batches(stream([8]), 2, 10, end_id=end_id)
     assert Batches(stream([8]), 2, 9)[5][0].shape == (2, 9)
 
 
 @pytest.mark.parametrize("change, error, message", [
-    (dict(batch_size=0), ValueError, "batch_size=0"), (dict(context=0), ValueError, "context=0"),
-    (dict(world=2, rank=2), ValueError, "rank=2"), (dict(world=3), ValueError, "batch_size=4 does not divide among 3"),
-    (dict(vocab_size=20), ValueError, "id 49 is outside the vocabulary of 20"), (dict(ids=np.zeros((5, 5), int)), ValueError, r"shape \(5, 5\)"),
-    (dict(ids=np.zeros(50)), TypeError, "float64"), (dict(ids=np.array([-1] * 50), vocab_size=9), ValueError, "id -1"),
+    (dict(batch_size=0), ValueError, "batch_size=0"),
+    (dict(context=0), ValueError, "context=0"),
+    (dict(world=2, rank=2), ValueError, "rank=2"),
+    (dict(world=3), ValueError, "batch_size=4 does not divide among 3"),
+    (dict(vocab_size=20), ValueError, "id 49 is outside the vocabulary of 20"),
+    (dict(ids=np.zeros((5, 5), int)), ValueError, r"shape \(5, 5\)"),
+    (dict(ids=np.zeros(50)), TypeError, "float64"),
+    (dict(ids=np.array([-1] * 50), vocab_size=9), ValueError, "id -1"),
 ])
 def test_bad_batches(change, error, message):
-    with pytest.raises(error, match=message): Batches(**{**dict(ids=np.arange(50), batch_size=4, context=8), **change})
+    arguments = dict(ids=np.arange(50), batch_size=4, context=8) | change
+    with pytest.raises(error, match=message): Batches(**arguments)
 
 
 def test_negative_step():
@@ -736,8 +848,10 @@ def test_negative_step():
 # ---------------------------------------------------------------- windows
 
 @quick
-@given(lengths_of, st.integers(1, 30), st.integers(1, 9), st.sampled_from([None, END]), st.integers(0, 5), st.integers(0, 5))
-def test_windows_score_each_token_but_the_first_once(lengths, context, size, end_id, cut_head, cut_tail):
+@given(lengths_of, st.integers(1, 30), st.integers(1, 9), some_end, st.integers(0, 5),
+       st.integers(0, 5))
+def test_windows_score_each_token_but_the_first_once(lengths, context, size, end_id, cut_head,
+                                                     cut_tail):
     ids = stream(lengths)[cut_head:]
     ids = ids[:len(ids) - cut_tail]
     if len(ids) < 2: return
@@ -754,14 +868,16 @@ def test_windows_of_whole_documents():
     x, y = next(windows(stream([2, 4, 3]), 5, END))
     assert x.tolist() == [[0, 1, 2, 0, 0], [0, 7, 8, 9, 0], [0, 3, 4, 5, 6]]
     assert y.tolist() == [[1, 2, 0, -100, -100], [7, 8, 9, 0, -100], [3, 4, 5, 6, 0]]
-    assert len(list(windows(stream([2, 4, 3]), 4, END))[0][0]) == 3  # one does not fit: windows of 4
+    x, _ = list(windows(stream([2, 4, 3]), 4, END))[0]
+    assert len(x) == 3   # one does not fit: windows of 4
     with pytest.raises(ValueError, match="1 tokens"): windows(np.zeros(1, int), 4)
 
 
 # ---------------------------------------------------------------- the module
 
 def test_imports_are_light():
-    code = "import sys, gpt_nb.data; sys.exit(any(m in sys.modules for m in ('datasets', 'transformers', 'matplotlib', 'pandas')))"
+    code = ("import sys, gpt_nb.data; heavy = 'datasets', 'transformers', 'matplotlib', 'pandas'; "
+            "sys.exit(any(name in sys.modules for name in heavy))")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -775,4 +891,6 @@ def test_many_stories_are_told_once_and_kept(monkeypatch):
     assert list(kept) == told and len(kept) == 20 and kept[3:5] == told[3:5]
 
 
-def test_any_step_first(): assert torch.equal(Batches(np.arange(999), 4, 8)[10**9][0], Batches(np.arange(999), 4, 8)[10**9][0])
+def test_any_step_first():
+    one, other = (Batches(np.arange(999), 4, 8)[10**9][0] for _ in range(2))
+    assert torch.equal(one, other)

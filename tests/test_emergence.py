@@ -3,8 +3,9 @@ import pytest
 import torch
 
 from gpt_nb.data import tokenize
-from gpt_nb.emergence import (PythonHolds, balanced, check_python, functions, share_that_holds, unknown_names, write_functions,
-                              write_stories)
+from gpt_nb.emergence import (
+    PythonHolds, balanced, check_python, functions, share_that_holds, unknown_names,
+    write_functions, write_stories)
 from gpt_nb.evaluation import Truth
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import Tales
@@ -17,7 +18,8 @@ def small():
     texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
     tok = BPETokenizer.train(texts, vocab_size=320)
     torch.manual_seed(0)
-    return tok, tokenize(texts, tok, progress=False), GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+    model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+    return tok, tokenize(texts, tok, progress=False), model
 
 
 def test_what_holds():
@@ -29,45 +31,70 @@ def test_what_holds():
 def test_stories_of_an_untrained_model_are_judged(small):
     tok, _, model = small
     texts = write_stories(model, tok, 3, seed=1)
-    assert texts == write_stories(model, tok, 3, seed=1) and len(set(texts)) == 3 and share_that_holds(Tales(), texts).story == 0
+    assert texts == write_stories(model, tok, 3, seed=1)
+    assert len(set(texts)) == 3
+    assert share_that_holds(Tales(), texts).story == 0
 
 
 def test_odd_sizes_are_named(small):
     tok, _, model = small
     with pytest.raises(ValueError, match="n is -1"): write_stories(model, tok, -1)
-    with pytest.raises(ValueError, match="shorten"): write_stories(model, tok, 1, prompt="a long way " * 200)
+    with pytest.raises(ValueError, match="shorten"):
+        write_stories(model, tok, 1, prompt="a long way " * 200)
     for texts in ([], "one text"):
-        with pytest.raises(ValueError, match="list of at least one"): share_that_holds(Tales(), texts)
+        with pytest.raises(ValueError, match="list of at least one"):
+            share_that_holds(Tales(), texts)
     assert write_stories(model, tok, 0) == []
 
 
 def test_more_stories_than_a_batch_are_told(small):
     tok, _, model = small
-    assert write_stories(model, tok, 2, seed=4, batch_size=1)[:1] == write_stories(model, tok, 1, seed=4)
+    two = write_stories(model, tok, 2, seed=4, batch_size=1)
+    assert two[:1] == write_stories(model, tok, 1, seed=4)
 
 
 @pytest.mark.parametrize("source, unknown", [
-    ("def f(a, *b, c=1, **d): return [x for x in a if x], b, c, d", set()), ("def f():\n    return len(y)", {"y"}), ("lambda q: q + w", {"w"}),
-    ("def f():\n    global g\n    import os as g\ndef h(): return g", set()), ("from math import *\nprint(sqrt(2))", set()), ("class A(B):\n    x = 1\n    def f(self): return __class__", {"B"}),
-    ("try: pass\nexcept E as e: print(e)", {"E"}), ("if (n := 3) > 2: print(n)", set()), ("def f():\n    x = 1\n    def g():\n        nonlocal x\n        x = 2\n    return g", set()),
-    ("match a:\n    case [b, *c]: print(b, c)", {"a"}), ("@d\nasync def f():\n    async with a as b: await b", {"d", "a"}), ("re.compile(__file__)", set())])
+    ("def f(a, *b, c=1, **d): return [x for x in a if x], b, c, d", set()),
+    ("def f():\n    return len(y)", {"y"}),
+    ("lambda q: q + w", {"w"}),
+    ("def f():\n    global g\n    import os as g\ndef h(): return g", set()),
+    ("from math import *\nprint(sqrt(2))", set()),
+    ("class A(B):\n    x = 1\n    def f(self): return __class__", {"B"}),
+    ("try: pass\nexcept E as e: print(e)", {"E"}),
+    ("if (n := 3) > 2: print(n)", set()),
+    ("def f():\n    x = 1\n    def g():\n        nonlocal x\n        x = 2\n    return g", set()),
+    ("match a:\n    case [b, *c]: print(b, c)", {"a"}),
+    ("@d\nasync def f():\n    async with a as b: await b", {"d", "a"}),
+    ("re.compile(__file__)", set())])
 def test_unknown_names(source, unknown):
     assert unknown_names(source) == unknown and check_python(source) == (1, 1, not unknown)
 
 
 @pytest.mark.parametrize("source, holds", [
-    ("x = 'a\\\r\nb'\n", True), ('x = "(" # (', True), ("x = \'\'\'a\"(\'\'\'", True), ("x = (1, [2, {3: 4}])", True), ("x = (1, [2)]", False), ("x = )(", False), ('x = "a', False), ("x = r'\\'", False)])
+    ("x = 'a\\\r\nb'\n", True),
+    ('x = "(" # (', True),
+    ("x = \'\'\'a\"(\'\'\'", True),
+    ("x = (1, [2, {3: 4}])", True),
+    ("x = (1, [2)]", False),
+    ("x = )(", False),
+    ('x = "a', False),
+    ("x = r'\\'", False)])
 def test_balanced(source, holds): assert balanced(source) == holds
 
 
 def test_checking_python_survives_depth_and_rubbish():
-    for source in ("a" + ".b" * 5000, "(" * 5000, "\0", "def f(a, a): pass", "nonlocal q", "\ud800"): assert check_python(source).parses in (0, 1)
+    deep = ["a" + ".b" * 5000, "(" * 5000]
+    rubbish = ["\0", "def f(a, a): pass", "nonlocal q", "\ud800"]
+    for source in deep + rubbish:
+        assert check_python(source).parses in (0, 1)
 
 
 def test_functions_are_cut_out_whole():
-    source = 'import x\n\ndef f(\n    a,\n):\n    return a\n\n\ndef g(a=[\n    1,\n]):\n    return 1\n# why\n    return 2\n@d\ndef h():\n    return 2'
-    assert functions(source) == ["def f(\n    a,\n):\n    return a", "def g(a=[\n    1,\n]):\n    return 1\n# why\n    return 2"]
-    assert functions("def f(\n    a,\n):\n    return a\n") == [] and functions("") == []
+    f = "def f(\n    a,\n):\n    return a"
+    g = "def g(a=[\n    1,\n]):\n    return 1\n# why\n    return 2"
+    source = f"import x\n\n{f}\n\n\n{g}\n@d\ndef h():\n    return 2"
+    assert functions(source) == [f, g]
+    assert functions(f + "\n") == [] and functions("") == []
 
 
 def test_rivals_do_not_write(small):
@@ -82,5 +109,6 @@ def test_functions_are_written_from_the_margin(small):
     "What a model writes after `def` is judged whole; an untrained one writes nothing that holds."
     tok, _, model = small
     written = write_functions(model, tok, 5, seed=0)
-    assert written == write_functions(model, tok, 5, seed=0) and all(f.startswith("def") for f in written)
+    assert written == write_functions(model, tok, 5, seed=0)
+    assert all(f.startswith("def") for f in written)
     assert check_python("def double(x):\n    return 2 * x") == PythonHolds(1, 1, 1)

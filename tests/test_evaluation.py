@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_nb.data import tokenize
-from gpt_nb.evaluation import (Calibration, OneAttention, Rival, Truth, divergence, evaluate, floor, lines_to_cross, text_bytes,
-                               trained_rungs, true_next, true_rows)
+from gpt_nb.evaluation import (
+    Calibration, OneAttention, Rival, Truth, divergence, evaluate, floor, lines_to_cross,
+    text_bytes, trained_rungs, true_next, true_rows)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -23,7 +24,8 @@ def small():
     texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
     tok = BPETokenizer.train(texts, vocab_size=320)
     torch.manual_seed(0)
-    return tok, tokenize(texts, tok, progress=False), GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+    model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+    return tok, tokenize(texts, tok, progress=False), model
 
 
 def plain_loss(model, ids, context, end_id=None):
@@ -31,8 +33,10 @@ def plain_loss(model, ids, context, end_id=None):
     nats, start = [], 0
     with torch.no_grad():
         for i in range(1, len(ids)):
-            nats.append(-model(torch.tensor([ids[start:i].tolist()]))[0, -1].log_softmax(-1)[int(ids[i])].item())
-            if (i - start == context) if end_id is None else ids[i] == end_id: start = i
+            log_probs = model(torch.tensor([ids[start:i].tolist()]))[0, -1].log_softmax(-1)
+            nats.append(-log_probs[int(ids[i])].item())
+            full = i - start == context if end_id is None else ids[i] == end_id
+            if full: start = i
     return sum(nats)
 
 
@@ -51,9 +55,12 @@ def test_evaluate_equals_a_double_loop_over_documents(small):
 
 def test_evaluate_equals_a_double_loop_over_windows():
     torch.manual_seed(0)
-    model, ids = GPT(GPTConfig("gpt2", 20, 16, 1, 2, 32)).eval(), np.random.default_rng(0).integers(0, 20, 75)
+    model = GPT(GPTConfig("gpt2", 20, 16, 1, 2, 32)).eval()
+    ids = np.random.default_rng(0).integers(0, 20, 75)
     result = evaluate(model, ids)
-    assert result.loss == pytest.approx(plain_loss(model, ids, 16) / 74, rel=1e-5) and result.bits_per_byte is None and result.tokens == 74
+    assert result.loss == pytest.approx(plain_loss(model, ids, 16) / 74, rel=1e-5)
+    assert result.bits_per_byte is None
+    assert result.tokens == 74
 
 
 def test_calibration_is_the_definition(small):
@@ -64,68 +71,99 @@ def test_calibration_is_the_definition(small):
     with torch.no_grad():
         for i in range(1, len(ids)):
             p, first = model(torch.tensor([ids[start:i].tolist()]))[0, -1].softmax(-1).max(-1)
-            said.append(p.item()), right.append(first.item() == ids[i])
+            said.append(p.item())
+            right.append(first.item() == ids[i])
             if ids[i] == tok.end_id: start = i
-    said, right = np.array(said), np.array(right, float)
-    places = [np.flatnonzero((said >= b / 10) & (said < (b + 1) / 10 if b < 9 else True)) for b in range(10)]
-    error = sum(len(at) / len(said) * abs(said[at].mean() - right[at].mean()) for at in places if len(at))
+    said, right, error = np.array(said), np.array(right, float), 0
+    for b in range(10):
+        below = said < (b + 1) / 10 if b < 9 else True   # the last bin holds 1 too
+        at = np.flatnonzero((said >= b / 10) & below)
+        if len(at): error += len(at) / len(said) * abs(said[at].mean() - right[at].mean())
     result = evaluate(model, ids, tok)
     assert result.calibration.error == pytest.approx(error, abs=1e-6) and result.context == 300
 
 
-@pytest.mark.parametrize("lang, level, kind", [("en", 1, "word"), ("en", 2, "word"), ("en", 1, "char"), ("en", 2, "bpe"), ("zh", 1, "char"), ("zh", 2, "word")])
+def trained(kind, texts):
+    "A tokenizer of one kind, trained on these texts."
+    if kind == "word": return WordTokenizer.train(texts, 2000)
+    if kind == "char": return CharTokenizer.train(texts)
+    return BPETokenizer.train(texts, vocab_size=400)
+
+
+@pytest.mark.parametrize("lang, level, kind", [
+    ("en", 1, "word"),
+    ("en", 2, "word"),
+    ("en", 1, "char"),
+    ("en", 2, "bpe"),
+    ("zh", 1, "char"),
+    ("zh", 2, "word")])
 def test_the_truth_is_calibrated_and_reaches_the_floor_of_its_stories(lang, level, kind):
     world = Tales(lang, level)
     texts = world.texts(300)
-    tok = dict(word=lambda: WordTokenizer.train(texts, 2000), char=lambda: CharTokenizer.train(texts), bpe=lambda: BPETokenizer.train(texts, vocab_size=400))[kind]()
-    ids = np.array([tok.end_id] + [i for text in texts[:12] for i in (*tok.encode(text), tok.end_id)])
+    tok = trained(kind, texts)
+    stories = [[*tok.encode(text), tok.end_id] for text in texts[:12]]
+    ids = np.array([tok.end_id, *sum(stories, [])])
     truth = Truth(world, tok, 1000)
     result = evaluate(truth, ids, tok, world=world)
-    assert result.loss * (len(ids) - 1) == pytest.approx(-sum(map(world.log2prob, texts[:12])) * math.log(2), rel=1e-5)
-    assert result.calibration.error < 1e-6 and divergence(truth, world, tok, texts[0]) == pytest.approx(0, abs=1e-6)
-    assert all(sum(chances.values()) == pytest.approx(1) for chances in true_next(world, tok, tok.encode(texts[0])))
+    nats = -sum(map(world.log2prob, texts[:12])) * math.log(2)
+    assert result.loss * (len(ids) - 1) == pytest.approx(nats, rel=1e-5)
+    assert result.calibration.error < 1e-6
+    assert divergence(truth, world, tok, texts[0]) == pytest.approx(0, abs=1e-6)
+    for chances in true_next(world, tok, tok.encode(texts[0])):
+        assert sum(chances.values()) == pytest.approx(1)
 
 
 def test_divergence_is_the_gap_between_the_losses(small):
-    "On average over what the truth may say next, the model loses the divergence more than the truth."
+    "Averaged over what the truth may say next, the model loses the divergence more than the truth."
     tok, _, model = small
     world = Tales()
     text = world.sample(5).text
     q = model(torch.tensor([[tok.end_id, *tok.encode(text)]]))[0].log_softmax(-1)
-    direct = [sum(p * (math.log(p) - q[i, token].item()) for token, p in chances.items()) for i, chances in enumerate(true_next(world, tok, tok.encode(text)))]
+    direct = []
+    for log_q, chances in zip(q.tolist(), true_next(world, tok, tok.encode(text)), strict=True):
+        direct.append(sum(p * (math.log(p) - log_q[token]) for token, p in chances.items()))
     assert divergence(model, world, tok, text) == pytest.approx(direct, abs=1e-4)
 
 
 def test_calibration_bins_hold_the_ends():
     bins = Calibration()
     bins.add([0.0, 1.0, 0.999999, 0.1], [0, 1, 1, 0])
-    assert bins.sums[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2] and bins.error == pytest.approx(0.1 / 4, abs=1e-5)
+    assert bins.sums[0].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert bins.error == pytest.approx(0.1 / 4, abs=1e-5)
 
 
 def test_another_world_is_told_apart(small):
     tok, tokens, model = small
     world, chinese = Tales(), Tales("zh")
-    with pytest.raises(ValueError, match="stories of this world"): true_next(world, tok, tok.encode("Once a dog"))
+    with pytest.raises(ValueError, match="stories of this world"):
+        true_next(world, tok, tok.encode("Once a dog"))
     pieces = BPETokenizer.train(chinese.texts(100), vocab_size=600)
-    with pytest.raises(ValueError, match="does not join its words"): true_next(chinese, pieces, pieces.encode(chinese.sample(0).text))
+    with pytest.raises(ValueError, match="does not join its words"):
+        true_next(chinese, pieces, pieces.encode(chinese.sample(0).text))
     ids = [tok.end_id, *tok.encode(world.sample(0).text), tok.end_id]
-    with pytest.raises(ValueError, match="give its tokenizer"): evaluate(model, ids[:-1], world=world)
-    with pytest.raises(ValueError, match="stories of this world"): evaluate(model, ids, tok, world=chinese)
-    with pytest.raises(ValueError, match="from their beginning"): evaluate(model, ids[1:], tok, world=world)
+    with pytest.raises(ValueError, match="give its tokenizer"):
+        evaluate(model, ids[:-1], world=world)
+    with pytest.raises(ValueError, match="stories of this world"):
+        evaluate(model, ids, tok, world=chinese)
+    with pytest.raises(ValueError, match="from their beginning"):
+        evaluate(model, ids[1:], tok, world=world)
 
 
 @settings(max_examples=20, deadline=None)
 @given(rows=st.integers(1, 70))
 def test_batches_change_nothing(small, rows):
     tok, tokens, model = small
-    assert evaluate(model, tokens, tok, batch_size=rows).loss == pytest.approx(evaluate(model, tokens, tok).loss, rel=1e-6)
+    loss = evaluate(model, tokens, tok).loss
+    assert evaluate(model, tokens, tok, batch_size=rows).loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_bytes_are_counted_not_decoded(small):
     tok, tokens, _ = small
     ids = tokens.val.tolist()
-    assert text_bytes(ids, tok).replace(b"\0", b"") == tok.decode(ids).replace("<|end|>", "").encode()
-    assert text_bytes(tokens.val, tok).strip(b"\0").split(b"\0")[0].decode() == tok.decode(ids).split("<|end|>")[1]
+    text = tok.decode(ids)
+    assert text_bytes(ids, tok).replace(b"\0", b"") == text.replace("<|end|>", "").encode()
+    first_story = text_bytes(tokens.val, tok).strip(b"\0").split(b"\0")[0]
+    assert first_story.decode() == text.split("<|end|>")[1]
 
 
 def test_floor_is_the_loss_of_the_truth():
@@ -146,13 +184,16 @@ def test_lines_to_cross_are_what_they_say(small):
 def test_bad_input(small):
     tok, tokens, model = small
     other = CharTokenizer.train(["abc"])
-    with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 20, 300, 1, 2, 32)), tokens)
+    with pytest.raises(ValueError, match="vocabulary"):
+        evaluate(GPT(GPTConfig("gpt2", 20, 300, 1, 2, 32)), tokens)
     with pytest.raises(ValueError, match="at least two"): evaluate(model, np.array([1]), tok)
-    with pytest.raises(ValueError, match="vocabulary"): evaluate(GPT(GPTConfig("gpt2", 2, 300, 1, 2, 32)), np.array([0, 1, 1]), other)
+    with pytest.raises(ValueError, match="vocabulary"):
+        evaluate(GPT(GPTConfig("gpt2", 2, 300, 1, 2, 32)), np.array([0, 1, 1]), other)
 
 
 def test_networks_of_the_ladder_see_what_they_say():
-    "A token changes the logits of its own place and of those after it as far as the network looks, and of none before."
+    """A token changes the logits of its own place and of those after it as far as the network
+    looks, and of none before."""
     from gpt_nb.evaluation import rungs
     torch.manual_seed(0)
     ids = torch.randint(0, 20, (1, 16))
@@ -171,31 +212,43 @@ def test_counted_rungs_agree_with_a_sum_over_bytes(small):
     from gpt_nb.evaluation import counted_rungs
     tok, tokens, _ = small
     rungs = {r.name: r for r in counted_rungs(tokens, tok, orders=(1, 3))}
-    gram, text = NGram(3).fit(tokens.train, tok.vocab_size, end_id=tok.end_id), text_bytes(tokens.val, tok).replace(b"\0", b"")
+    gram = NGram(3).fit(tokens.train, tok.vocab_size, end_id=tok.end_id)
+    text = text_bytes(tokens.val, tok).replace(b"\0", b"")
     direct = -sum(math.log2(p) for p in np.exp(gram.log_probs(tokens.val)[1:])) / len(text)
-    assert rungs["Kneser-Ney 3"].bits_per_byte == pytest.approx(direct, rel=1e-9) and list(rungs) == ["uniform", "unigram", "Kneser-Ney 3", "gzip", "xz, primed"]
-    assert rungs["uniform"].bits_per_byte == pytest.approx(math.log2(tok.vocab_size) * (len(tokens.val) - 1) / len(text))
+    assert rungs["Kneser-Ney 3"].bits_per_byte == pytest.approx(direct, rel=1e-9)
+    assert list(rungs) == ["uniform", "unigram", "Kneser-Ney 3", "gzip", "xz, primed"]
+    uniform = math.log2(tok.vocab_size) * (len(tokens.val) - 1) / len(text)
+    assert rungs["uniform"].bits_per_byte == pytest.approx(uniform)
 
 
 def test_tokens_of_another_tokenizer_are_refused(small):
     tok, tokens, model = small
     other = WordTokenizer.train(Tales().texts(20), 400)
-    for measure in (lambda: evaluate(model, tokens, other), lambda: lines_to_cross(tokens, other), lambda: trained_rungs(tokens, other, None, 10)):
-        with pytest.raises(ValueError, match="tokenizer that made them"): measure()
+    made_them = "tokenizer that made them"
+    with pytest.raises(ValueError, match=made_them): evaluate(model, tokens, other)
+    with pytest.raises(ValueError, match=made_them): lines_to_cross(tokens, other)
+    with pytest.raises(ValueError, match=made_them): trained_rungs(tokens, other, None, 10)
     with pytest.raises(ValueError, match="unk"): text_bytes(np.array([other.unk_id]), other)
-    with pytest.raises(ValueError, match="no network"): trained_rungs(tokens, tok, None, 10, only=["GPT2 blocks"])
+    with pytest.raises(ValueError, match="no network"):
+        trained_rungs(tokens, tok, None, 10, only=["GPT2 blocks"])
 
 
 def test_every_end_token_begins_a_story():
     world = Tales()
     tok, texts = WordTokenizer.train(world.texts(500), 1000), world.texts(2, seed=7)
     first, second = ([tok.end_id, *tok.encode(text)] for text in texts)
-    rows = true_rows(world, tok, torch.tensor([[*first, *second, tok.end_id, tok.end_id]]), tok.vocab_size)[0]
-    assert rows.sum(-1) == pytest.approx(1, abs=1e-5) and (rows[len(first):len(first) + len(second)] == true_rows(world, tok, torch.tensor([second]), tok.vocab_size)[0]).all()
-    with pytest.raises(ValueError, match="smaller than the tokenizer"): true_rows(world, tok, torch.tensor([first]), 10)
-    with pytest.raises(ValueError, match="shape"): true_rows(world, tok, torch.tensor(first), tok.vocab_size)
+    both = torch.tensor([[*first, *second, tok.end_id, tok.end_id]])
+    rows = true_rows(world, tok, both, tok.vocab_size)[0]
+    assert rows.sum(-1) == pytest.approx(1, abs=1e-5)
+    alone = true_rows(world, tok, torch.tensor([second]), tok.vocab_size)[0]
+    assert (rows[len(first):len(first) + len(second)] == alone).all()
+    with pytest.raises(ValueError, match="smaller than the tokenizer"):
+        true_rows(world, tok, torch.tensor([first]), 10)
+    with pytest.raises(ValueError, match="shape"):
+        true_rows(world, tok, torch.tensor(first), tok.vocab_size)
     for ids in ([], [tok.end_id], first, [5, 6, 7]):
-        with pytest.raises(ValueError, match="whole stories"): floor(world, np.array(ids, int), tok.end_id)
+        with pytest.raises(ValueError, match="whole stories"):
+            floor(world, np.array(ids, int), tok.end_id)
 
 
 def test_a_broken_model_is_named(small):
@@ -216,16 +269,20 @@ def test_odd_sizes_are_named(small):
 
 
 def test_any_network_stands_on_the_ladder(small):
-    "A Rival around a network gives its logits, has its weights, and is trained and evaluated like a GPT."
+    "A Rival gives its network's logits, has its weights, is trained and evaluated like a GPT."
     tok, tokens, _ = small
     torch.manual_seed(0)
-    config = GPTConfig("gpt2", tok.vocab_size, 300, 1, 2, 32, bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    config = GPTConfig("gpt2", tok.vocab_size, 300, 1, 2, 32, **ends)
     net = OneAttention(tok.vocab_size, 300, 32, 2)
     rival, ids = Rival(config, net), torch.randint(0, tok.vocab_size, (2, 9))
-    assert (rival(ids) == net(ids)).all() and rival.n_params == sum(p.numel() for p in net.parameters())
+    assert (rival(ids) == net(ids)).all()
+    assert rival.n_params == sum(p.numel() for p in net.parameters())
     before = evaluate(rival, tokens, tok)
-    after = train(rival, tokens, TrainConfig(steps=10, batch_size=4, optimizer="adamw", lr=0.01), tok, show=False)
-    assert after.val_loss < before.loss - 0.3 and evaluate(rival, tokens, tok).loss == pytest.approx(after.val_loss, rel=1e-3)
+    ten_steps = TrainConfig(steps=10, batch_size=4, optimizer="adamw", lr=0.01)
+    after = train(rival, tokens, ten_steps, tok, show=False)
+    assert after.val_loss < before.loss - 0.3
+    assert evaluate(rival, tokens, tok).loss == pytest.approx(after.val_loss, rel=1e-3)
 
 
 def test_a_token_has_the_chance_of_the_words_that_begin_with_it():
@@ -234,4 +291,5 @@ def test_a_token_has_the_chance_of_the_words_that_begin_with_it():
     text = "Once a lonely king named Leo lived in the forest. His friend was a"
     words, chances = world.next(text), true_next(world, letters, letters.encode(text + " "))[-1]
     for i, p in chances.items():
-        assert p == pytest.approx(sum(q for word, q in words.items() if word[0] == letters.decode([i])))
+        letter = letters.decode([i])
+        assert p == pytest.approx(sum(q for word, q in words.items() if word[0] == letter))

@@ -38,7 +38,8 @@ def test_tales_models_are_near_the_floor(name):
     run, data = Run.open(name), TALES[name]
     ids = unseen(data, run.tok)
     result, best = evaluate(run.model, ids, run.tok), floor(world_of(data), ids, run.tok.end_id)
-    assert result.loss == pytest.approx(run.val_loss, rel=0.02) and result.loss < (1 + ABOVE_FLOOR) * best
+    assert result.loss == pytest.approx(run.val_loss, rel=0.02)
+    assert result.loss < (1 + ABOVE_FLOOR) * best
     holds = share_that_holds(world_of(data), write_stories(run.model, run.tok, 100, seed=5))
     assert holds.sentences > 0.97 and holds.facts > 0.8
 
@@ -48,16 +49,20 @@ def test_tales_models_are_near_the_floor(name):
 def test_one_model_tells_in_both_languages(data):
     run = Run.open("tales-both")
     ids, world = unseen(data, run.tok), world_of(data)
-    best = floor(world, ids, run.tok.end_id) + 300 * np.log(2) / (len(ids) - 1)   # a coin toss a story for its language
+    coin_tosses = 300 * np.log(2)   # one a story, for its language
+    best = floor(world, ids, run.tok.end_id) + coin_tosses / (len(ids) - 1)
     assert evaluate(run.model, ids).loss < 1.12 * best
-    told = [text for text in write_stories(run.model, run.tok, 200, seed=5) if text.isascii() == (world.lang == "en")]
+    stories = write_stories(run.model, run.tok, 200, seed=5)
+    told = [text for text in stories if text.isascii() == (world.lang == "en")]
     assert 60 < len(told) < 140 and share_that_holds(world, told).sentences > 0.95
 
 
 def test_the_growing_model_gets_better():
     folders = sorted(p for p in (HOUSE / "growing").iterdir() if p.is_dir())
     ids = unseen("tales", load_tokenizer("growing/003000"), 100)
-    losses = [evaluate(GPT.from_pretrained(f"growing/{p.name}", dtype=torch.float32), ids).loss for p in folders]
+    names = [f"growing/{p.name}" for p in folders]
+    models = [GPT.from_pretrained(name, dtype=torch.float32) for name in names]
+    losses = [evaluate(model, ids).loss for model in models]
     assert len(folders) == 4 and losses == sorted(losses, reverse=True)
 
 
@@ -70,8 +75,11 @@ def test_the_model_of_the_manual_crosses_the_lines():
 
 
 def test_names_do_not_lead_out_of_the_house(tmp_path):
-    assert local_folder("growing/000200") == HOUSE / "growing" / "000200" and local_folder(tmp_path) == tmp_path
-    for name in ("../models/growing", "growing/../growing", "growing/", "/growing", "models", "growing/x"): assert local_folder(name) is None, name
+    assert local_folder("growing/000200") == HOUSE / "growing" / "000200"
+    assert local_folder(tmp_path) == tmp_path
+    for name in ("../models/growing", "growing/../growing", "growing/", "/growing", "models",
+                 "growing/x"):
+        assert local_folder(name) is None, name
 
 
 def test_a_folder_comes_before_a_house_model(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"Models for others, and memory counted: what `transformers`, onnxruntime and the reader of GGUF make of our files."
+"""Models for others, and memory counted: what `transformers`, onnxruntime and the reader of GGUF
+make of our files."""
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,7 +16,9 @@ import torch
 from gpt_nb.attention import RopeScaling, rope_frequencies, slow_down
 from gpt_nb.checkpoint import hub_state, load_tokenizer, open_spec
 from gpt_nb.model import GPT, GPTConfig, memory
-from gpt_nb.pretrained import QWEN_SPLIT, check_gguf, export, export_gguf, export_onnx, kept_bytes, memory_needed, model_card, top_next
+from gpt_nb.pretrained import (
+    QWEN_SPLIT, check_gguf, export, export_gguf, export_onnx, kept_bytes, memory_needed,
+    model_card, top_next)
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer
@@ -36,14 +39,16 @@ def tiny(arch, tok, **more):
     "A random model whose biases and norms are random too."
     torch.manual_seed(0)
     more = ({"d_head": 128} if arch == "qwen3" else {}) | more
-    model = GPT(GPTConfig(arch, tok.vocab_size, 1024, 2, 4, 32, bos_token_id=tok.end_id, eos_token_id=tok.end_id, **more)).eval()
+    more |= {"bos_token_id": tok.end_id, "eos_token_id": tok.end_id}
+    model = GPT(GPTConfig(arch, tok.vocab_size, 1024, 2, 4, 32, **more)).eval()
     with torch.no_grad():
         for p in model.parameters(): p.add_(0.1 * torch.randn_like(p))
     return model
 
 
 def run_of(model, tok, **more):
-    return Run(model, tok, TrainConfig(steps=1), [dict(step=1, tokens=1234, loss=2.0, val_loss=2.0, lr=0.0, tokens_per_second=1)], seconds=5.0, val_loss=2.0, **more)
+    row = dict(step=1, tokens=1234, loss=2.0, val_loss=2.0, lr=0.0, tokens_per_second=1)
+    return Run(model, tok, TrainConfig(steps=1), [row], seconds=5.0, val_loss=2.0, **more)
 
 
 # ---- ONNX
@@ -52,7 +57,9 @@ def run_of(model, tok, **more):
 def test_onnx_gives_the_same_numbers_at_any_batch_and_length(arch, tok, tmp_path):
     pytest.importorskip("onnxscript")
     ort = pytest.importorskip("onnxruntime")
-    model = tiny(arch, tok, **({} if arch == "gpt2" else {"n_kv_head": 2, "rope_scaling": YARN})).to(torch.bfloat16 if arch == "llama" else torch.float32)
+    more = {} if arch == "gpt2" else {"n_kv_head": 2, "rope_scaling": YARN}
+    dtype = torch.bfloat16 if arch == "llama" else torch.float32
+    model = tiny(arch, tok, **more).to(dtype)
     export_onnx(model, tmp_path / "model.onnx")
     exact = GPT(model.config).eval()
     exact.load_state_dict({name: w.float() for name, w in model.state_dict().items()})
@@ -66,14 +73,19 @@ def test_onnx_gives_the_same_numbers_at_any_batch_and_length(arch, tok, tmp_path
 # ---- GGUF
 
 @archs
-@pytest.mark.parametrize("more", [{}, {"tie_embeddings": False}, {"n_kv_head": 2, "attention_bias": True}], ids=str)
+@pytest.mark.parametrize("more", [
+    {},
+    {"tie_embeddings": False},
+    {"n_kv_head": 2, "attention_bias": True}], ids=str)
 def test_gguf_is_read_by_transformers(arch, more, tok, tmp_path):
     pytest.importorskip("gguf")
     if arch == "gpt2" and "n_kv_head" in more: pytest.skip("GPT-2 has a key for each query")
-    if arch in ("llama", "qwen3") and "attention_bias" in more: more = {"n_kv_head": 2}   # their reader knows no biases there
+    if arch in ("llama", "qwen3") and "attention_bias" in more:
+        more = {"n_kv_head": 2}   # their reader knows no biases there
     model = tiny(arch, tok, **more)
     export_gguf(model, tok, tmp_path / "model.gguf")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
+    opener = transformers.AutoModelForCausalLM
+    theirs = opener.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
     ids = torch.randint(tok.vocab_size, (2, 40))
     with torch.no_grad(): assert (theirs(ids).logits - model(ids)).abs().max() < 1e-4
 
@@ -86,12 +98,13 @@ def test_gguf_tensor_by_tensor(arch, tok, tmp_path):
     export_gguf(model, tok, tmp_path / "model.gguf")
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     stored = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    state = hub_state(model)
+    state = {name: w.float().numpy() for name, w in hub_state(model).items()}
     assert len(stored) == len(state)
-    numbers = lambda arrays: np.sort(np.concatenate([np.ravel(a) for a in arrays]))
-    assert np.array_equal(numbers(stored.values()), numbers(w.float().numpy() for w in state.values()))
-    plain = {"gpt2": ("transformer.wte.weight", "token_embd.weight")}.get(arch, ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"))
-    assert np.array_equal(stored[plain[1]].reshape(state[plain[0]].shape), state[plain[0]].float().numpy())
+    def numbers(arrays): return np.sort(np.concatenate([np.ravel(a) for a in arrays]))
+    assert np.array_equal(numbers(stored.values()), numbers(state.values()))
+    ours, theirs = "model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"
+    if arch == "gpt2": ours, theirs = "transformer.wte.weight", "token_embd.weight"
+    assert np.array_equal(stored[theirs].reshape(state[ours].shape), state[ours])
 
 
 def field(reader, name): return reader.fields[name].contents()
@@ -102,18 +115,28 @@ def test_gguf_holds_the_tokenizer_and_the_positions(tok, tmp_path):
     model = tiny("llama", tok, rope_scaling=RopeScaling("llama3", 8.0, 64), rope_theta=5e5)
     export_gguf(model, tok, tmp_path / "a.gguf")
     reader = gguf.GGUFReader(tmp_path / "a.gguf")
-    assert field(reader, "tokenizer.ggml.model") == "gpt2" and field(reader, "tokenizer.ggml.pre") == "dbrx"
-    names, kinds = field(reader, "tokenizer.ggml.tokens"), field(reader, "tokenizer.ggml.token_type")
-    assert field(reader, "tokenizer.ggml.add_bos_token") and len(names) == tok.vocab_size and names[tok.end_id] == "<|end|>" and kinds[tok.end_id] == gguf.TokenType.CONTROL and kinds[0] == gguf.TokenType.NORMAL
+    assert field(reader, "tokenizer.ggml.model") == "gpt2"
+    assert field(reader, "tokenizer.ggml.pre") == "dbrx"
+    names = field(reader, "tokenizer.ggml.tokens")
+    kinds = field(reader, "tokenizer.ggml.token_type")
+    assert field(reader, "tokenizer.ggml.add_bos_token")
+    assert len(names) == tok.vocab_size
+    assert names[tok.end_id] == "<|end|>"
+    assert kinds[tok.end_id] == gguf.TokenType.CONTROL
+    assert kinds[0] == gguf.TokenType.NORMAL
     spec = tok.spec["model"]
-    assert names[:256] == list(spec["vocab"])[:256] and field(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in spec["merges"]]
-    assert field(reader, "tokenizer.ggml.eos_token_id") == tok.end_id and field(reader, "llama.context_length") == 1024
+    assert names[:256] == list(spec["vocab"])[:256]
+    assert field(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in spec["merges"]]
+    assert field(reader, "tokenizer.ggml.eos_token_id") == tok.end_id
+    assert field(reader, "llama.context_length") == 1024
     divisors = next(t.data for t in reader.tensors if t.name == "rope_freqs.weight")
     frequencies = rope_frequencies(8, 5e5)
-    assert np.allclose(frequencies.numpy() / divisors, slow_down(frequencies, 5e5, model.config.rope_scaling).numpy())
+    slowed = slow_down(frequencies, 5e5, model.config.rope_scaling)
+    assert np.allclose(frequencies.numpy() / divisors, slowed.numpy())
     export_gguf(tiny("qwen3", tok, rope_scaling=YARN), tok, tmp_path / "b.gguf")
     reader = gguf.GGUFReader(tmp_path / "b.gguf")
-    assert field(reader, "qwen3.rope.scaling.type") == "yarn" and field(reader, "qwen3.rope.scaling.original_context_length") == 16
+    assert field(reader, "qwen3.rope.scaling.type") == "yarn"
+    assert field(reader, "qwen3.rope.scaling.original_context_length") == 16
 
 
 @pytest.mark.parametrize("split, name", [(GPT2_SPLIT, "gpt-2"), (QWEN_SPLIT, "qwen2")])
@@ -132,7 +155,16 @@ def test_gguf_ends_texts_with_the_tokenizers_token_where_the_config_names_none(t
         export_gguf(model, tok, tmp_path / "a.gguf")
         assert field(gguf.GGUFReader(tmp_path / "a.gguf"), "tokenizer.ggml.eos_token_id") == want
     endless = BPETokenizer.train(["a b c"], 260, special_tokens=[])
-    with pytest.raises(ValueError, match="no end token"): export_gguf(tiny("llama", tok), endless, tmp_path / "b.gguf")
+    with pytest.raises(ValueError, match="no end token"):
+        export_gguf(tiny("llama", tok), endless, tmp_path / "b.gguf")
+
+
+# Parts of a tokenizer.json.
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def in_turn(*steps): return {"type": "Sequence", "pretokenizers": list(steps)}
 
 
 def opened(spec, **parts):
@@ -143,25 +175,30 @@ def opened(spec, **parts):
 
 def test_gguf_names_single_digits_and_whole_words(tok, tmp_path):
     gguf = pytest.importorskip("gguf")
-    digits = [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]
-    smollm = opened(tok.spec, pre_tokenizer={"type": "Sequence", "pretokenizers": digits})
-    llama3 = opened(tok.spec, model=tok.spec["model"] | {"ignore_merges": True})
-    old = opened(tok.spec, model={k: v for k, v in tok.spec["model"].items() if k != "ignore_merges"})
+    digits = in_turn(DIGITS, BYTES | {"trim_offsets": True, "use_regex": True})
+    words_first = tok.spec["model"] | {"ignore_merges": True}
+    says_neither = {k: v for k, v in tok.spec["model"].items() if k != "ignore_merges"}
+    smollm = opened(tok.spec, pre_tokenizer=digits)
+    llama3 = opened(tok.spec, model=words_first)
+    old = opened(tok.spec, model=says_neither)
     for t, name in ((smollm, "smollm"), (llama3, "llama-bpe"), (old, "dbrx")):
         export_gguf(tiny("llama", tok), t, tmp_path / "a.gguf")
         assert field(gguf.GGUFReader(tmp_path / "a.gguf"), "tokenizer.ggml.pre") == name
-    both = opened(tok.spec, pre_tokenizer={"type": "Sequence", "pretokenizers": digits}, model=tok.spec["model"] | {"ignore_merges": True})
-    with pytest.raises(ValueError, match="takes whole words first"): export_gguf(tiny("llama", tok), both, tmp_path / "b.gguf")
+    both = opened(tok.spec, pre_tokenizer=digits, model=words_first)
+    with pytest.raises(ValueError, match="takes whole words first"):
+        export_gguf(tiny("llama", tok), both, tmp_path / "b.gguf")
 
 
-LACKS = [("qwen3", {"attention_bias": True}, "attention_bias"), ("qwen3", {"rope_scaling": RopeScaling("llama3", 8.0, 64)}, "rule llama3"),
+LACKS = [("qwen3", {"attention_bias": True}, "attention_bias"),
+         ("qwen3", {"rope_scaling": RopeScaling("llama3", 8.0, 64)}, "rule llama3"),
          ("qwen2", {"rope_scaling": RopeScaling("llama3", 8.0, 64)}, "rule llama3")]
 
 
 @pytest.mark.parametrize("arch, more, named", LACKS, ids=str)
 def test_gguf_refuses_by_name_what_llama_cpp_does_not_load(arch, more, named, tok, tmp_path):
     run = run_of(tiny(arch, tok, **more), tok)
-    with pytest.raises(ValueError, match=f"llama.cpp's {arch} has no .*{named}"): export(run, "gguf", tmp_path / "out")
+    with pytest.raises(ValueError, match=f"llama.cpp's {arch} has no .*{named}"):
+        export(run, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     config = replace(run.model.config, n_layer=513)
     with pytest.raises(ValueError, match="513 layers"): check_gguf(config, tok)
@@ -169,12 +206,18 @@ def test_gguf_refuses_by_name_what_llama_cpp_does_not_load(arch, more, named, to
 
 def test_gguf_refuses_what_llama_cpp_would_read_wrongly(tok, tmp_path):
     pytest.importorskip("gguf")
-    letters, own = CharTokenizer.train(["abc"]), BPETokenizer.train(["a b c"], 260, split=r"\S+|\s+")
-    with pytest.raises(ValueError, match="byte-level BPE"): export_gguf(tiny("qwen3", letters), letters, tmp_path / "a.gguf")
-    with pytest.raises(ValueError, match="no name"): export_gguf(tiny("qwen3", own), own, tmp_path / "b.gguf")
+    letters = CharTokenizer.train(["abc"])
+    own = BPETokenizer.train(["a b c"], 260, split=r"\S+|\s+")
+    with pytest.raises(ValueError, match="byte-level BPE"):
+        export_gguf(tiny("qwen3", letters), letters, tmp_path / "a.gguf")
+    with pytest.raises(ValueError, match="no name"):
+        export_gguf(tiny("qwen3", own), own, tmp_path / "b.gguf")
     nfc = opened(tok.spec, normalizer={"type": "NFC"})
-    with pytest.raises(ValueError, match="NFC"): export_gguf(tiny("qwen3", tok), nfc, tmp_path / "d.gguf")
-    with pytest.raises(ValueError, match="YaRN"): export_gguf(tiny("qwen3", tok, rope_scaling=RopeScaling("yarn", 4.0, 16, high=32.0, magnitude=1.0)), tok, tmp_path / "c.gguf")
+    with pytest.raises(ValueError, match="NFC"):
+        export_gguf(tiny("qwen3", tok), nfc, tmp_path / "d.gguf")
+    yarn = RopeScaling("yarn", 4.0, 16, high=32.0, magnitude=1.0)
+    with pytest.raises(ValueError, match="YaRN"):
+        export_gguf(tiny("qwen3", tok, rope_scaling=yarn), tok, tmp_path / "c.gguf")
 
 
 # ---- export
@@ -182,49 +225,68 @@ def test_gguf_refuses_what_llama_cpp_would_read_wrongly(tok, tmp_path):
 def test_the_exported_folder_continues_with_the_same_ids(tok, tmp_path):
     model = tiny("qwen3", tok)
     out = export(run_of(model, tok, options={"data": "tales"}, floor=1.9), "hf", tmp_path / "out")
-    theirs, their_tok = transformers.AutoModelForCausalLM.from_pretrained(out).eval(), transformers.AutoTokenizer.from_pretrained(out)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    their_tok = transformers.AutoTokenizer.from_pretrained(out)
     ids = their_tok("Once a king 今天", return_tensors="pt").input_ids
-    assert ids[0].tolist() == [tok.end_id, *tok.encode("Once a king 今天")]   # a text begins for others as it did in training
-    want = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0, eos_token_id=None)[0].tolist()
+    # a text begins for others as it did in training
+    assert ids[0].tolist() == [tok.end_id, *tok.encode("Once a king 今天")]
+    greedy = dict(max_new_tokens=40, do_sample=False, pad_token_id=0, eos_token_id=None)
+    want = theirs.generate(ids, attention_mask=torch.ones_like(ids), **greedy)[0].tolist()
     assert generate(model, ids[0].tolist(), 40, temperature=0) == want
-    assert {p.name for p in out.iterdir()} == {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json"}
     card = (out / "README.md").read_text("utf-8")
-    for part in ("license: other", "`tales`", f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"): assert part in card, part
-    assert load_tokenizer(out).spec | {"post_processor": None} == tok.spec and load_tokenizer(out).encode("Once a king 今天") == tok.encode("Once a king 今天")
+    figures = [f"{model.n_params:,}", "2.0000", "5.3% above", "1,234"]
+    for part in ("license: other", "`tales`", *figures): assert part in card, part
+    assert load_tokenizer(out).spec | {"post_processor": None} == tok.spec
+    assert load_tokenizer(out).encode("Once a king 今天") == tok.encode("Once a king 今天")
 
 
-QWEN_FILE = [{"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False},
-             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}]
-CUTS = {"gpt-4": {}, "qwen": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": QWEN_FILE}, "normalizer": {"type": "NFC"}},
-        "gpt-2": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}},
-        "digits": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, QWEN_FILE[1] | {"use_regex": True}]}}}
+QWEN_CUT = dict(type="Split", pattern={"Regex": QWEN_SPLIT}, behavior="Isolated", invert=False)
+CUTS = {"gpt-4": {},
+        "qwen": {"pre_tokenizer": in_turn(QWEN_CUT, BYTES), "normalizer": {"type": "NFC"}},
+        "gpt-2": {"pre_tokenizer": BYTES | {"trim_offsets": True, "use_regex": True}},
+        "digits": {"pre_tokenizer": in_turn(DIGITS, BYTES | {"use_regex": True})}}
 
 
 @archs
 @pytest.mark.parametrize("cut", CUTS)
-def test_the_exported_tokenizer_gives_the_same_ids_or_the_export_is_refused(arch, cut, tok, tmp_path):
+def test_the_exported_tokenizer_gives_the_same_ids_or_the_export_is_refused(
+        arch, cut, tok, tmp_path):
     "Every family with every way to cut, and files whose post_processor adds nothing."
-    theirs_of = {"ByteLevel": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}, "none": None}
-    theirs_of["Sequence"] = {"type": "Sequence", "processors": [theirs_of["ByteLevel"]]}
+    adds_nothing = BYTES | {"add_prefix_space": True, "use_regex": True}
+    processors = {"ByteLevel": adds_nothing,
+                  "none": None,
+                  "Sequence": {"type": "Sequence", "processors": [adds_nothing]}}
+    kind = "GPT2Tokenizer" if arch == "gpt2" else "Qwen2Tokenizer"
     model = tiny(arch, tok)
-    for name, processor in theirs_of.items():
+    for name, processor in processors.items():
         t = opened(tok.spec, **CUTS[cut], post_processor=processor)
-        t.config = {"tokenizer_class": {"gpt2": "GPT2Tokenizer"}.get(arch, "Qwen2Tokenizer"), "eos_token": "<|end|>", "add_bos_token": False}
+        t.config = {"tokenizer_class": kind, "eos_token": "<|end|>", "add_bos_token": False}
         if arch == "qwen2" and cut != "qwen":
-            with pytest.raises(ValueError, match="other ids"): export(run_of(model, t), "hf", tmp_path / name)
+            with pytest.raises(ValueError, match="other ids"):
+                export(run_of(model, t), "hf", tmp_path / name)
             continue
-        theirs = transformers.AutoTokenizer.from_pretrained(export(run_of(model, t), "hf", tmp_path / name))
+        out = export(run_of(model, t), "hf", tmp_path / name)
+        theirs = transformers.AutoTokenizer.from_pretrained(out)
         for text in ("Once", "in 1923", "IT'S 12345 e\u0301a  x\n\n今天", "a\n \n b 12\t3", ""):
             assert theirs(text).input_ids == [tok.end_id, *t.encode(text)], (name, text)
-        assert theirs("Once", "more").input_ids == [tok.end_id, *t.encode("Once"), *t.encode("more")]
+        pair = [tok.end_id, *t.encode("Once"), *t.encode("more")]
+        assert theirs("Once", "more").input_ids == pair
 
 
 def test_a_begin_token_that_is_there_is_not_put_there_twice(tok, tmp_path):
-    first = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
-    before = {"type": "TemplateProcessing", "single": [first, {"Sequence": {"id": "A", "type_id": 0}}], "pair": [],
-              "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [tok.end_id], "tokens": ["<|end|>"]}}}
-    t = opened(tok.spec, post_processor=before | {"pair": before["single"] + [{"Sequence": {"id": "B", "type_id": 0}}]})
-    theirs = transformers.AutoTokenizer.from_pretrained(export(run_of(tiny("llama", tok), t), "hf", tmp_path / "out"))
+    begin = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
+    text, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    end = {"id": "<|end|>", "ids": [tok.end_id], "tokens": ["<|end|>"]}
+    template = {"type": "TemplateProcessing",
+                "single": [begin, text],
+                "pair": [begin, text, second],
+                "special_tokens": {"<|end|>": end}}
+    t = opened(tok.spec, post_processor=template)
+    out = export(run_of(tiny("llama", tok), t), "hf", tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
     assert theirs("Once").input_ids == [tok.end_id, *t.encode("Once")]
 
 
@@ -232,23 +294,29 @@ def test_export_to_onnx_says_nothing_of_other_packages(tok, tmp_path):
     "In a process of its own, where nobody has set the loggers."
     pytest.importorskip("onnxscript")
     run_of(tiny("qwen3", tok), tok).model.save_pretrained(tmp_path / "in")
-    code = "import sys; from gpt_nb.model import GPT; from gpt_nb.pretrained import export_onnx; export_onnx(GPT.from_pretrained(sys.argv[1]), sys.argv[2])"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "model.onnx")], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "model.onnx").is_file()
+    code = ("import sys; from gpt_nb.model import GPT; from gpt_nb.pretrained import export_onnx; "
+            "export_onnx(GPT.from_pretrained(sys.argv[1]), sys.argv[2])")
+    command = [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "model.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_export_and_card_refuse_what_does_not_belong_together(tok, tmp_path):
     smaller = GPT(GPTConfig("qwen3", tok.vocab_size - 1, 64, 1, 2, 16))
-    with pytest.raises(ValueError, match="do not belong together"): export(run_of(smaller, tok), "hf", tmp_path / "out")
+    with pytest.raises(ValueError, match="do not belong together"):
+        export(run_of(smaller, tok), "hf", tmp_path / "out")
     run = run_of(tiny("qwen3", tok), tok)
     with pytest.raises(ValueError, match="licence"): model_card(run, licence="mit\nx: y")
-    with pytest.raises(ValueError, match="fills the context"): model_card(run, prompt="Once a king " * 1000)
+    with pytest.raises(ValueError, match="fills the context"):
+        model_card(run, prompt="Once a king " * 1000)
     with pytest.raises(ValueError, match="dtype"): memory_needed(run.model.config, dtype=torch.int8)
     with torch.no_grad(): assert memory_needed(run.model.config, train=True)["activations"] > 0
 
 
 def test_rows_without_a_token_are_shown_as_such(tok):
-    padded = GPT(GPTConfig("qwen3", tok.vocab_size + 8, 64, 1, 2, 16, bos_token_id=tok.end_id)).eval()
+    config = GPTConfig("qwen3", tok.vocab_size + 8, 64, 1, 2, 16, bos_token_id=tok.end_id)
+    padded = GPT(config).eval()
     assert any(text.startswith("[unused") for text, _ in top_next(padded, tok, "Once", 10**6))
     assert "# A small language model" in model_card(run_of(padded, tok))
 
@@ -258,17 +326,22 @@ def test_export_loses_nothing_and_leaves_nothing_half_written(tok, tmp_path, mon
     (tmp_path / "full").mkdir()
     (tmp_path / "full/precious").write_text("x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileExistsError, match="choose another"): export(run, "hf", tmp_path / "full")
+    with pytest.raises(FileExistsError, match="choose another"):
+        export(run, "hf", tmp_path / "full")
     with pytest.raises(FileExistsError): export(run, "hf", tmp_path / "full/precious")
-    with pytest.raises(ValueError, match="hf, onnx or gguf"): export(run, "tflite", tmp_path / "out")
-    with pytest.raises(ValueError, match="no tokenizer"): export(run_of(run.model, None), "hf", tmp_path / "out")
+    with pytest.raises(ValueError, match="hf, onnx or gguf"):
+        export(run, "tflite", tmp_path / "out")
+    with pytest.raises(ValueError, match="no tokenizer"):
+        export(run_of(run.model, None), "hf", tmp_path / "out")
     def dies(self, folder):
         (folder / "model.safetensors.part").write_bytes(b"half")
         raise OSError("no space left")
     monkeypatch.setattr(GPT, "save_pretrained", dies)
     for name in ("out", "empty"):
         with pytest.raises(OSError, match="no space"): export(run, "hf", tmp_path / name)
-    assert not (tmp_path / "out").exists() and not list((tmp_path / "empty").iterdir()) and (tmp_path / "full/precious").read_text() == "x"
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "empty").iterdir())
+    assert (tmp_path / "full/precious").read_text() == "x"
 
 
 def test_a_card_without_a_floor_or_a_log(tok):
@@ -285,7 +358,8 @@ def test_top_next_is_the_softmax(tok):
     ids = [tok.end_id, *tok.encode("Once a")]
     p = model(torch.tensor([ids]))[0, -1].softmax(-1)
     found = top_next(model, tok, "Once a", 3)
-    assert [f[1] for f in found] == pytest.approx(p.topk(3).values.tolist()) and found[0][0] == tok.decode([int(p.argmax())])
+    assert [f[1] for f in found] == pytest.approx(p.topk(3).values.tolist())
+    assert found[0][0] == tok.decode([int(p.argmax())])
     assert len(top_next(model, tok, "", 10**6)) == tok.vocab_size
     with pytest.raises(ValueError, match="empty"): top_next(model, tok, "", start=())
     with pytest.raises(ValueError, match="one token or more"): top_next(model, tok, "a", 0)
@@ -301,8 +375,10 @@ def test_kept_bytes_on_meta_are_those_of_a_real_run(arch):
     real = kept_bytes(GPT(config), torch.zeros(4, 200, dtype=torch.long))
     assert counted["activations"] == pytest.approx(real, rel=0.1)
     plain = memory(config, 4, 200, 4)
-    assert {k: counted[k] for k in ("weights", "gradients", "optimizer")} == {k: plain[k] for k in ("weights", "gradients", "optimizer")}
-    assert memory_needed(replace(config, context=4), train=True)["activations"] > 0   # shorter than the two lengths it is found with
+    for part in ("weights", "gradients", "optimizer"): assert counted[part] == plain[part]
+    short = replace(config, context=4)   # shorter than the two lengths it is found with
+    assert memory_needed(short, train=True)["activations"] > 0
     for batch_size, length in ((0, 10), (1, 0), (1, 257), (1, -5)):
         with pytest.raises(ValueError, match="1 to 256"): memory_needed(config, batch_size, length)
-    assert memory_needed(config, 4, 200) == {k: memory(config, 4, 200, 2)[k] for k in ("weights", "cache")}
+    halves = memory(config, 4, 200, 2)
+    assert memory_needed(config, 4, 200) == {k: halves[k] for k in ("weights", "cache")}

@@ -19,18 +19,6 @@ PAGES = sorted((ROOT / "nbs").glob("*.ipynb"))
 FOLDERS = (".", "tests", "tools", "docs", "benchmarks")
 CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
 
-# What does not yet keep a rule; each list is to become empty, and no name is to be added.
-WIDE = {"00_tales", "01_tokenizer", "02_data", "03_ngram", "04_gradient", "05_attention",
-        "06_block", "07_checkpoint", "08_model", "09_training", "10_sampling", "11_evaluation",
-        "12_emergence", "14_pretrained", "22_cli", "claims"}
-WIDE_FILES = {"test_attention", "test_cli", "test_data", "test_evaluation", "test_model",
-              "test_models", "test_ngram", "test_pretrained", "test_sampling", "test_site",
-              "test_tales", "test_tokenizer", "test_training", "test_checkpoint", "test_gradient",
-              "test_emergence", "results", "models", "conf", "pages", "home", "chapters",
-              "contents", "reference", "loading", "sampling"}
-TERSE = {"tales", "tokenizer", "data", "ngram", "gradient", "attention", "block", "checkpoint",
-         "model", "training", "sampling", "evaluation", "emergence", "pretrained", "cli"}
-
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -48,9 +36,8 @@ def lines_of(cell):
     return [line for line in lines if line.strip() and not re.match(r"\s*#\s*\|", line)]
 
 
-def keep(rule, exempt):
-    "Fail where a rule is broken; where it may be for now, be skipped and say so."
-    if rule and exempt: pytest.skip(f"not yet: {rule[0]}, and {len(rule) - 1} more")
+def keep(rule):
+    "Fail where a rule is broken, and say where."
     assert not rule, f"{len(rule)} faults: " + "; ".join(rule[:10])
 
 
@@ -135,7 +122,7 @@ def test_notebook_is_fit_to_read(path):
 def test_cells_are_short(path):
     sizes = {cell["id"]: len(lines_of(cell)) for cell in code_cells(path)}
     long = [f"cell {key} has {size} lines" for key, size in sizes.items() if size > 40]
-    keep(long, path.stem in WIDE)
+    keep(long)
 
 
 def walls(cells, most=40):
@@ -152,7 +139,7 @@ def walls(cells, most=40):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_something_is_shown_every_40_lines(path):
-    keep(walls(code_cells(path)), path.stem in WIDE)
+    keep(walls(code_cells(path)))
 
 
 def test_walls_are_seen():
@@ -169,8 +156,8 @@ def test_notebooks_run_in_a_minute():
     "As tools/execute.py last measured; a run that takes much longer is ended by its own test."
     took = json.loads((ROOT / "nbs" / "results" / "seconds.json").read_text("utf-8"))
     pages = {path.stem for path in PAGES} - {"index"}
-    assert took.keys() <= pages <= took.keys() | WIDE, "run `make notebooks`"
-    slow = {name: seconds for name, seconds in took.items() if seconds > 60 and name not in WIDE}
+    assert took.keys() == pages, "run `make notebooks`"
+    slow = {name: seconds for name, seconds in took.items() if seconds > 60}
     assert not slow, slow
 
 
@@ -190,29 +177,31 @@ def ruff():
 
 @pytest.mark.parametrize("path", PAGES + CODE, ids=lambda path: path.stem)
 def test_lines_fit_and_names_are_used(path, ruff):
-    keep(ruff.get(path.resolve(), []), path.stem in WIDE | WIDE_FILES)
+    keep(ruff.get(path.resolve(), []))
 
 
 def unexplained(function):
-    "Parameters of a function without a type or a comment beside them."
+    "Parameters of a function without a type, and arrays without a comment that gives their shape."
     from fastcore.docments import docments
 
-    for name, said in docments(function, full=True).items():
-        where = f"{function.__name__}: {name}"
-        if name == "return": continue
-        if said["anno"] in (None, inspect.Parameter.empty): yield f"{where} has no type"
-        if not said["docment"]: yield f"{where} has no comment beside it"
+    said, several = docments(function, full=True), ("VAR_POSITIONAL", "VAR_KEYWORD")
+    for name, parameter in inspect.signature(function).parameters.items():
+        where, kind = f"{function.__name__}: {name}", str(parameter.annotation)
+        if parameter.kind.name in several: continue
+        if parameter.annotation is inspect.Parameter.empty: yield f"{where} has no type"
+        array = "Tensor" in kind or "ndarray" in kind
+        if array and not said[name]["docment"]: yield f"{where} has no comment beside it"
 
 
 @pytest.mark.parametrize("name", NUMBER)
 def test_public_names_are_explained(name):
-    "By a docstring, and each parameter of a function by its type and a comment."
+    "By a docstring, each parameter of a function by its type, an array by its shape too."
     module = importlib.import_module(f"gpt_nb.{name}")
     public = [vars(module)[key] for key in module.__all__]
     made = [thing for thing in public if getattr(thing, "__module__", "") == module.__name__]
     mute = [f"{thing.__name__} has no docstring" for thing in made if not thing.__doc__]
     bare = [fault for f in made if inspect.isfunction(f) for fault in unexplained(f)]
-    keep(mute + bare, name in TERSE)
+    keep(mute + bare)
 
 
 def test_all_reexports_every_public_name():

@@ -1,7 +1,9 @@
-"The site as a reader meets it: built from the notebooks, opened in a real browser that is allowed nothing outside."
+"""The site as a reader meets it: built from the notebooks, opened in a real browser that is allowed
+nothing outside."""
 import fcntl
 import functools
 import http.server
+import importlib
 import json
 import os
 import re
@@ -31,12 +33,14 @@ pytestmark = pytest.mark.skipif(shutil.which("npm") is None, reason=missing())
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "Built once by `make docs`' own commands, for all workers."
-    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     out = shared / "site"
     with open(shared / "site.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "index.html").is_file():
-            subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=ROOT / "docs", check=True)
+            install = ["npm", "ci", "--no-audit", "--no-fund", "--silent"]
+            subprocess.run(install, cwd=ROOT / "docs", check=True)
             sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going"]
             command = [*sphinx, "-d", shared / "doctrees", "docs", out]
             built = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
@@ -44,11 +48,16 @@ def site(tmp_path_factory):
     return out
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    "Serves files and prints nothing."
+    def log_message(self, *args): pass
+
+
 @pytest.fixture(scope="session")
 def address(site):
     "The site, served on this machine."
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *args: None))
-    server = http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(quiet, directory=str(site)))
+    handler = functools.partial(Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://localhost:{server.server_port}"
     server.shutdown()
@@ -66,20 +75,37 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    "visit(path) opens a page; what it does wrong is gathered in visit.wrong and must be nothing in the end."
+    "visit(path) opens a page; what it does wrong goes into visit.wrong and fails the test."
     wrong, contexts = [], []
 
     def visit(path, scheme="light", width=1280, base=address):
         context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme)
         contexts.append(context)
         inside = lambda url: url.startswith((base, "data:", "blob:"))
-        context.route(lambda url: not inside(url), lambda route: (wrong.append(f"{path} asks for {route.request.url}"), route.abort()))
+        blame = lambda what: wrong.append(f"{path}: {what}")
+
+        def refuse(route):
+            blame(f"asks for {route.request.url}")
+            route.abort()
+
+        def on_console(message):
+            if message.type == "error": blame(message.text)
+
+        def on_failure(request):
+            ours = inside(request.url) and not request.url.startswith("blob:")
+            if ours: blame(f"{request.url} failed")
+
+        def on_response(response):
+            if response.status >= 400: blame(f"{response.status} {response.url}")
+
+        context.route(lambda url: not inside(url), refuse)
         page = context.new_page()
-        page.on("console", lambda m: wrong.append(f"{path}: {m.text}") if m.type == "error" else None)
-        page.on("pageerror", lambda e: wrong.append(f"{path}: {e}"))
-        page.on("requestfailed", lambda r: wrong.append(f"{path}: {r.url} failed") if inside(r.url) and not r.url.startswith("blob:") else None)
-        page.on("response", lambda r: wrong.append(f"{path}: {r.status} {r.url}") if r.status >= 400 else None)
-        page.goto(f"{base}/{path}.html" if not path.endswith("html") and "?" not in path else f"{base}/{path}", wait_until="load")
+        page.on("console", on_console)
+        page.on("pageerror", blame)
+        page.on("requestfailed", on_failure)
+        page.on("response", on_response)
+        whole = path.endswith("html") or "?" in path
+        page.goto(f"{base}/{path}" if whole else f"{base}/{path}.html", wait_until="load")
         return page
 
     visit.wrong = wrong
@@ -100,7 +126,8 @@ class Links(HTMLParser):
         if "id" in a: self.ids.add(a["id"])
         for key in ("href", "src"):
             if a.get(key): self.targets.append(a[key])
-        if tag == "img" and re.search(r"^$|\.(png|svg)$", a.get("alt") or ""): self.mute.append(a.get("src"))
+        wordless = re.search(r"^$|\.(png|svg)$", a.get("alt") or "")
+        if tag == "img" and wordless: self.mute.append(a.get("src"))
 
 
 def test_no_link_is_broken_and_every_picture_has_words(site):
@@ -108,32 +135,41 @@ def test_no_link_is_broken_and_every_picture_has_words(site):
     broken, mute = [], []
     for path, page in pages.items():
         mute += [f"{path.relative_to(site)}: {src}" for src in page.mute]
+        is_source = path.relative_to(site).parts[0] == "_modules"
         for target in page.targets:
             if re.match(r"[a-z]+:|//", target): continue
             file, anchor = urldefrag(target.split("?")[0] if "?" in target else target)
             there = (path.parent / unquote(file)).resolve() if file else path
-            if not there.is_file(): broken.append(f"{path.relative_to(site)} -> {target}")
-            elif anchor and there in pages and unquote(anchor) not in pages[there].ids and not path.relative_to(site).parts[0] == "_modules":
-                broken.append(f"{path.relative_to(site)} -> {target}")
+            known = there in pages and not is_source
+            lost = anchor and known and unquote(anchor) not in pages[there].ids
+            if lost or not there.is_file(): broken.append(f"{path.relative_to(site)} -> {target}")
     assert not broken, broken[:20]
     assert not mute, mute[:20]
 
 
 def test_tables_in_outputs_are_tables(site):
     pages = {path.name: path.read_text("utf-8") for path in (site / "notebooks").glob("*.html")}
-    assert all(not re.search(r"<p>\s*\|", text) for text in pages.values()) and '<div class="cell_output' in pages["03_ngram.html"] and pages["03_ngram.html"].count("<table") > 10
+    assert all(not re.search(r"<p>\s*\|", text) for text in pages.values())
+    page = pages["03_ngram.html"]
+    assert '<div class="cell_output' in page and page.count("<table") > 10
 
 
 def test_the_site_is_small(site):
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 40e6
 
 
+def public_names(module):
+    "What a module exports, in full."
+    return {f"{module}.{name}" for name in importlib.import_module(module).__all__}
+
+
 def test_every_public_name_has_its_reference(site):
-    import importlib
     from sphinx.util.inventory import InventoryFile
 
-    with open(site / "objects.inv", "rb") as f: known = {name for kind in InventoryFile.load(f, "", os.path.join).values() for name in kind}
-    public = {f"gpt_nb.{chapter[3:]}.{name}" for chapter in CHAPTERS for name in importlib.import_module(f"gpt_nb.{chapter[3:]}").__all__}
+    with open(site / "objects.inv", "rb") as f: kinds = InventoryFile.load(f, "", os.path.join)
+    known = {name for kind in kinds.values() for name in kind}
+    modules = [f"gpt_nb.{chapter[3:]}" for chapter in CHAPTERS]
+    public = {name for module in modules for name in public_names(module)}
     assert public and public <= known, public - known
 
 
@@ -144,8 +180,23 @@ def test_programs_are_told_what_there_is(site):
 
 def test_every_exported_cell_says_where_it_goes(site):
     page = (site / "notebooks" / "05_attention.html").read_text("utf-8")
-    assert page.count("becomes part of") >= 6 and "reference/05_attention.html#gpt_nb.attention.rope" in page
-    assert "notebooks/05_attention.html#built-gpt-nb-attention-rope" in (site / "reference" / "05_attention.html").read_text("utf-8")
+    assert page.count("becomes part of") >= 6
+    assert "reference/05_attention.html#gpt_nb.attention.rope" in page
+    reference = (site / "reference" / "05_attention.html").read_text("utf-8")
+    assert "notebooks/05_attention.html#built-gpt-nb-attention-rope" in reference
+
+
+def described(violation):
+    "Its first three places, in a line each."
+    for node in violation["nodes"][:3]:
+        place, why = f"{node['target']} {node['html'][:150]}", node["failureSummary"][-150:]
+        yield f"{violation['id']}: {place} {why}"
+
+
+NOT_LOADED = """[...document.images]
+    .filter(i => getComputedStyle(i).display !== 'none' && i.loading !== 'lazy' && !i.naturalWidth)
+    .map(i => i.src)"""
+VIOLATIONS = "axe.run(document, {resultTypes: ['violations']})"
 
 
 @needs_browser
@@ -157,9 +208,10 @@ def test_page_is_accessible(visit, path):
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(300)
-        assert page.evaluate("[...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.loading !== 'lazy' && !i.naturalWidth).map(i => i.src)") == []
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        bad = [f"{v['id']}: {n['target']} {n['html'][:150]} {n['failureSummary'][-150:]}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"][:3]]
+        assert page.evaluate(NOT_LOADED) == []
+        found = page.evaluate(VIOLATIONS)["violations"]
+        grave = [v for v in found if v["impact"] in ("serious", "critical")]
+        bad = [line for violation in grave for line in described(violation)]
         assert not bad, "\n".join(bad)
 
 
@@ -176,12 +228,13 @@ def test_page_fits_screens(visit, path):
 @needs_browser
 @pytest.mark.parametrize("path", PAGES)
 def test_nothing_scrolls_sideways(visit, path):
-    wide = """[...document.querySelectorAll("pre, table, .output, .table-wrapper")]
-        .filter(box => box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX !== "visible")
+    wide = """boxes => [...document.querySelectorAll(boxes)]
+        .filter(box => box.scrollWidth > box.clientWidth + 1)
+        .filter(box => getComputedStyle(box).overflowX !== "visible")
         .map(box => box.textContent.slice(0, 60))"""
     for width, boxes in ((1440, "pre, table, .output, .table-wrapper"), (390, "pre")):
         page = visit(path, "light", width=width)
-        assert page.evaluate(wide.replace("pre, table, .output, .table-wrapper", boxes)) == [], width
+        assert page.evaluate(wide, boxes) == [], width
 
 
 def test_chinese_names_every_section_and_three_things(site):
@@ -208,7 +261,8 @@ def test_planned_chapters_stand_on_the_map(site):
 @needs_browser
 def test_a_folded_cell_is_one_line(visit, site):
     folded = re.compile(r'<details class="[^"]*hide above-input">')
-    name = next(n for n in CHAPTERS if folded.search((site / "notebooks" / f"{n}.html").read_text("utf-8")))
+    pages = {name: site / "notebooks" / f"{name}.html" for name in CHAPTERS}
+    name = next(n for n, page in pages.items() if folded.search(page.read_text("utf-8")))
     fold = visit(f"notebooks/{name}").locator("details.hide.above-input").first
     assert not fold.evaluate("d => d.open") and len(fold.locator("summary").inner_text()) > 5
     fold.locator("summary").click()
@@ -233,9 +287,12 @@ def test_every_other_page_opens(visit, site):
 @needs_browser
 def test_home_is_light(visit):
     page = visit("index")
-    sizes = page.evaluate("[...performance.getEntriesByType('resource'), ...performance.getEntriesByType('navigation')].map(e => e.decodedBodySize)")
+    sizes = page.evaluate("""['resource', 'navigation']
+        .flatMap(kind => performance.getEntriesByType(kind)).map(entry => entry.decodedBodySize)""")
     assert sum(sizes) < 1e6
-    assert page.locator(".story blockquote").inner_text().count(".") > 5 and page.locator("img.only-light").is_visible() and not page.locator("img.only-dark").is_visible()
+    assert page.locator(".story blockquote").inner_text().count(".") > 5
+    assert page.locator("img.only-light").is_visible()
+    assert not page.locator("img.only-dark").is_visible()
 
 
 @needs_browser
@@ -254,7 +311,8 @@ def fonts_of(page, selector):
     for domain in ("DOM", "CSS"): session.send(f"{domain}.enable")
     root = session.send("DOM.getDocument")["root"]["nodeId"]
     found = session.send("DOM.querySelectorAll", dict(nodeId=root, selector=selector))["nodeIds"]
-    used = [session.send("CSS.getPlatformFontsForNode", dict(nodeId=node))["fonts"] for node in found]
+    answers = [session.send("CSS.getPlatformFontsForNode", dict(nodeId=node)) for node in found]
+    used = [answer["fonts"] for answer in answers]
     return [{font["familyName"] for font in fonts} for fonts in used]
 
 
@@ -278,7 +336,8 @@ def test_chinese_has_a_font(visit, path):
     page.wait_for_timeout(500)
     chinese, latin = fonts_of(page, ".all-chinese"), fonts_of(page, ".all-latin")
     assert len(set().union(*chinese)) == 1, chinese
-    assert not set().union(*chinese) & set().union(*latin), "Chinese falls back to a font without it"
+    both = set().union(*chinese) & set().union(*latin)
+    assert not both, "Chinese falls back to a font without it"
 
 
 @needs_browser
@@ -291,7 +350,10 @@ def test_the_language_can_be_switched(visit):
 
 
 @needs_browser
-@pytest.mark.parametrize("path, label, last", [("index", "tokens read", "6,852,088"), ("zh", "读过的词元", "5,517,332")])
+@pytest.mark.parametrize("path, label, last", [
+    ("index", "tokens read", "6,852,088"),
+    ("zh", "读过的词元", "5,517,332"),
+])
 def test_the_slider_at_home_shows_what_was_learned(visit, path, label, last):
     page, shown = visit(path), ".growing .frame"
     assert page.locator(".growing label span").inner_text() == label
@@ -299,7 +361,8 @@ def test_the_slider_at_home_shows_what_was_learned(visit, path, label, last):
     page.locator(".growing input").focus()
     page.keyboard.press("End")
     assert page.locator(shown).count() == 1 and page.locator(shown).inner_text() != first
-    assert page.locator(".growing output").inner_text() == page.locator(".growing input").get_attribute("aria-valuetext") == last
+    said = page.locator(".growing input").get_attribute("aria-valuetext")
+    assert page.locator(".growing output").inner_text() == said == last
 
 
 @needs_browser
@@ -319,7 +382,8 @@ def test_widgets_turn(visit, path):
         for control in box.locator("select").all():
             control.select_option(index=1)
             seen.add(frame.inner_html())
-        assert len(seen) > 1 and all(seen) and not any("Traceback" in html or "undefined" in html for html in seen)
+        assert len(seen) > 1 and all(seen)
+        assert not any("Traceback" in html or "undefined" in html for html in seen)
 
 
 @needs_browser
@@ -331,9 +395,19 @@ def test_solutions_and_code_unfold(visit):
     assert fold.evaluate("d => d.open")
 
 
-FOUND = [("rotary", "05_attention"), ("Kneser-Ney", "03_ngram"), ("RMSNorm", "05_attention"), ("温度", "zh"),
-         ("今天天气", "01_tokenizer")]
-FIRST = [("attention", "05_attention"), ("top-p", "10_sampling"), ("backpropagation", "04_gradient"), ("注意力", "05_attention")]
+FOUND = [
+    ("rotary", "05_attention"),
+    ("Kneser-Ney", "03_ngram"),
+    ("RMSNorm", "05_attention"),
+    ("温度", "zh"),
+    ("今天天气", "01_tokenizer"),
+]
+FIRST = [
+    ("attention", "05_attention"),
+    ("top-p", "10_sampling"),
+    ("backpropagation", "04_gradient"),
+    ("注意力", "05_attention"),
+]
 
 
 def searched(visit, query):
@@ -390,14 +464,19 @@ def jupyter(tmp_path_factory):
     for name in ("05_attention", "08_model"): shutil.copy(ROOT / "nbs" / f"{name}.ipynb", work)
     quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
-    (quiet / "notification.jupyterlab-settings").write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False)))
+    silent = json.dumps(dict(fetchNews="false", checkForUpdates=False))
+    (quiet / "notification.jupyterlab-settings").write_text(silent)
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
-    env = os.environ | dict(JUPYTER_CONFIG_DIR=str(home / "config"), JUPYTER_DATA_DIR=str(home / "data"), JUPYTERLAB_WORKSPACES_DIR=str(home / "workspaces"),
-                            JUPYTERLAB_SETTINGS_DIR=str(home / "settings"), PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    process = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={work}"],
-                               env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folders = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data",
+                   JUPYTERLAB_WORKSPACES_DIR="workspaces", JUPYTERLAB_SETTINGS_DIR="settings")
+    env = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    env |= dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+               f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={work}"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     address = f"http://localhost:{port}"
     for _ in range(120):
         try: urllib.request.urlopen(f"{address}/api", timeout=2); break
@@ -411,8 +490,11 @@ def wait_until_idle(jupyter, name, seconds=240):
     "Until the kernel of a notebook has had nothing to do for three seconds."
     quiet, end = 0, time.time() + seconds
     while quiet < 10:
-        with urllib.request.urlopen(f"{jupyter}/api/sessions") as answer: kernels = [s["kernel"] for s in json.load(answer) if s["path"] == f"{name}.ipynb"]
-        quiet = quiet + 1 if any(k["execution_state"] == "idle" and k["connections"] for k in kernels) else 0
+        with urllib.request.urlopen(f"{jupyter}/api/sessions") as answer:
+            sessions = json.load(answer)
+        kernels = [s["kernel"] for s in sessions if s["path"] == f"{name}.ipynb"]
+        idle = any(k["execution_state"] == "idle" and k["connections"] for k in kernels)
+        quiet = quiet + 1 if idle else 0
         assert time.time() < end, f"{name} still runs"
         time.sleep(0.3)
 
@@ -430,20 +512,21 @@ def test_a_slider_answers_in_jupyterlab(browser, jupyter, name, slider):
     wait_until_idle(jupyter, name)
     # the widget's own view lies far down: bring its cell into sight
     page.locator(".jp-Notebook").first.focus()
-    handle = page.locator(".widget-hslider", has=page.locator(".widget-label", has_text=re.compile(f"^{slider}$"))).locator(".noUi-handle").first
+    label = page.locator(".widget-label", has_text=re.compile(f"^{slider}$"))
+    handle = page.locator(".widget-hslider", has=label).locator(".noUi-handle").first
     for _ in range(400):
         if handle.count(): break
         page.mouse.move(700, 500)
         page.mouse.wheel(0, 600)
         page.wait_for_timeout(50)
     handle.scroll_into_view_if_needed()
-    shown = lambda: page.locator(".jp-OutputArea", has=handle).first.inner_text() + page.locator(".jp-OutputArea", has=handle).first.inner_html()
+    output = page.locator(".jp-OutputArea", has=handle).first
+    shown = lambda: output.inner_text() + output.inner_html()
     before = shown()
     handle.focus()
     for _ in range(3): page.keyboard.press("ArrowLeft")
     for _ in range(40):
         if shown() != before: break
         page.wait_for_timeout(250)
-    after = page.locator(".jp-OutputArea", has=handle).first
-    assert shown() != before and "Traceback" not in after.inner_text()
+    assert shown() != before and "Traceback" not in output.inner_text()
     page.close()

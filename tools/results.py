@@ -1,5 +1,5 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py ladder emergence code` (none named: all).
+`python tools/results.py ladder emergence code block` (none named: all).
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -7,6 +7,7 @@ saved state in runs/results; take the file away to measure anew."""
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import chdir
 from functools import lru_cache
 
 import numpy as np
@@ -188,6 +189,18 @@ def code() -> None:
         write("code", result)
 
 
+def block() -> None:
+    "What the parts of a block are worth: chapter 06 with its slow cells, left out when it is read."
+    if (RESULTS / "block.json").is_file(): return
+    nb = json.loads((ROOT / "nbs" / "06_block.ipynb").read_text("utf-8"))
+    cells = ["".join(cell["source"]) for cell in nb["cells"] if cell["cell_type"] == "code"]
+    slow, names = "#| eval: false", {}
+    last = max(i for i, text in enumerate(cells) if text.startswith(slow))
+    with chdir(ROOT / "nbs"):
+        for text in cells[:last + 1]:
+            if text.startswith(slow) or "measured" not in text: exec(text, names)
+
+
 if __name__ == "__main__":
-    work = dict(ladder=ladder, emergence=emergence, code=code)
+    work = dict(ladder=ladder, emergence=emergence, code=code, block=block)
     for name in choose(work, "measurement", __doc__): work[name]()

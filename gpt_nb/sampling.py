@@ -466,6 +466,7 @@ def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)
 # %% ../nbs/10_sampling.ipynb #10-5d06
 def as_prompts(ids, tok: Tokenizer | None = None) -> list[Tensor]:
     "One prompt or several of any kind, each as a (T,) tensor."
+    if isinstance(ids, Tensor): ids = ids.cpu()     # one wait, where its numbers are looked at
     return [as_prompt(row, tok) for row in (ids if is_nested(ids) else [ids])]
 
 

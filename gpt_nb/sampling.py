@@ -128,7 +128,7 @@ def slide(
 # %% ../nbs/10_sampling.ipynb #10-117
 @torch.inference_mode()
 def next_tokens(
-    model: GPT,
+    model: GPT,                # which writes
     prompts: list[Tensor],     # B prompts, each (T,) ids, none longer than the context
     max_new_tokens: int,       # steps
     sampler: Sampler,          # how to choose
@@ -139,8 +139,7 @@ def next_tokens(
     text = pad_sequence(prompts, batch_first=True, padding_side="left").to(device)   # (B, width)
     B, width = text.shape
     start, goal = [width - len(p) for p in prompts], width + max_new_tokens
-    used = used_tokens(prompts, model.config.vocab_size, device)
-    if sampler.repetition_penalty == 1: used = None
+    used = None if sampler.repetition_penalty == 1 else used_tokens(prompts, model)
     written, cache = [text], None                   # grow as needed: the end may be far away
     with _evaluating(model):
         for end, dart in zip(range(width, goal), row_darts(prompts, seed, device)):
@@ -160,18 +159,18 @@ def next_tokens(
 
 # %% ../nbs/10_sampling.ipynb #10-126
 def generate(
-    model: GPT,
-    ids,                              # prompt: token ids, a list of such, a (B, T) tensor; texts
+    model: GPT,                       # which writes
+    ids: Sequence | Tensor | str,     # token ids, a list of such, a (B, T) tensor; a text, texts
     max_new_tokens: int,              # how many tokens to write at most
     temperature: float = 1.0,         # 0 takes the likeliest token
     top_k: int | None = None,         # draw among that many tokens
     top_p: float | None = None,       # draw among the tokens that hold this share of probability
     min_p: float | None = None,       # drop tokens less likely than this share of the likeliest
     repetition_penalty: float = 1.0,  # above 1: tokens that stand in the text become rarer
-    stop=(),                          # ends: token ids, sequences of such, texts (which need `tok`)
+    stop: Sequence | int | str = (),  # ends: token ids, sequences of such, texts (which need `tok`)
     seed: int | None = None,          # fixes the result
     tok: Tokenizer | None = None,     # for prompts and stops that are texts
-):  # as `ids`: prompt + new tokens, with what stopped them; of a text, what follows, without it
+) -> list | Tensor | str:            # as `ids`: prompt + new tokens; for a text, what follows it
     "Continue one text or many. A text that outgrows the context goes on from its last half."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
@@ -220,8 +219,8 @@ class Stops:
     "Where one text ends: at token ids, sequences of token ids, or strings."
     def __init__(
         self,
-        stop,                          # several of these, or just one id or string
-        tok: Tokenizer | None = None,  # strings need it
+        stop: Sequence | int | str | None,   # several of these, or just one id or string
+        tok: Tokenizer | None = None,        # strings need it
     ):
         ids, strings = sort_stops(stop, tok)
         self.stop, self.tok, self.length = stop, tok, 0
@@ -252,18 +251,18 @@ class Stops:
 
 # %% ../nbs/10_sampling.ipynb #10-165
 def stream(
-    model: GPT,
-    tok: Tokenizer,            # the model's own
-    prompt,                    # a text, taken as the start of a document, or token ids, as they are
-    max_new_tokens: int,       # how many tokens to write at most
-    stop=None,                 # as for `generate`; None is the tokenizer's end token
-    seed: int | None = None,   # fixes the result
-    temperature: float = 1.0,  # these as for `generate`
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-) -> Iterator[str]:            # pieces of the new text
+    model: GPT,                              # which writes
+    tok: Tokenizer,                          # the model's own
+    prompt: str | Sequence[int] | Tensor,    # a text, the start of a document, or token ids
+    max_new_tokens: int,                     # how many tokens to write at most
+    stop: Sequence | int | str | None = None,  # as for `generate`; None: the end token
+    seed: int | None = None,                 # fixes the result
+    temperature: float = 1.0,                # 0 takes the likeliest token
+    top_k: int | None = None,                # draw among that many tokens
+    top_p: float | None = None,              # draw among those that hold this share
+    min_p: float | None = None,              # drop those below this share of the likeliest
+    repetition_penalty: float = 1.0,         # above 1: used tokens become rarer
+) -> Iterator[str]:                          # pieces of the new text
     "Write piece by piece: whole characters only, and nothing of what stops it."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
@@ -317,8 +316,8 @@ def grow(
 # %% ../nbs/10_sampling.ipynb #10-187
 @torch.inference_mode()
 def beam_search(
-    model: GPT,
-    ids,                          # one prompt
+    model: GPT,                   # which scores
+    ids: Sequence[int] | Tensor,  # one prompt
     max_new_tokens: int,          # how many tokens to write at most; with the prompt in the context
     width: int = 4,               # W, how many beginnings to keep at each step
     length_penalty: float = 1.0,  # 0 ranks by probability, 1 by probability per token
@@ -372,14 +371,14 @@ def count_kept(guesses: list[int], p: Tensor, q: Tensor, generator: torch.Genera
 def speculative(
     model: GPT,                  # whose distribution counts
     draft: GPT,                  # a small, quick one with the same tokens
-    ids,                         # one prompt
+    ids: Sequence[int] | Tensor, # one prompt
     max_new_tokens: int,         # how many tokens to write; with the prompt in both contexts
     lookahead: int = 4,          # how many tokens to guess at a time
-    temperature: float = 1.0,    # these as for `generate`
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
+    temperature: float = 1.0,    # 0 takes the likeliest token
+    top_k: int | None = None,    # draw among that many tokens
+    top_p: float | None = None,  # draw among those that hold this share
+    min_p: float | None = None,  # drop those below this share of the likeliest
+    seed: int | None = None,     # fixes the result
 ) -> list[int]:                  # prompt + new tokens
     "`draft` guesses, `model` judges in one pass; the distribution stays its own (Leviathan 2023)."
     if lookahead < 1: raise ValueError(f"lookahead is {lookahead}: expected at least 1")
@@ -425,9 +424,10 @@ def new_generator(seed: int | None) -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
 # %% ../nbs/10_sampling.ipynb #10-5d03
-def used_tokens(prompts: list[Tensor], vocab_size: int, device: torch.device) -> Tensor:
-    "(B, V) True for the tokens of each prompt."
-    used = torch.zeros(len(prompts), vocab_size, dtype=torch.bool, device=device)
+def used_tokens(prompts: list[Tensor], model: GPT) -> Tensor:
+    "(B, V) True for the tokens of each prompt, on the model's device."
+    device = next(model.parameters()).device
+    used = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=device)
     for row, prompt in zip(used, prompts): row[prompt.to(device)] = True
     return used
 
@@ -466,6 +466,7 @@ def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)
 # %% ../nbs/10_sampling.ipynb #10-5d06
 def as_prompts(ids, tok: Tokenizer | None = None) -> list[Tensor]:
     "One prompt or several of any kind, each as a (T,) tensor."
+    if isinstance(ids, Tensor): ids = ids.cpu()     # one wait, where its numbers are looked at
     return [as_prompt(row, tok) for row in (ids if is_nested(ids) else [ids])]
 
 

@@ -594,3 +594,22 @@ def test_weights_that_are_no_numbers_are_told():
     for t in (0, 1):
         with pytest.raises(ValueError, match="NaN or infinity"):
             generate(model, [1], 3, temperature=t)
+
+def test_writing_looks_at_no_number(monkeypatch):
+    """A look at a number of a tensor is a wait on a GPU: they must not grow with steps or prompt.
+    What is looked at only on a CPU is left out here."""
+    import gpt_nb.model, gpt_nb.sampling
+    model, looks, check = tiny(), [], gpt_nb.sampling.check_finite
+    monkeypatch.setattr(gpt_nb.model, "outside", lambda ids, config: None)
+    monkeypatch.setattr(gpt_nb.sampling, "check_finite",
+                        lambda x, name: None if name == "probs" else check(x, name))
+    def counted(look): return lambda x, *args: looks.append(look) or look(x, *args)
+    for name in ("item", "tolist", "cpu", "nonzero", "__bool__", "__int__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+    counts = []
+    for T, n in ((2, 5), (2, 50), (40, 5)):
+        looks.clear()
+        ids = torch.arange(2 * T).view(2, T) % 61
+        generate(model, ids, n, top_p=0.9, repetition_penalty=1.1)
+        counts.append(len(looks))
+    assert counts[0] == counts[1] == counts[2] < 10

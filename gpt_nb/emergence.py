@@ -25,7 +25,7 @@ from .tokenizer import Tokenizer
 from .training import Run
 
 # %% ../nbs/12_emergence.ipynb #12-05w
-def written(tok: Tokenizer, row: list[int]) -> str:
+def as_text(tok: Tokenizer, row: list[int]) -> str:
     "The text of what was generated; the end token, and an id without a token, are no text."
     return tok.decode([t for t in row if t != tok.end_id and tok.shown_bytes(t)])
 
@@ -51,7 +51,7 @@ def write_stories(
     how = dict(temperature=temperature, stop=[tok.end_id])
     for i in range(0, n, batch_size):
         rows = generate(model, [start] * min(batch_size, n - i), room, seed=seed + i, **how)
-        texts += [written(tok, row) for row in rows]
+        texts += [as_text(tok, row) for row in rows]
     return texts
 
 # %% ../nbs/12_emergence.ipynb #12-059
@@ -154,5 +154,5 @@ def write_functions(
     start = [tok.end_id, *tok.encode("\n\n\ndef")]   # no space behind it: a token brings its own
     room = min(max_new_tokens, model.config.context - len(start))
     rows = generate(model, [start] * n, room, temperature=temperature, seed=seed)
-    texts = [written(tok, row) for row in rows]
+    texts = [as_text(tok, row) for row in rows]
     return [found[0] for found in map(functions, texts) if found]

@@ -512,11 +512,15 @@ def remembered(t: Trainer) -> Iterator[tuple[str, nn.Parameter, dict]]:
             for p in group["params"]: yield names[p], p, optimizer.state[p]
 
 # %% ../nbs/09_training.ipynb #09-114a
+def checksum(ids: np.ndarray) -> int:
+    "A number that hangs on the first and the last of them."
+    return zlib.crc32(np.concatenate([ids[:2**20], ids[-2**20:]]).tobytes())
+
+
 def identity(t: Trainer) -> dict:
     "What two sittings of one run must have in common, as JSON has it."
-    train = t.batches.ids
-    ends = np.concatenate([train[:2**20], train[-2**20:]])
-    text = dict(tokens=len(train), checksum=zlib.crc32(ends.tobytes()))
+    train, val = t.batches.ids, t.validation.tokens.val
+    text = dict(tokens=len(train), checksum=checksum(train), validation=checksum(val))
     whole = dict(config=asdict(t.config), model=asdict(t.model.config), text=text)
     return json.loads(json.dumps(whole))
 
@@ -524,7 +528,8 @@ def identity(t: Trainer) -> dict:
 def check_same(was: dict, now: dict) -> None:
     "Raise a ValueError that names the settings in which two runs differ."
     defaults = {f.name: f.default for f in fields(TrainConfig)}
-    was = was | {"config": defaults | was["config"]}   # a state may be older than a setting
+    was = was | dict(config=defaults | was["config"],   # a state may be older than a setting
+                     text=now["text"] | was["text"])
     differ = []
     for part in now:
         for name in {**was[part], **now[part]}:

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -374,6 +375,16 @@ def test_resume_says_what_differs(whole, tmp_path):
     with pytest.raises(ValueError, match="config lr was 0.01 and is 0.1; config seed was 3 and is 9"): go(whole, replace(CONFIG, lr=0.1, seed=9), resume=True)
     with pytest.raises(ValueError, match="model n_layer was 2 and is 1"): go(whole, model=make_model(n_layer=1), resume=True)
     with pytest.raises(ValueError, match="text"): go(whole, tokens=make_tokens(seed=1), resume=True)
+    other = SimpleNamespace(**vars(TOKENS) | dict(val=TOKENS.val[::-1].copy()))      # what is validated on, too
+    with pytest.raises(ValueError, match="this is another run: text validation was [0-9]+ and is"): go(whole, tokens=other, resume=True)
+
+
+def test_a_state_from_before_validation_text_was_noted_is_resumed(whole, tmp_path):
+    old = shutil.copytree(whole, tmp_path / "old")
+    tensors, info = Single().load(old / "state")
+    del info["settings"]["text"]["validation"]
+    Single().save(old / "state", tensors, info)
+    assert go(old, resume=True).history == Run.open(whole).history
 
 
 def test_bad_text_is_refused():

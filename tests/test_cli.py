@@ -158,6 +158,8 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     assert "bpe:N" in fails(capsys, *train[:-1], "bpe:many", "--data", data)
     assert "exclude" in fails(capsys, *train, "--config", "config.json")
     assert "minutes" in fails(capsys, "train", "--minutes", 0, "--out", "new", "--data", data, "--tokenizer", "char")
+    too_large = fails(capsys, "train", "--depth", 900, "--steps", 2, "--out", "new", "--tokenizer", "char", "--data", data)
+    assert "GB of memory" in too_large and "choose a smaller --depth" in too_large
     assert not Path("new").exists()
     assert "resume" in fails(capsys, "train", "--data", data, "--tokenizer", "char", "--depth", 1, "--steps", 2, "--out", run)
     assert "--depth was 1 and is 3" in fails(capsys, "train", "--resume", "--depth", 3, "--out", run)

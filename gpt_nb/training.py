@@ -231,7 +231,7 @@ class TrainConfig:
     log_every: Whole = 10               # updates from one line of the log to the next
     keep: Steps = ()                    # updates after which a copy of the model is kept
     seed: Seed = 0                      # of the batches
-    device: str = "auto"                # "auto", "cpu", "cuda", "cuda:1" or "mps"
+    device: str | torch.device = "auto"   # "auto", "cpu", "cuda", "cuda:1" or "mps"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"   # of matrix products
     compile: bool | Literal["auto"] = "auto"   # torch.compile; "auto": on CUDA
 
@@ -241,6 +241,7 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not divide into "
                              f"{self.accumulate} equal parts: choose another accumulate")
+        object.__setattr__(self, "device", str(self.device))   # as JSON has it
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
@@ -600,17 +601,32 @@ def read_config(values: dict) -> TrainConfig:
     except ValueError as e: raise ValueError(f"config: {e}") from e
 
 # %% ../nbs/09_training.ipynb #09-94b1
+@settings
+class Line:
+    "What a line of the log holds."
+    step: Count
+    tokens: Count
+    loss: float | None
+    val_loss: float | None
+    lr: Number
+    tokens_per_second: Number
+
+
 def read_log(folder: Path) -> list[dict]:
     "The lines of `log.jsonl`; a last one that a kill cut off is left out."
     path, rows = folder / "log.jsonl", []
-    if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {folder}")
-    names = ("step", "tokens", "loss", "val_loss", "lr", "tokens_per_second")
-    for i, line in enumerate(path.read_text("utf-8").split("\n")[:-1], 1):
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {folder}: put it back, or an empty file of "
+                                "that name, and the run goes on without its history")
+    names = [f.name for f in fields(Line)]
+    for i, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
             rows.append({name: row[name] for name in names})
+            Line(**rows[-1])
         except (ValueError, TypeError, KeyError) as e:
-            raise ValueError(f"line {i} of {path} is damaged: {e!r}") from e
+            raise ValueError(f"line {i} of {path} is damaged: {e!r}. Remove that line and those "
+                             "after it, and the rest is read") from e
     return rows
 
 # %% ../nbs/09_training.ipynb #09-94a1
@@ -726,12 +742,23 @@ def resume_run(folder: RunFolder) -> None:
     if t.progress.used == 1 and not finished: folder.save()   # killed just before the end
 
 # %% ../nbs/09_training.ipynb #09-127a
+@settings
+class Place:
+    "How far a saved state is."
+    step: Count
+    seen: Count
+    seconds: Number
+
+
 def put_back(t: Trainer, folder: Path) -> None:
     "Put a trainer where the state in a folder says."
     state = State(*t.backend.load(folder))
+    damaged = f"the state in {folder} is damaged"
+    try: Place(**{f.name: state.info[f.name] for f in fields(Place)})
+    except (KeyError, ValueError) as e: raise ValueError(f"{damaged}: {e!r}") from e
     try: state.put_into(t)
     except (KeyError, TypeError, IndexError, RuntimeError) as e:
-        raise ValueError(f"the state in {folder} is damaged: {e!r}") from e
+        raise ValueError(f"{damaged}: {e!r}") from e
 
 # %% ../nbs/09_training.ipynb #09-127b
 def take_up(folder: RunFolder, record: Record | None) -> None:
@@ -741,6 +768,7 @@ def take_up(folder: RunFolder, record: Record | None) -> None:
     run.seconds = at.before
     losses = [row["val_loss"] for row in run.history if row["val_loss"] is not None]
     run.val_loss = losses[-1] if losses else None
+    if record and record.steps == at.step: run.val_loss = record.val_loss   # of this very state
     if run.floor is None and record: run.floor = record.floor
     if not run.options and record: run.options = record.options
     if not folder.writes: return

@@ -399,7 +399,6 @@ def test_bad_text_is_refused():
 
 
 def copy_run(whole, to):
-    import shutil
     shutil.copytree(whole, to)
     return to
 
@@ -427,6 +426,41 @@ def test_the_log_is_read_when_it_is_asked_for(whole, tmp_path):
     assert run.history == Run.open(whole).history
     (folder / "log.jsonl").unlink()
     assert len(run.history) == 13   # once read, it is kept
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]", b"", b"\0" * 50, b'{"step": 1}',
+    b'{"step": "1", "tokens": 1, "loss": 1.0, "val_loss": null, "lr": 0.1, "tokens_per_second": 9}',
+    b'{"step": 1, "tokens": 1, "loss": "1", "val_loss": null, "lr": 0.1, "tokens_per_second": 9}'], ids=str)
+def test_a_line_of_the_log_that_is_none_is_named(whole, tmp_path, line):
+    folder = copy_run(whole, tmp_path / "run")
+    first = (whole / "log.jsonl").read_bytes().split(b"\n")[0] + b"\n"
+    (folder / "log.jsonl").write_bytes(first + line + b"\n")
+    for opened in (lambda: Run.open(folder).history, lambda: go(folder, resume=True)):
+        with pytest.raises(ValueError, match="line 2 of .*log.jsonl is damaged.*Remove that line"): opened()
+    (folder / "log.jsonl").write_bytes(first)
+    assert len(go(folder, resume=True).history) == 1
+
+
+def test_a_log_that_lost_its_end_does_not_change_the_loss(whole, tmp_path):
+    folder = copy_run(whole, tmp_path / "run")
+    (folder / "log.jsonl").write_bytes((whole / "log.jsonl").read_bytes()[:-9])
+    assert go(folder, resume=True).val_loss == Run.open(whole).val_loss
+    (folder / "log.jsonl").write_text("")
+    assert go(folder, resume=True).val_loss == Run.open(whole).val_loss
+
+
+@pytest.mark.parametrize("wrong", [dict(step=-5), dict(step=5.5), dict(step="5"), dict(seen=None), dict(seconds=math.nan), dict(seconds=-1.0)], ids=str)
+def test_a_state_that_is_nowhere_is_named(whole, tmp_path, wrong):
+    folder = copy_run(whole, tmp_path / "run")
+    tensors, info = Single().load(folder / "state")
+    Single().save(folder / "state", tensors, info | wrong)
+    with pytest.raises(ValueError, match=f"the state in .*run/state is damaged.*{next(iter(wrong))} is"): go(folder, resume=True)
+
+
+def test_a_device_of_torch_is_a_device(tmp_path):
+    config = replace(CONFIG, device=torch.device("cpu"), steps=2)
+    assert config == replace(CONFIG, steps=2) and config.device == "cpu"
+    assert go(tmp_path / "run", config).config == Run.open(tmp_path / "run").config == config
 
 
 def test_a_state_older_than_a_setting_resumes(whole, tmp_path):

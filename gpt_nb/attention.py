@@ -223,7 +223,8 @@ def what_is_wrong(faults: list[dict]) -> str:
 
 
 def plain(value: object) -> object:
-    "A whole number of numpy as one of Python's, as the strict check wants it."
+    "Whole numbers of numpy, also in a list, as Python's own, as the strict check wants them."
+    if type(value) in (list, tuple): return type(value)(map(plain, value))
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     return int(value) if is_whole else value
 

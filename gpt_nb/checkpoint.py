@@ -354,7 +354,7 @@ def read_scaling(rule: str, names: dict[str, str], rope: dict[str, object],
     "How positions are slowed down, with what is usual where the file leaves it out."
     usually: dict[str, object] = {"original_max_position_embeddings": context}
     if rule == "yarn":
-        usually |= {"beta_fast": 32.0, "beta_slow": 1.0}
+        usually |= {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": 1.0}
         if type(rope.get("factor")) in (int, float):
             usually["attention_factor"] = 0.1 * math.log(max(rope["factor"], 1)) + 1
     rope = usually | rope
@@ -781,6 +781,11 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 # %% ../nbs/07_checkpoint.ipynb #07-237
 HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 
+def no_folder(name: str | Path) -> str:
+    "What to say where a name is neither a folder nor like an id on the Hub."
+    return (f"there is no folder {str(name)!r:.200}: give a folder, a house model such as "
+            "tales-en, or an id on the Hub such as Qwen/Qwen3-0.6B")
+
 def check_hub(hub: dict) -> None:
     "Raise for an option that `huggingface_hub` does not have, also where a folder needs none."
     known = {"revision", "cache_dir", "token", "local_files_only"}
@@ -813,8 +818,7 @@ def find_files(
     check_hub(hub)
     names, folder = ("tokenizer.json", "tokenizer_config.json"), local_folder(name)
     if folder: found = [folder / n if (folder / n).is_file() else None for n in names]
-    elif not regex.fullmatch(HUB_ID, str(name)):
-        raise FileNotFoundError(f"there is no folder {name}")
+    elif not regex.fullmatch(HUB_ID, str(name)): raise FileNotFoundError(no_folder(name))
     else: found = [fetch(str(name), n, **hub) for n in names]
     if found[0] is None:
         raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not "
@@ -832,7 +836,7 @@ def find_folder(
     "The folder of that name; for a model on the Hub, the one its files are, or lie already, in."
     check_hub(hub)
     if folder := local_folder(name): return folder
-    if not regex.fullmatch(HUB_ID, str(name)): raise FileNotFoundError(f"no folder {name}")
+    if not regex.fullmatch(HUB_ID, str(name)): raise FileNotFoundError(no_folder(name))
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(str(name), allow_patterns=_FILES, **hub))
     except Exception as e:
@@ -867,7 +871,8 @@ def weight_files(folder: Path) -> list[Path]:
     named = read_json(index).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
     bad = [name for name in names if not re.fullmatch(r"[^/\\]+\.safetensors", name)]
-    if bad or not names: raise ValueError(f"{index.name} of {folder} names no proper files: {bad}")
+    if bad or not names:
+        raise ValueError(f"{index.name} of {folder} names no proper files: {list_some(bad)!r:.200}")
     if gone := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"no {list_some(gone)} in {folder}, which {index.name} asks for: "
                                 "download the folder again")

@@ -370,7 +370,22 @@ def prepare(options: dict):  # (tok, tokens, model)
     sizes = dict(vocab_size=tok.vocab_size, context=context, **ends)
     if given: shape = replace(given, **sizes)
     else: shape = GPTConfig.from_depth(options["depth"], tie_embeddings=False, **sizes)
+    check_memory(shape, options["device"])
     return tok, tokens, GPT(shape)
+
+# %% ../nbs/22_cli.ipynb #22-f3a7
+def check_memory(shape, device: str) -> None:
+    "Refuse a model that this machine cannot hold: other programs would be stopped for it."
+    from gpt_nb.model import memory, pick_device
+
+    parts = memory(shape)
+    need = parts["weights"]
+    if pick_device(device).type != "cuda": need += parts["gradients"] + parts["optimizer"]
+    try: have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError): return   # some systems do not tell
+    if need <= have: return
+    raise ValueError(f"to train this model takes {need / 1e9:,.0f} GB of memory, and this machine "
+                     f"has {have / 1e9:,.0f}: choose a smaller --depth")
 
 # %% ../nbs/22_cli.ipynb #22-022
 SETTINGS = "steps", "minutes", "batch_size", "lr", "muon_lr", "eval_every", "seed", "device"

@@ -559,10 +559,11 @@ def csv_rows(path: str) -> Iterator[tuple[str, list]]:
     with open_text(path) as file:
         rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
         filled = (row for row in rows if any(value.strip() for value in row))
-        names = next(filled, [])
-        if len(names) == 1 and re.search(r"[;\t|]", names[0]):
-            raise ValueError(f"{path}: the first line, {names[0]!r:.60}, has no comma: a csv parts "
-                             "its values by commas")
+        names, is_tsv = next(filled, []), kind_of(path) == ".tsv"
+        part, others = ("tab", "[;,|]") if is_tsv else ("comma", r"[;\t|]")
+        if len(names) == 1 and re.search(others, names[0]):
+            raise ValueError(f"{path}: the first line, {names[0]!r:.60}, has no {part}: a "
+                             f"{kind_of(path)[1:]} parts its values by {part}s")
         for i, row in enumerate(filled, 1):
             where = f"{path}: row {i} (line {rows.line_num})"
             if len(row) != len(names):
@@ -611,6 +612,14 @@ def read_table(path: str, column: TextColumn) -> Iterator[str]:
     for where, row in rows: yield column.text(row, where)
 
 # %% ../nbs/02_data.ipynb #02-057b
+def how_to_convert(error: UnicodeDecodeError) -> str:
+    "What to do with a file of other bytes, by its first two."
+    first = error.object[:2] if error.start < 2 else b""
+    if first == b"\x1f\x8b": return "it is packed, unpack it first with gunzip"
+    kind = "utf-16" if first in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
+    return f"convert it first, for example with iconv -f {kind} -t utf-8"
+
+
 def read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file; `stamp` says which state of them."
     text_column, empty = TextColumn(column), True
@@ -623,8 +632,8 @@ def read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[
                 yield {"text": text}
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise ValueError(f"{path} is not UTF-8 text (byte {byte:#x}): convert it first, for "
-                             "example with iconv -f gb18030 -t utf-8") from None
+            raise ValueError(f"{path} is not UTF-8 text (byte {byte:#x}): "
+                             f"{how_to_convert(error)}") from None
         except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
             if path in str(error): raise
             raise ValueError(f"{path} cannot be read: {error}") from None
@@ -669,6 +678,13 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
         raise (error.__cause__ or error) from None
 
 # %% ../nbs/02_data.ipynb #02-063b
+def first_paths(paths: Iterable[str]) -> tuple[str, ...]:
+    "Each file once, should links lead to it by several paths."
+    first = {}
+    for path in paths: first.setdefault(os.path.realpath(path), path)
+    return tuple(first.values())
+
+
 def load_files(pattern: str, column: str | None) -> Texts:
     "The documents of a file, or of all files that a pattern such as `texts/**/*.txt` finds."
     path = os.path.expanduser(pattern)
@@ -676,7 +692,7 @@ def load_files(pattern: str, column: str | None) -> Texts:
         inside = pattern.rstrip("/") + "/*.txt"
         raise ValueError(f"{pattern} is a folder: name its files, for example {inside}")
     found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
-    files = tuple(file for file in found if os.path.isfile(file))
+    files = first_paths(file for file in found if os.path.isfile(file))
     if not files: raise FileNotFoundError(f"no file matches {pattern}")
     found = [(os.path.abspath(file), os.stat(file)) for file in files]
     stamp = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)

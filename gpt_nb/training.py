@@ -232,7 +232,7 @@ class TrainConfig:
     log_every: Whole = 10               # updates from one line of the log to the next
     keep: Steps = ()                    # updates after which a copy of the model is kept
     seed: Seed = 0                      # of the batches
-    device: str = "auto"                # "auto", "cpu", "cuda", "cuda:1" or "mps"
+    device: str | torch.device = "auto"   # "auto", "cpu", "cuda", "cuda:1" or "mps"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"   # of matrix products
     compile: bool | Literal["auto"] = "auto"   # torch.compile; "auto": on CUDA
 
@@ -242,6 +242,7 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not divide into "
                              f"{self.accumulate} equal parts: choose another accumulate")
+        object.__setattr__(self, "device", str(self.device))   # as JSON has it
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
@@ -513,11 +514,15 @@ def remembered(t: Trainer) -> Iterator[tuple[str, nn.Parameter, dict]]:
             for p in group["params"]: yield names[p], p, optimizer.state[p]
 
 # %% ../nbs/09_training.ipynb #09-114a
+def checksum(ids: np.ndarray) -> int:
+    "A number that hangs on the first and the last of them."
+    return zlib.crc32(np.concatenate([ids[:2**20], ids[-2**20:]]).tobytes())
+
+
 def identity(t: Trainer) -> dict:
     "What two sittings of one run must have in common, as JSON has it."
-    train = t.batches.ids
-    ends = np.concatenate([train[:2**20], train[-2**20:]])
-    text = dict(tokens=len(train), checksum=zlib.crc32(ends.tobytes()))
+    train, val = t.batches.ids, t.validation.tokens.val
+    text = dict(tokens=len(train), checksum=checksum(train), validation=checksum(val))
     whole = dict(config=asdict(t.config), model=asdict(t.model.config), text=text)
     return json.loads(json.dumps(whole))
 
@@ -525,7 +530,8 @@ def identity(t: Trainer) -> dict:
 def check_same(was: dict, now: dict) -> None:
     "Raise a ValueError that names the settings in which two runs differ."
     defaults = {f.name: f.default for f in fields(TrainConfig)}
-    was = was | {"config": defaults | was["config"]}   # a state may be older than a setting
+    was = was | dict(config=defaults | was["config"],   # a state may be older than a setting
+                     text=now["text"] | was["text"])
     differ = []
     for part in now:
         for name in {**was[part], **now[part]}:
@@ -596,17 +602,32 @@ def read_config(values: dict) -> TrainConfig:
     except ValueError as e: raise ValueError(f"config: {e}") from e
 
 # %% ../nbs/09_training.ipynb #09-94b1
+@settings
+class Line:
+    "What a line of the log holds."
+    step: Count
+    tokens: Count
+    loss: float | None
+    val_loss: float | None
+    lr: Number
+    tokens_per_second: Number
+
+
 def read_log(folder: Path) -> list[dict]:
     "The lines of `log.jsonl`; a last one that a kill cut off is left out."
     path, rows = folder / "log.jsonl", []
-    if not path.is_file(): raise FileNotFoundError(f"no {path.name} in {folder}")
-    names = ("step", "tokens", "loss", "val_loss", "lr", "tokens_per_second")
-    for i, line in enumerate(path.read_text("utf-8").split("\n")[:-1], 1):
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {folder}: put it back, or an empty file of "
+                                "that name, and the run goes on without its history")
+    names = [f.name for f in fields(Line)]
+    for i, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
             rows.append({name: row[name] for name in names})
+            Line(**rows[-1])
         except (ValueError, TypeError, KeyError) as e:
-            raise ValueError(f"line {i} of {path} is damaged: {e!r}") from e
+            raise ValueError(f"line {i} of {path} is damaged: {e!r}. Remove that line and those "
+                             "after it, and the rest is read") from e
     return rows
 
 # %% ../nbs/09_training.ipynb #09-94a1
@@ -722,12 +743,23 @@ def resume_run(folder: RunFolder) -> None:
     if t.progress.used == 1 and not finished: folder.save()   # killed just before the end
 
 # %% ../nbs/09_training.ipynb #09-127a
+@settings
+class Place:
+    "How far a saved state is."
+    step: Count
+    seen: Count
+    seconds: Number
+
+
 def put_back(t: Trainer, folder: Path) -> None:
     "Put a trainer where the state in a folder says."
     state = State(*t.backend.load(folder))
+    damaged = f"the state in {folder} is damaged"
+    try: Place(**{f.name: state.info[f.name] for f in fields(Place)})
+    except (KeyError, ValueError) as e: raise ValueError(f"{damaged}: {e!r}") from e
     try: state.put_into(t)
     except (KeyError, TypeError, IndexError, RuntimeError) as e:
-        raise ValueError(f"the state in {folder} is damaged: {e!r}") from e
+        raise ValueError(f"{damaged}: {e!r}") from e
 
 # %% ../nbs/09_training.ipynb #09-127b
 def take_up(folder: RunFolder, record: Record | None) -> None:
@@ -737,6 +769,7 @@ def take_up(folder: RunFolder, record: Record | None) -> None:
     run.seconds = at.before
     losses = [row["val_loss"] for row in run.history if row["val_loss"] is not None]
     run.val_loss = losses[-1] if losses else None
+    if record and record.steps == at.step: run.val_loss = record.val_loss   # of this very state
     if run.floor is None and record: run.floor = record.floor
     if not run.options and record: run.options = record.options
     if not folder.writes: return

@@ -331,4 +331,6 @@ def test_a_record_takes_the_whole_numbers_of_numpy():
     for eight in (np.int64(8), np.uint8(8), np.array([8])[0]):
         for shelf in (Shelf(eight), Shelf(width=eight)):
             assert shelf == Shelf(8) and type(shelf.width) is int
+    shelf = Shelf(8, books=(np.int64(1), 2))
+    assert shelf == Shelf(8, books=(1, 2)) and [type(i) for i in shelf.books] == [int, int]
     with pytest.raises(ValueError, match="width is np.float64"): Shelf(np.float64(8))

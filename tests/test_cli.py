@@ -186,6 +186,9 @@ def test_bad_input_is_one_line(run, tmp_path, capsys):
     assert "exclude" in fails(capsys, *start, "--config", "config.json")
     no_time = train(minutes=0, out="new", data=data, tokenizer="char")
     assert "minutes" in fails(capsys, *no_time)
+    deep = train(depth=900, steps=2, out="new", tokenizer="char", data=data)
+    too_large = fails(capsys, *deep)
+    assert "GB of memory" in too_large and "choose a smaller --depth" in too_large
     assert not Path("new").exists()
     again = train(data=data, tokenizer="char", depth=1, steps=2, out=run)
     assert "resume" in fails(capsys, *again)

@@ -175,6 +175,16 @@ def test_globs_and_changed_files(tmp_path):
     assert list(load_texts(f"{tmp_path}/*.txt"))[0] == "text A.txt"
 
 
+def test_a_file_that_links_lead_to_is_read_once(tmp_path):
+    (tmp_path / "b.txt").write_text("text b")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/c.txt").write_text("text c")
+    (tmp_path / "sub/a.txt").symlink_to(tmp_path / "b.txt")
+    (tmp_path / "sub/up").symlink_to(tmp_path, target_is_directory=True)    # a ring
+    assert sorted(load_texts(f"{tmp_path}/**/*.txt")) == ["text b", "text c"]
+    assert list(load_texts(f"{tmp_path}/sub/a.txt")) == ["text b"]
+
+
 def test_one_long_text_is_one_document(tmp_path):
     text = "First Citizen:\nBefore we proceed.\n\nAll:\nSpeak.\n\n" * 100
     (tmp_path / "long.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -213,7 +223,10 @@ def test_columns(tmp_path):
     ("a.csv", b"text\n", "empty"),
     ("a.jsonl", b"", "empty"),
     ("a.txt", "今天天气".encode("gb18030"), "a.txt is not UTF-8 text .*iconv"),
-    ("a.txt", "hello".encode("utf-16"), "not UTF-8"),
+    ("a.txt", "hello".encode("utf-16"), "not UTF-8 text .byte 0xff.: convert it first, .* iconv -f utf-16 -t utf-8"),
+    ("a.csv", "text\nA\n".encode("utf-16"), "iconv -f utf-16"),
+    ("a.txt", gzip.compress(b"hello"), "a.txt is not UTF-8 text .byte 0x8b.: it is packed, unpack it first with gunzip"),
+    ("a.txt.gz", gzip.compress(gzip.compress(b"hello")), "it is packed, unpack it first"),
     ("a.csv", b"text\n\xff\n", "not UTF-8"),
     ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read"),
     ("a.txt.gz", gzip.compress(b"hello " * 1000, mtime=0)[:30], "a.txt.gz cannot be read"),
@@ -255,6 +268,7 @@ def read(folder, name, content, **kw):
     ("a.csv", 'text\n"Hello, world"\nB\n', ["Hello, world", "B"]),
     ("a.csv", f'text,n\n{"long " * 50_000},1\n', ["long " * 50_000]),
     ("a.csv", 'text,n\nA "quoted" word,1\n', ['A "quoted" word']),
+    ("a.csv", '"text, cleaned"\nA\n', ["A"]),
     ("a.tsv", 'text\tn\nA, with a comma\t1\n', ["A, with a comma"]),
     ("a.jsonl", '{"n": null, "text": "A"}\n\n{"text": "B", "n": {"text": "not this"}}\n'
      '{"n": [{"text": 1}], "text": "C"}', ["A", "B", "C"]),
@@ -285,7 +299,10 @@ def test_what_a_file_holds_comes_back_whole(tmp_path, name, content, texts, pack
      r"a.csv: row 1 \(line 2\) has 2 values and the first line 1 names"),
     ("a.csv", "text,n,text\nA,1,B\n", r"row 1 \(line 2\) has two columns 'text'"),
     ("a.csv", "text;label\nA;1\n", "a.csv: the first line, 'text;label', has no comma"),
-    ("a.csv", "text\tlabel\nA\t1\n", "has no comma"),
+    ("a.csv", "text\tlabel\nA\t1\n", "has no comma: a csv parts its values by commas"),
+    ("a.tsv", "text,label\nA,1\n",
+     "a.tsv: the first line, 'text,label', has no tab: a tsv parts its values by tabs"),
+    ("a.tsv", "text;label\nA;1\n", "has no tab"),
     ("a.csv", "title,body\nA,B\n",
      r"row 1 .line 2. has several columns, \['body', 'title'\].*column="),
     ("a.tsv", "text\tn\nA\t1\t2\n", r"a.tsv: row 1 \(line 2\) has 3 values"),

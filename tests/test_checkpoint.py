@@ -375,21 +375,26 @@ def test_a_config_is_a_value():
 
 def test_a_wrong_yarn_and_a_missing_one_are_named():
     plain = config_to_hub(GPTConfig("llama", **SIZES))
-    for factor, says in [("4", "factor is '4': it should be a valid number"), (True, "factor is True"), (None, "rope_type yarn without factor$")]:
-        with pytest.raises(ValueError, match=says): hub_to_config(plain | {"rope_parameters": {"rope_type": "yarn", "factor": factor}})
+    wrong = [("4", "factor is '4': it should be a valid number"), (True, "factor is True"),
+             (None, "rope_type yarn without factor$")]
+    for factor, says in wrong:
+        rope = {"rope_type": "yarn", "factor": factor}
+        with pytest.raises(ValueError, match=says): hub_to_config(plain | {"rope_parameters": rope})
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "../nothing", "a/b/c", "~", "/etc/passwd", "http://x/y"])
 def test_what_is_no_name_is_told_what_names_there_are(name):
     for opened in (GPT.from_pretrained, load_tokenizer):
         with pytest.raises(FileNotFoundError) as error: opened(name)
-        assert str(error.value) == (f"there is no folder {name!r}: give a folder, a house model such as tales-en, or an id on the Hub such as Qwen/Qwen3-0.6B")
+        give = "give a folder, a house model such as tales-en, or an id on the Hub such as"
+        assert str(error.value) == f"there is no folder {name!r}: {give} Qwen/Qwen3-0.6B"
 
 
 def test_an_index_of_many_wrong_names_is_one_line(tmp_path):
     names = {str(i): f"../{i}.safetensors" for i in range(5000)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(ValueError, match=r"names no proper files: '../0.safetensors, .* and 4996 more'$"): weight_files(tmp_path)
+    says = r"names no proper files: '../0.safetensors, .* and 4996 more'$"
+    with pytest.raises(ValueError, match=says): weight_files(tmp_path)
 
 
 # ---- bytes

@@ -444,8 +444,9 @@ def test_resume_says_what_differs(whole, tmp_path):
     with pytest.raises(ValueError, match="model n_layer was 2 and is 1"):
         go(whole, model=make_model(n_layer=1), resume=True)
     with pytest.raises(ValueError, match="text"): go(whole, tokens=make_tokens(seed=1), resume=True)
-    other = SimpleNamespace(**vars(TOKENS) | dict(val=TOKENS.val[::-1].copy()))      # what is validated on, too
-    with pytest.raises(ValueError, match="this is another run: text validation was [0-9]+ and is"): go(whole, tokens=other, resume=True)
+    other = SimpleNamespace(**vars(TOKENS) | dict(val=TOKENS.val[::-1].copy()))   # validation, too
+    with pytest.raises(ValueError, match="this is another run: text validation was [0-9]+ and is"):
+        go(whole, tokens=other, resume=True)
 
 
 def test_a_state_from_before_validation_text_was_noted_is_resumed(whole, tmp_path):
@@ -509,13 +510,15 @@ def test_the_log_is_read_when_it_is_asked_for(whole, tmp_path):
 
 @pytest.mark.parametrize("line", [b"\xff\xfe", b"[1]", b"", b"\0" * 50, b'{"step": 1}',
     b'{"step": "1", "tokens": 1, "loss": 1.0, "val_loss": null, "lr": 0.1, "tokens_per_second": 9}',
-    b'{"step": 1, "tokens": 1, "loss": "1", "val_loss": null, "lr": 0.1, "tokens_per_second": 9}'], ids=str)
+    b'{"step": 1, "tokens": 1, "loss": "1", "val_loss": null, "lr": 0.1, "tokens_per_second": 9}',
+], ids=str)
 def test_a_line_of_the_log_that_is_none_is_named(whole, tmp_path, line):
     folder = copy_run(whole, tmp_path / "run")
     first = (whole / "log.jsonl").read_bytes().split(b"\n")[0] + b"\n"
     (folder / "log.jsonl").write_bytes(first + line + b"\n")
     for opened in (lambda: Run.open(folder).history, lambda: go(folder, resume=True)):
-        with pytest.raises(ValueError, match="line 2 of .*log.jsonl is damaged.*Remove that line"): opened()
+        says = "line 2 of .*log.jsonl is damaged.*Remove that line"
+        with pytest.raises(ValueError, match=says): opened()
     (folder / "log.jsonl").write_bytes(first)
     assert len(go(folder, resume=True).history) == 1
 
@@ -528,12 +531,16 @@ def test_a_log_that_lost_its_end_does_not_change_the_loss(whole, tmp_path):
     assert go(folder, resume=True).val_loss == Run.open(whole).val_loss
 
 
-@pytest.mark.parametrize("wrong", [dict(step=-5), dict(step=5.5), dict(step="5"), dict(seen=None), dict(seconds=math.nan), dict(seconds=-1.0)], ids=str)
+@pytest.mark.parametrize("wrong", [
+    dict(step=-5), dict(step=5.5), dict(step="5"), dict(seen=None), dict(seconds=math.nan),
+    dict(seconds=-1.0),
+], ids=str)
 def test_a_state_that_is_nowhere_is_named(whole, tmp_path, wrong):
     folder = copy_run(whole, tmp_path / "run")
     tensors, info = Single().load(folder / "state")
     Single().save(folder / "state", tensors, info | wrong)
-    with pytest.raises(ValueError, match=f"the state in .*run/state is damaged.*{next(iter(wrong))} is"): go(folder, resume=True)
+    says = f"the state in .*run/state is damaged.*{next(iter(wrong))} is"
+    with pytest.raises(ValueError, match=says): go(folder, resume=True)
 
 
 def test_a_device_of_torch_is_a_device(tmp_path):

@@ -156,7 +156,7 @@ def test_notebooks_run_in_a_minute():
     "As tools/execute.py last measured; a run that takes much longer is ended by its own test."
     took = json.loads((ROOT / "nbs" / "results" / "seconds.json").read_text("utf-8"))
     pages = {path.stem for path in PAGES} - {"index"}
-    assert took.keys() == pages, "run `make notebooks`"
+    assert took.keys() - {"index"} == pages, "run `make notebooks`"
     slow = {name: seconds for name, seconds in took.items() if seconds > 60}
     assert not slow, slow
 

@@ -31,7 +31,8 @@ def entry(chapter: Chapter, name: str, remark: str) -> str:
                    if key[0] != "_" and isinstance(value, METHODS)]
         members = f"   :members: {', '.join(methods)}\n   :undoc-members:\n" if methods else ""
         return f".. autoclass:: {full}\n{members}"
-    if callable(thing): return f".. autofunction:: {full}\n"
+    made_here = getattr(thing, "__module__", "") == chapter.module   # not so of a type alias
+    if callable(thing) and made_here: return f".. autofunction:: {full}\n"
     value = " ".join(repr(thing).split())
     if len(value) >= 80: value = value[:77] + "..."
     remark = remark[:1].upper() + remark[1:]

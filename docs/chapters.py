@@ -145,7 +145,9 @@ def in_one_line(code: str) -> str:
     "What stands on a folded cell: signature and docstring of what it defines, or its names."
     try: nodes = [n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
     except SyntaxError: nodes = []
-    if not nodes: return ", ".join(defined(code)[:6]) or ("imports" if "import " in code else "code")
+    if not nodes:
+        names = ", ".join(defined(code)[:6])
+        return names or ("imports" if "import " in code else "code")
     first, rest = nodes[0], [node.name for node in nodes[1:]]
     names = [a.arg for a in first.args.args] if isinstance(first, ast.FunctionDef) else None
     line = first.name if names is None else f"{first.name}({', '.join(names)})"

@@ -136,6 +136,7 @@ html_copy_source = False
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 exclude_patterns = ["node_modules", "*.template.md", "zh/*"]
+viewcode_follow_imported_members = False   # a name lies where it is told of
 autodoc_typehints = "description"
 autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False   # those of torch.nn.Module say nothing of ours

@@ -22,3 +22,20 @@ def pytest_unconfigure(config):
     skipped = reporter.stats.get("skipped", ()) if reporter else ()
     if missing() and any("test_site.py" in report.nodeid for report in skipped):
         reporter.write_line(f"The site was not tested: {missing()}.")
+
+
+@pytest.fixture(scope="module")
+def small():
+    "A tokenizer, tokens and an untrained model on a mixed text with emoji and Chinese."
+    import torch
+
+    from gpt_nb.data import tokenize
+    from gpt_nb.model import GPT, GPTConfig
+    from gpt_nb.tales import Tales
+    from gpt_nb.tokenizer import BPETokenizer
+
+    texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
+    tok = BPETokenizer.train(texts, vocab_size=320)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
+    return tok, tokenize(texts, tok, progress=False), model

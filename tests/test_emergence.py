@@ -2,24 +2,13 @@
 import pytest
 import torch
 
-from gpt_nb.data import tokenize
 from gpt_nb.emergence import (
     PythonHolds, balanced, check_python, functions, share_that_holds, unknown_names,
     write_functions, write_stories)
 from gpt_nb.evaluation import Truth
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import Tales
-from gpt_nb.tokenizer import BPETokenizer, CharTokenizer
-
-
-@pytest.fixture(scope="module")
-def small():
-    "A tokenizer, tokens and an untrained model on a mixed text with emoji and Chinese."
-    texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
-    tok = BPETokenizer.train(texts, vocab_size=320)
-    torch.manual_seed(0)
-    model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
-    return tok, tokenize(texts, tok, progress=False), model
+from gpt_nb.tokenizer import CharTokenizer
 
 
 def test_what_holds():

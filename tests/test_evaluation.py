@@ -18,16 +18,6 @@ from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from gpt_nb.training import TrainConfig, train
 
 
-@pytest.fixture(scope="module")
-def small():
-    "A tokenizer, tokens and an untrained model on a mixed text with emoji and Chinese."
-    texts = [f"{t} 今天天气很好 🙂" for t in Tales().texts(60)]
-    tok = BPETokenizer.train(texts, vocab_size=320)
-    torch.manual_seed(0)
-    model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
-    return tok, tokenize(texts, tok, progress=False), model
-
-
 def plain_loss(model, ids, context, end_id=None):
     "A double loop over windows, or over whole documents, and positions."
     nats, start = [], 0

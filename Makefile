@@ -39,7 +39,7 @@ test-llama: install  ## let llama.cpp read what we export (pip builds it: half a
 	$(BIN)/python -m pytest tests/test_llama.py
 
 notebooks: install  ## run all notebooks in place, keep their outputs, make README.md
-	$(BIN)/python tools/execute.py
+	$(BIN)/python tools/execute.py --times
 	$(BIN)/python tools/readme.py
 
 readme: install  ## make README.md from nbs/index.ipynb

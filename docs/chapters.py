@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from frames import FOLDER, WIDGET, page
+from frames import FOLDER, WIDGET, left_by_a_bar, page
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -252,12 +252,6 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
 
 
 def is_widget(output: dict) -> bool: return WIDGET in output.get("data", {})
-
-
-def left_by_a_bar(output: dict) -> bool:
-    "What a progress bar left behind."
-    if not is_widget(output): return False
-    return bool(re.search(r"\d%\|", "".join(output["data"].get("text/plain", ""))))
 
 
 def still(chapter: Chapter) -> str:

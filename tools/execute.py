@@ -1,23 +1,32 @@
 """Run notebooks in place from a fresh kernel: `python tools/execute.py nbs/00_tales.ipynb ...`.
 
 None named: all. Their outputs are kept; what their widgets show for a choice of values goes to
-docs/frames/. A cell that warns (of a letter without a font, say) fails as one that errs does."""
+docs/frames/. A cell that warns (of a letter without a font, say) fails as one that errs does.
+
+What is run again unchanged comes out unchanged. What a cell tagged `varies` shows (times, last
+digits) stays as git has it while the cells above that were not edited say what they said, its own
+words are the same and no number is ten times the other. `--times` takes all anew, and the seconds
+that each chapter runs."""
 import base64
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
 from queue import Empty
 
 import nbformat
-from frames import FIRST, FOLDER, LAST, WIDGET, smaller
+from frames import FIRST, FOLDER, LAST, WIDGET, left_by_a_bar, smaller
 from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
-SKIP = "skip-execution"
+SKIP, VARIES = "skip-execution", "varies"   # tags
+SAME, NEAR = 1.01, 10   # how many times as large a number may be: rounding; another machine
+STATE = "application/vnd.jupyter.widget-state+json"
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def shrink(data: dict) -> None:
@@ -45,6 +54,61 @@ def keep_frames(nb, taken: dict, path: Path) -> None:
     if not shown: return path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(shown, ensure_ascii=False, indent=0) + "\n", "utf-8")
+
+
+def name_widgets(nb) -> None:
+    "Widgets go by the cell that shows them and a number, in the place of ids drawn by chance."
+    state, names = nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {}), {}
+
+    def inside(key):   # a widget and all that it is made of
+        yield key
+        for part in re.findall(r"IPY_MODEL_(\w+)", json.dumps(state[key], sort_keys=True)):
+            yield from inside(part)
+
+    for c in nb.cells:
+        shown = [o for o in c.get("outputs", ()) if widget_of(o) in state]
+        parts = dict.fromkeys(key for o in shown for key in inside(widget_of(o)))
+        names |= {key: f"{c.id}-{i}" for i, key in enumerate(parts)}
+        for o in shown: o.data[WIDGET]["model_id"] = names[widget_of(o)]
+    if not names: return nb.metadata.pop("widgets", None)
+    text = json.dumps({key: state[key] for key in names})
+    new = re.sub("|".join(names), lambda match: names[match[0]], text)
+    nb.metadata["widgets"][STATE]["state"] = json.loads(new)
+
+
+def committed(path: Path) -> dict:
+    "The cells of a notebook as git has it, by their ids."
+    command = ["git", "show", f"HEAD:./{path.name}"]
+    try: done = subprocess.run(command, cwd=path.parent, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError): return {}   # new, or no git
+    return {c.id: c for c in nbformat.reads(done.stdout.decode(), 4).cells}
+
+
+def words(outputs: list) -> str:
+    "All that outputs show, pictures as a mark: what lines columns up is left out."
+    text = json.dumps(outputs, sort_keys=True, ensure_ascii=False)
+    text = re.sub(r'("image/png": )"[^"]*"', r"\1", text)
+    return re.sub(r"[ -]+", " ", text)
+
+
+def near(old: list, new: list, factor: float) -> bool:
+    "Whether outputs say the same in the same words, no number more than so many times the other."
+    a, b = words(old), words(new)
+    if NUMBER.sub("", a) != NUMBER.sub("", b): return False
+    for x, y in zip(NUMBER.findall(a), NUMBER.findall(b)):
+        low, high = sorted(float(number.replace(",", "")) for number in (x, y))
+        if high > factor * low: return False
+    return True
+
+
+def keep_what_varies(cells: list, before: dict) -> None:
+    "Until a cell that was not edited says something new: from there on all is new."
+    for c in cells:
+        old = before.get(c.id)
+        if old is None or old.source != c.source: continue
+        if VARIES not in c.metadata.get("tags", ()):
+            if not near(old.outputs, c.outputs, SAME): return
+        elif near(old.outputs, c.outputs, NEAR): c.outputs = old.outputs
 
 
 def complain(path: Path, cells: list) -> None:
@@ -75,46 +139,65 @@ def look_again(get_msg):
 AsyncZMQSocketChannel.get_msg = look_again(AsyncZMQSocketChannel.get_msg)
 
 
-def execute(path: Path) -> float:
+def run(nb, path: Path) -> tuple[float, dict]:
+    "Run a notebook in a fresh kernel: the seconds it took, the frames of its widgets."
+    start, tools = time.perf_counter(), str(ROOT / "tools")
+    os.environ.pop("MPLBACKEND", None)   # a notebook shows its pictures, whatever else is set
+    nb.metadata.pop("widgets", None)
+    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=tools, name=path.stem)))
+    nb.cells.append(nbformat.v4.new_code_cell(LAST))
+    client = NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True,
+                            coalesce_streams=True, skip_cells_with_tag=SKIP)
+    client.resources = {"metadata": {"path": str(path.parent)}}
+    client.execute()
+    seconds = time.perf_counter() - start
+    complain(path, [c for c in nb.cells if c.cell_type == "code"])
+    taken = nb.cells.pop().outputs[-1].data["application/json"]
+    nb.cells.pop(0)
+    return seconds - taken["seconds"], taken["frames"]
+
+
+def tidy(cell) -> None:
+    "No counts, no moments, no bars in what is stored of a cell."
+    cell.execution_count = None
+    cell.metadata.pop("execution", None)
+    tags = [tag for tag in cell.metadata.pop("tags", []) if tag != SKIP]
+    if tags: cell.metadata["tags"] = tags
+    cell.outputs = [o for o in cell.outputs if not left_by_a_bar(o)]
+    for o in cell.outputs:
+        if "execution_count" in o: o["execution_count"] = None
+        shrink(o.get("data", {}))
+
+
+def execute(path: Path, anew: bool = False) -> float:
     "Run one notebook, store outputs and widget state in it, return the seconds it took."
-    start, nb = time.perf_counter(), nbformat.read(path, 4)
+    nb = nbformat.read(path, 4)
     cells = [c for c in nb.cells if c.cell_type == "code"]
     for c in cells:
         if "#| eval: false" in c.source:
             c.metadata["tags"] = c.metadata.get("tags", []) + [SKIP]
-    os.environ.pop("MPLBACKEND", None)   # a notebook shows its pictures, whatever else is set
-    nb.metadata.pop("widgets", None)
-    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=str(ROOT / "tools"))))
-    nb.cells.append(nbformat.v4.new_code_cell(LAST))
-    client = NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True,
-                            skip_cells_with_tag=SKIP)
-    client.resources = {"metadata": {"path": str(path.parent)}}
-    client.execute()
-    seconds = time.perf_counter() - start
-    complain(path, cells)
-    taken = nb.cells.pop().outputs[-1].data["application/json"]
-    nb.cells.pop(0)
-    keep_frames(nb, taken["frames"], FOLDER / f"{path.stem}.json")
-    for c in cells:
-        c.execution_count = None
-        c.metadata.pop("execution", None)
-        tags = [t for t in c.metadata.pop("tags", []) if t != SKIP]
-        if tags: c.metadata["tags"] = tags
-        for o in c.outputs:
-            if "execution_count" in o: o["execution_count"] = None
-            shrink(o.get("data", {}))
+    seconds, frames = run(nb, path)
+    keep_frames(nb, frames, FOLDER / f"{path.stem}.json")
+    for c in cells: tidy(c)
+    name_widgets(nb)
+    if not anew: keep_what_varies(cells, committed(path))
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nb.metadata.pop("language_info", None)
     nbformat.write(nb, path)
-    return seconds - taken["seconds"]
+    return seconds
+
+
+def main(names: list[str], anew: bool) -> None:
+    took = ROOT / "nbs" / "results" / "seconds.json"   # the site says how long a chapter runs
+    for path in [Path(name) for name in names] or sorted((ROOT / "nbs").glob("*.ipynb")):
+        seconds = round(execute(path, anew))
+        print(f"{path.name}: {seconds} s", flush=True)
+        known = json.loads(took.read_text("utf-8"))
+        if anew or path.stem not in known:
+            known[path.stem] = seconds
+            took.write_text(json.dumps(dict(sorted(known.items()))) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    took = ROOT / "nbs" / "results" / "seconds.json"   # the site says how long a chapter runs
-    every = sorted((ROOT / "nbs").glob("*.ipynb"))
-    for path in [Path(a) for a in sys.argv[1:]] or every:
-        seconds = round(execute(path))
-        print(f"{path.name}: {seconds} s", flush=True)
-        known = json.loads(took.read_text("utf-8")) if took.is_file() else {}
-        known[path.stem] = seconds
-        took.write_text(json.dumps(dict(sorted(known.items()))) + "\n", "utf-8")
+    given = sys.argv[1:]
+    main([name for name in given if name != "--times"], "--times" in given)

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import random
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +20,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDER = Path(__file__).parent.parent / "docs" / "frames"   # a file for each notebook with widgets
 BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many at most
 # cells of every notebook while it is executed
-FIRST = "import sys; sys.path.append({tools!r}); import frames as _frames; _frames.begin()"
+FIRST = """import sys; sys.path.append({tools!r})
+import frames as _frames; _frames.begin({name!r})"""
 LAST = "_frames.end()"
 
 
@@ -136,16 +138,29 @@ def place_of(value, options: list[tuple[str, object]]) -> int:
     return min(range(len(options)), key=distance)
 
 
-def draw_all(draw: Callable, options: list, at: list[int], most: float) -> tuple[list, list[str]]:
+def as_before(names: list[str], options: list, at: list[int]) -> list[int] | None:
+    """How many values each control had in the frames taken last, if they are the same values.
+
+    So many again, however long drawing takes today: what did not change keeps its frames."""
+    for old in (found["controls"] for shown in BEFORE.values() for found in shown):
+        if [control["label"] for control in old] != names: continue
+        sizes = [len(control["values"]) for control in old]
+        kept = [[values[j][0] for j in thin(values, n, i)]
+                for values, n, i in zip(options, sizes, at)]
+        if kept == [control["values"] for control in old]: return sizes
+    return None
+
+
+def draw_all(draw: Callable, options: list, at: list[int], sizes: list[int]) -> tuple:
     "For each control the places of the values taken, and a frame for each of their combinations."
     while True:
-        sizes = share_out([len(values) for values in options], most)
         kept = [thin(values, n, i) for values, n, i in zip(options, sizes, at)]
         frames = [draw([values[i][1] for values, i in zip(options, places)])
                   for places in itertools.product(*kept)]
         size = len("".join(frames))
         if size <= BYTES or math.prod(map(len, kept)) <= 2 ** len(kept): return kept, frames
         most = 0.9 * len(frames) * BYTES / size   # some frames are larger than the first
+        sizes = share_out([len(values) for values in options], most)
 
 
 def kind_of(control) -> str:
@@ -163,15 +178,16 @@ def frames_of(widget) -> dict | None:
     if not controls: return None
     options, stands = [choices(control) for control in controls], [c.value for c in controls]
     at = [place_of(value, values) for value, values in zip(stands, options)]
+    names = [control.description or getattr(control, "_kwarg", "") for control in controls]
     start = time.process_time()   # not the clock: else it depends on what else runs
     first = draw(stands)
     most = min(BYTES / len(first), SECONDS / (time.process_time() - start), MOST)
-    kept, frames = draw_all(draw, options, at, most)
+    sizes = as_before(names, options, at) or share_out([len(values) for values in options], most)
+    kept, frames = draw_all(draw, options, at, sizes)
     draw(stands)
     described = []
-    for control, values, places, stand in zip(controls, options, kept, at):
-        label = control.description or getattr(control, "_kwarg", "")
-        described.append(dict(label=label, kind=kind_of(control), at=places.index(stand),
+    for name, control, values, places, stand in zip(names, controls, options, kept, at):
+        described.append(dict(label=name, kind=kind_of(control), at=places.index(stand),
                               values=[values[i][0] for i in places]))
     return dict(controls=described, frames=frames)
 
@@ -190,6 +206,7 @@ def same_chance():
 
 
 TAKEN, SPENT = {}, []   # frames by the id of the widget's model, None if it does not turn; seconds
+BEFORE = {}             # by cell, the frames taken when the notebook ran last
 
 
 def take(_result) -> None:
@@ -203,10 +220,12 @@ def take(_result) -> None:
     SPENT.append(time.perf_counter() - start)
 
 
-def begin() -> None:
+def begin(name: str) -> None:
     "Called in a notebook's kernel before its first cell."
     from IPython import get_ipython
 
+    path = FOLDER / f"{name}.json"
+    if path.is_file(): BEFORE.update(json.loads(path.read_text("utf-8")))
     get_ipython().events.register("post_run_cell", take)
 
 
@@ -215,6 +234,12 @@ def end() -> None:
     from IPython.display import display
     frames = {key: frames for key, frames in TAKEN.items() if frames}
     display({"application/json": dict(frames=frames, seconds=sum(SPENT))}, raw=True)
+
+
+def left_by_a_bar(output: dict) -> bool:
+    "Whether an output is what a progress bar left behind."
+    if WIDGET not in output.get("data", {}): return False
+    return bool(re.search(r"\d%\|", "".join(output["data"].get("text/plain", ""))))
 
 
 def field(control: dict) -> str:

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'check_spec', 'read_cutter',
-           'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder', 'read_json', 'fetch',
-           'find_files', 'find_folder', 'pickled_weights', 'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'save_tokenizer', 'check_spec',
+           'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder',
+           'read_json', 'fetch', 'find_files', 'find_folder', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import json
@@ -27,7 +27,7 @@ from .attention import RMSNorm, RopeScaling, settings
 from .block import MLP, SwiGLU
 from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, WORD_SPLIT, BPETokenizer, CharTokenizer,
                               Tokenizer, WordTokenizer, build_engine, check_pattern, compiled, cut,
-                              from_visible, normalise, split_step, write_beside)
+                              from_visible, normalise, split_step, write_beside, write_json)
 
 # %% ../nbs/07_checkpoint.ipynb #07-142
 @settings
@@ -518,6 +518,59 @@ def write_sorted(path: Path, fields: dict[str, object]) -> None:
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     write_beside(path, lambda part: part.write_text(text))
 
+# %% ../nbs/07_checkpoint.ipynb #07-282
+def begin_texts(spec: dict, begin: int | None) -> dict:     # the content of a tokenizer.json
+    "Let others put the token with the id `begin` before each text; None: nothing."
+    given = spec.get("post_processor") or dict(type="Sequence", processors=[])
+    steps = given["processors"] if given["type"] == "Sequence" else [given]
+    steps = [step for step in steps if step["type"] == "ByteLevel"]     # which adds nothing
+    if begin is not None: steps.append(begin_step(spec, begin))
+    several = dict(type="Sequence", processors=steps)
+    return spec | {"post_processor": several if len(steps) > 1 else steps[0] if steps else None}
+
+
+def begin_step(spec: dict, begin: int) -> dict:
+    "The entry of a `tokenizer.json` for a token before a text, or before two that belong together."
+    names = {token["id"]: token["content"] for token in spec["added_tokens"]}
+    if begin not in names:
+        raise ValueError(f"begin is {begin}, no special token; those are {names}")
+    name = names[begin]
+    first = dict(SpecialToken=dict(id=name, type_id=0))
+    text, other = (dict(Sequence=dict(id=part, type_id=0)) for part in "AB")
+    return dict(type="TemplateProcessing", single=[first, text], pair=[first, text, other],
+                special_tokens={name: dict(id=name, ids=[begin], tokens=[name])})
+
+# %% ../nbs/07_checkpoint.ipynb #07-284
+def save_tokenizer(
+    tok: Tokenizer,
+    folder: Path,
+    begin: int | None,      # the token that stood before each text in training, if one did
+) -> None:
+    "A tokenizer's files as `transformers` reads them; a config beside them learns what pads."
+    config, folder = config_for_others(tok), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "tokenizer.json", begin_texts(tok.spec, begin))
+    write_json(folder / "tokenizer_config.json", config)
+    pad = tok.token_to_id(content_of(config.get("pad_token")) or "")
+    for path in (folder / "config.json", folder / "generation_config.json"):
+        if path.is_file(): write_sorted(path, read_json(path) | {"pad_token_id": pad})
+
+# %% ../nbs/07_checkpoint.ipynb #07-287
+def config_for_others(tok: Tokenizer) -> dict:
+    "A `tokenizer_config.json` that leaves it to tokenizer.json what stands before a text."
+    undo_it_or_run_code = {"add_bos_token", "add_eos_token", "auto_map"}
+    config = {key: value for key, value in tok.config.items() if key not in undo_it_or_run_code}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if content_of(config.get("pad_token")) not in tok.special_tokens:
+        names = {i: name for name, i in tok.special_tokens.items()}
+        config["pad_token"] = names[tok.end_id] if names else None
+    return config
+
+
+def content_of(token: str | dict | None) -> str | None:
+    "The name of a token, which a file may hold with its flags."
+    return token.get("content") if isinstance(token, dict) else token
+
 # %% ../nbs/07_checkpoint.ipynb #07-066
 def check_spec(spec: dict) -> None:
     "Raise a ValueError that names the part of a tokenizer.json that is missing or wrong."
@@ -673,6 +726,7 @@ def open_bpe(spec: dict) -> BPETokenizer:
     check_normalizer(spec.get("normalizer"))
     tok.whole_first = bool(model.get("ignore_merges"))
     tok.spec, tok.engine = spec, build_engine(spec)
+    tok.engine.post_processor = None    # it puts nothing before or behind
     tok.normalizer = tok.engine.normalizer
     add_always(tok, {t["content"]: t["id"] for t in added if not t["special"]})
     tok.late = {t["content"] for t in added if t.get("normalized", not t["special"])}
@@ -709,9 +763,9 @@ def open_spec(
 ) -> Tokenizer:
     "The tokenizer that a `tokenizer.json` describes."
     check_spec(spec)
+    spec = without_begin(spec)
     tok = open_bpe(spec) if spec["model"].get("type", "BPE") == "BPE" else open_words(spec)
-    eos = config.get("eos_token")
-    tok.config, tok.eos_token = config, eos.get("content") if isinstance(eos, dict) else eos
+    tok.config, tok.eos_token = config, content_of(config.get("eos_token"))
     return tok
 
 
@@ -728,8 +782,17 @@ def open_words(spec: dict) -> Tokenizer:
     if [vocab[name] for name in names] != list(range(len(names))):
         raise ValueError("its words are not numbered 0, 1, 2, ...")
     tok = kind(names, special)
-    if tok.spec != spec: raise ValueError("it is not as it was saved here")
+    around = dict(truncation=None, padding=None, post_processor=None)   # not about the words
+    if tok.spec != spec | around: raise ValueError("it is not as it was saved here")
     return tok
+
+# %% ../nbs/07_checkpoint.ipynb #07-t007
+def without_begin(spec: dict) -> dict:
+    "A `tokenizer.json` as it was before `save_tokenizer`: `encode` puts nothing before a text."
+    plain = begin_texts(spec, None)
+    ids = [token["id"] for token in spec.get("added_tokens", [])]
+    ours = [begin_texts(plain, i)["post_processor"] for i in ids]
+    return plain if spec.get("post_processor") in ours else spec
 
 # %% ../nbs/07_checkpoint.ipynb #07-067
 def load_tokenizer(

@@ -22,11 +22,10 @@ import torch
 from torch import Tensor
 
 from .attention import rope_frequencies, slow_down
-from .checkpoint import hub_state
+from .checkpoint import hub_state, save_tokenizer
 from .model import GPT, GPTConfig, memory
 from .sampling import generate
-from .tokenizer import (GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, Tokenizer, to_visible,
-                              write_json)
+from .tokenizer import GPT2_SPLIT, GPT4_SPLIT, BPETokenizer, Tokenizer, to_visible
 from .training import Run
 
 if TYPE_CHECKING: from gguf import GGUFWriter
@@ -309,30 +308,6 @@ def export_gguf(model: GPT, tok: Tokenizer, path: Path) -> None:
     writer.close()
 
 # %% ../nbs/14_pretrained.ipynb #14-d4c2
-def begin_texts(spec: dict, first: int | None) -> dict:     # the content of a tokenizer.json
-    "Let a tokenizer put the token before a text that stood there in training."
-    name = next((t["content"] for t in spec["added_tokens"] if t["id"] == first), None)
-    if name is None: return spec
-    steps = [spec.get("post_processor")]
-    if steps[0] and steps[0]["type"] == "Sequence": steps = steps[0]["processors"]
-    steps = [step for step in steps if step and step["type"] == "ByteLevel"]    # adds nothing
-    begin = dict(SpecialToken=dict(id=name, type_id=0))
-    text, other = (dict(Sequence=dict(id=part, type_id=0)) for part in "AB")
-    steps.append(dict(type="TemplateProcessing", single=[begin, text], pair=[begin, text, other],
-                      special_tokens={name: dict(id=name, ids=[first], tokens=[name])}))
-    return spec | {"post_processor": dict(type="Sequence", processors=steps)}
-
-
-def save_for_others(tok: Tokenizer, first: int | None, folder: Path) -> None:
-    "A tokenizer's two files, so that `transformers` reads all of it from tokenizer.json."
-    tok.save(folder)
-    write_json(folder / "tokenizer.json", begin_texts(tok.spec, first))
-    left_out = {"add_bos_token", "add_eos_token", "auto_map"}   # would undo it, or run code
-    config = {name: value for name, value in tok.config.items() if name not in left_out}
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast"}
-    write_json(folder / "tokenizer_config.json", config)
-
-
 def check_hf(c: GPTConfig, tok: Tokenizer) -> None:
     "For qwen2 `transformers` takes that family's own rules, whatever the files say."
     if c.arch != "qwen2": return
@@ -373,7 +348,7 @@ def export(
         if to == "hf": run.model.save_pretrained(folder)
         if to == "onnx": export_onnx(run.model, folder / "model.onnx")
         if to == "gguf": export_gguf(run.model, run.tok, folder / "model.gguf")
-        save_for_others(run.tok, run.model.config.bos_token_id, folder)
+        save_tokenizer(run.tok, folder, run.tok.end_id)
         (folder / "README.md").write_text(card, encoding="utf-8")
     except BaseException:   # nothing half-written stays
         for path in folder.iterdir(): path.unlink()

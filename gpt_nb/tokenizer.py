@@ -8,7 +8,7 @@ __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'E
            'check_text', 'read_texts', 'alternatives', 'number_special', 'Tokenizer', 'CharTokenizer', 'WordTokenizer',
            'byte_characters', 'from_visible', 'to_visible', 'split_step', 'tokenizer_json', 'tokenizer_config',
            'build_engine', 'number_tokens', 'rank_merges', 'BPETokenizer', 'write_beside', 'write_json',
-           'save_tokenizer']
+           'write_tokenizer']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -338,7 +338,7 @@ class Tokenizer(Vocabulary):
 
     def save(self, folder: str | Path) -> None:
         "Write `tokenizer.json` and `tokenizer_config.json`, for `tokenizers` and `transformers`."
-        save_tokenizer(self, Path(folder))
+        write_tokenizer(self, Path(folder))
 
 # %% ../nbs/01_tokenizer.ipynb #01-038
 CHAR_SPLIT = r"[\s\S]"
@@ -696,7 +696,7 @@ def write_json(path: Path, content: dict) -> None:
     write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def save_tokenizer(tok: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
     "Write the two files of a tokenizer."
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "tokenizer.json", tok.spec)

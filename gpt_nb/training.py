@@ -511,7 +511,7 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import load_model, load_tokenizer, local_folder, read_json
+from .checkpoint import load_model, load_tokenizer, local_folder, read_json, save_tokenizer
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
@@ -776,7 +776,8 @@ class RunFolder:
             self.trainer.backend.save(self.path / "state", state.tensors, state.info)
             self.saved = state.info["step"]
             self.trainer.backend.export(self.trainer.model, self.path)
-            if self.writes and self.run.tok: self.run.tok.save(self.path)
+            tok = self.run.tok
+            if self.writes and tok: save_tokenizer(tok, self.path, tok.end_id)
             if self.writes: write_record(self.trainer)
         self.free = time.perf_counter()
         self.cost = self.free - start

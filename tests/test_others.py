@@ -14,6 +14,7 @@ import torch
 from gpt_nb.checkpoint import load_tokenizer, local_folder, save_tokenizer
 from gpt_nb.data import tokenize
 from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.pretrained import QWEN_SPLIT, export
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, WordTokenizer
 from gpt_nb.training import Run, TrainConfig, train
@@ -107,3 +108,165 @@ def test_the_author_s_pad_token_stays(tmp_path):
     save_tokenizer(tok, tmp_path, tok.end_id)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.pad_token, len(theirs)) == ("<|end|>", tok.vocab_size)
+
+
+# ---- somebody's checkpoint: opened, trained on, opened by them again
+
+def their_tokenizer(texts, folder):
+    "Byte pairs as Qwen has them, made and written by others' libraries."
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    engine = Tokenizer(models.BPE())
+    engine.normalizer, engine.decoder = normalizers.NFC(), decoders.ByteLevel()
+    engine.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
+    engine.train_from_iterator(texts, trainer)
+    tok = transformers.PreTrainedTokenizerFast(tokenizer_object=engine, eos_token="<|endoftext|>")
+    tok.save_pretrained(folder)
+    return tok
+
+
+def their_folder(arch, folder, tied, dtype):
+    "A model with more rows than its tokenizer has tokens, in several files."
+    shape = dict(vocab_size=448, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    more = dict(num_key_value_heads=2, intermediate_size=96, max_position_embeddings=256)
+    if arch == "gpt2": more = dict(n_positions=256)
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(arch, **shape, **more, bos_token_id=None,
+                                               eos_token_id=0, tie_word_embeddings=tied)
+    model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+    model.save_pretrained(folder, max_shard_size="40KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+
+
+def their_loss(folder, texts):
+    "What `transformers` says of texts, read from a folder alone."
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    tok.pad_token = tok.pad_token or tok.eos_token
+    batch = tok(texts, padding=True, return_tensors="pt")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    labels = batch.input_ids.where(batch.attention_mask.bool(), torch.tensor(-100))
+    with torch.no_grad(): return model.eval()(**batch, labels=labels).loss.item()
+
+
+@pytest.mark.parametrize("arch, tied, dtype", [("gpt2", True, torch.float32),
+                                               ("llama", False, torch.bfloat16),
+                                               ("qwen2", True, torch.bfloat16),
+                                               ("qwen3", False, torch.float32)])
+def test_their_folder_trained_on_here_is_better_there(arch, tied, dtype, tmp_path):
+    theirs, texts = tmp_path / "theirs", ENGLISH + CHINESE
+    their_tok = their_tokenizer(texts, theirs)
+    their_folder(arch, theirs, tied, dtype)
+    before = their_loss(theirs, texts[::20])
+    model, tok = GPT.from_pretrained(theirs, dtype=torch.float32), load_tokenizer(theirs)
+    assert tok.encode(texts[0]) == their_tok(texts[0]).input_ids
+    tokens = tokenize(texts, tok, progress=False)
+    config = TrainConfig(steps=30, batch_size=8, lr=0.01)
+    run = train(model, tokens, config, tok, tmp_path / "run", show=False)
+    out = export(Run.open(tmp_path / "run"), "hf", tmp_path / "out")
+    for folder in (tmp_path / "run", out):
+        assert their_loss(folder, texts[::20]) < before - 1
+        read = transformers.AutoTokenizer.from_pretrained(folder)
+        assert read(texts[-1]).input_ids == [tok.end_id, *tok.encode(texts[-1])]
+        opened = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert opened.config.vocab_size == 448 > tok.vocab_size
+        assert opened.config.tie_word_embeddings == tied
+        x = torch.tensor([read(texts[-1]).input_ids])
+        with torch.no_grad(): a, b = opened.eval()(x).logits, run.model(x)
+        assert (a - b).abs().max() < 1e-4 * a.abs().max()
+
+
+# ---- their fine-tuning on our export
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    "The house model as others open it, and stories it has not read."
+    folder = tmp_path_factory.mktemp("others") / "out"
+    export(Run.open("tales-en"), "hf", folder)
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = tok(Tales(level=2).texts(20, seed=10**6), padding=True, return_tensors="pt")
+    batch["labels"] = batch.input_ids.where(batch.attention_mask.bool(), torch.tensor(-100))
+    return folder, tok, batch
+
+
+def open_theirs(folder, kind="CausalLM", **more):
+    opener = getattr(transformers, f"AutoModelFor{kind}")
+    return opener.from_pretrained(folder, dtype=torch.float32, **more)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+def test_a_classifier_on_our_export_learns_from_padded_batches(arch, tmp_path):
+    tok = BPETokenizer.train(ENGLISH + CHINESE, 400)
+    row = dict(step=1, tokens=1, loss=2.0, val_loss=2.0, lr=0.0, tokens_per_second=1)
+    run = Run(small(arch, tok), tok, TrainConfig(steps=1), [row])
+    folder = export(run, "hf", tmp_path / "out")
+    tok = transformers.AutoTokenizer.from_pretrained(folder)
+    model = open_theirs(folder, "SequenceClassification", num_labels=2)
+    texts = [text[:n] for n, pair in enumerate(zip(ENGLISH, CHINESE), 20) for text in pair][:64]
+    data = [dict(tok(text), labels=i % 2) for i, text in enumerate(texts)]
+    args = transformers.TrainingArguments(
+        tmp_path / "cls", max_steps=12, per_device_train_batch_size=16, learning_rate=1e-2,
+        logging_steps=1, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True)
+    trainer = transformers.Trainer(model, args, train_dataset=data, processing_class=tok)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[0] > 0.5 and losses[-1] < 0.25
+    trainer.save_model(tmp_path / "cls")
+    again = open_theirs(tmp_path / "cls", "SequenceClassification").eval()
+    with torch.no_grad():
+        alone = torch.cat([again(**tok(text, return_tensors="pt")).logits for text in texts[:6]])
+        sides = {}
+        for side in ("right", "left"):
+            batch = tok(texts[:6], padding=True, padding_side=side, return_tensors="pt")
+            assert batch.attention_mask.min() == 0       # some rows are filled up
+            sides[side] = again(**batch).logits
+    assert (sides["right"] - alone).abs().max() < 1e-4
+    assert (alone.argmax(1) == torch.tensor([0, 1] * 3)).all()
+    if arch != "gpt2": assert (sides["left"] - alone).abs().max() < 1e-4   # positions turn
+
+
+def test_lora_on_our_export_merged_opens_here(house, tmp_path):
+    peft = pytest.importorskip("peft")
+    folder, tok, batch = house
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    model = peft.get_peft_model(open_theirs(folder), lora)
+    adapted = [w for w in model.parameters() if w.requires_grad]
+    optimizer, losses = torch.optim.AdamW(adapted, 3e-3), []
+    for _ in range(5):
+        losses.append(model(**batch).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.995 * losses[0]
+    model.save_pretrained(tmp_path / "lora")
+    again = peft.PeftModel.from_pretrained(open_theirs(folder), tmp_path / "lora").eval()
+    with torch.no_grad(): want = again(**batch).logits
+    merged = again.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    tok.save_pretrained(tmp_path / "merged")
+    ours = GPT.from_pretrained(tmp_path / "merged")
+    there = batch.attention_mask.bool()
+    with torch.no_grad():
+        assert (ours(batch.input_ids) - want)[there].abs().max() < 1e-3
+        plain = GPT.from_pretrained(folder, dtype=torch.float32)(batch.input_ids)
+    assert (plain - want)[there].abs().max() > 0.01
+    text = ENGLISH[0]
+    assert load_tokenizer(tmp_path / "merged").encode(text) == load_tokenizer(folder).encode(text)
+
+
+def test_int8_by_torch_hardly_moves_the_loss(house):
+    folder, tok, batch = house
+    model = open_theirs(folder).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                        # torchao is its successor
+        quantize = torch.ao.quantization.quantize_dynamic
+        small = quantize(model, {torch.nn.Linear}, dtype=torch.qint8)
+    kinds = {type(module).__module__ for module in small.modules()}
+    assert any("quantized.dynamic" in kind for kind in kinds)
+    with torch.no_grad(): before, after = model(**batch).loss, small(**batch).loss
+    assert after != before and after < 1.04 * before

@@ -164,10 +164,15 @@ def only_imports(code: str) -> bool:
     return len(code.splitlines()) > 3 and all(setup)
 
 
+def built_label(module: str, name: str) -> str:
+    "Of the cell that builds a name; labels know no capitals, and there are Score and score."
+    return f"built-{module}.{name}" + ("-class" if name[0].isupper() else "")
+
+
 def caption(chapter: Chapter, code: str, heading: str, fold: bool) -> dict:
     "What stands over an exported cell: the file it becomes part of, and its names, linked."
     names = [name for name in defined(code) if name in chapter.public]
-    labels = "".join(f"(built-{chapter.module}.{name})=\n" for name in names)
+    labels = "".join(f"({built_label(chapter.module, name)})=\n" for name in names)
     for name in names: chapter.built[f"{chapter.module}.{name}"] = heading
     links = ", ".join(f"{{py:obj}}`{name} <{chapter.module}.{name}>`" for name in names)
     file = f"[gpt_nb/{chapter.stem[3:]}.py](../reference/{chapter.stem}.md)"

@@ -70,7 +70,7 @@ def add_docments(app, what, name, obj, options, lines):
     if fields: lines.extend(["", *fields])
 
 
-CHINESE = ("zh", "start-zh")   # pages in Chinese
+CHINESE = ("zh", "start-zh", "notebooks/howto-zh")   # pages in Chinese
 
 
 def finish_page(app, pagename, templatename, context, doctree):
@@ -84,12 +84,13 @@ def finish_page(app, pagename, templatename, context, doctree):
     context["other_language"] = other_language(pagename)
     if pagename in CHINESE:
         context["language"] = "zh-CN"
-        context["furo_navigation_tree"] = chinese_sidebar(CHAPTERS)
+        context["furo_navigation_tree"] = chinese_sidebar(CHAPTERS, "../" * pagename.count("/"))
 
 
 def other_language(pagename: str) -> tuple[str, str]:
     "The page that says the same in the other language: name and anchor."
-    pairs = {"zh": "index", "start-zh": "start", "start": "start-zh"}
+    pairs = {"zh": "index", "start-zh": "start", "start": "start-zh",
+             "notebooks/howto": "notebooks/howto-zh", "notebooks/howto-zh": "notebooks/howto"}
     chapter = re.match(r"notebooks/(\d\d)_", pagename)
     return pairs.get(pagename, "zh"), f"#zh-{chapter[1]}" if chapter else ""
 

@@ -86,17 +86,18 @@ def chinese_chapter(c: Chapter) -> str:
 
 
 MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
-    "zh.html": "中文首页", "start-zh.html": "从这里开始", "glossary.html": "术语表",
+    "zh.html": "中文首页", "start-zh.html": "从这里开始", "notebooks/howto-zh.html": "怎样……？",
+    "glossary.html": "术语表",
     "notebooks/claims.html": "流行文章的错误（英文）", "use.html": "使用（英文）",
     "reference/index.html": "参考手册（英文）"}
 
 
-def chinese_sidebar(chapters: list[Chapter]) -> str:
-    "The sidebar of the Chinese pages: links to the summaries, part by part."
-    lists = [sidebar_list("从这里开始", MORE)]
+def chinese_sidebar(chapters: list[Chapter], up: str) -> str:
+    "The sidebar of the Chinese pages: links to the summaries, part by part; `up` to the root."
+    lists = [sidebar_list("从这里开始", {up + link: name for link, name in MORE.items()})]
     for part in PARTS:
         own = [c for c in chapters if part_of(c.number) == part]
-        links = {f"zh.html#zh-{c.number}": f"{c.number} {c.chinese.title}" for c in own}
+        links = {f"{up}zh.html#zh-{c.number}": f"{c.number} {c.chinese.title}" for c in own}
         if own: lists.append(sidebar_list(part.chinese, links))
     return "".join(lists)
 
@@ -181,33 +182,49 @@ def growing(lang: str) -> str:
     return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
 
 
-def expectations() -> str:
+HEADS = {   # of the table of runs
+    "en": ("text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
+           "stories that hold"),
+    "zh": ("文本", "训练所用", "参数", "分钟", "内存", "损失（最优）", "前后一致的故事"),
+}
+MACHINES = {"en": ("2 cores", "1 thread"), "zh": ("双核", "单线程")}
+COLON, AND = {"en": ": ", "zh": "："}, {"en": " and ", "zh": "、"}
+
+
+def expectations(lang: str) -> str:
     "What to expect: runs that were measured, one row each."
-    head = ["text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
-            "stories that hold"]
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row()]
-    rows += map(house_row, ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"))
+    head = HEADS[lang]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row(lang)]
+    rows += [house_row(name, lang)
+             for name in ("growing", "tales-en", "tales-zh", "tales-both", "pydocs")]
     return "\n".join(rows)
 
 
-def demo_row() -> str:
+def size_of(n: int, lang: str) -> str:  # of a model
+    "119 万, 1.2 million."
+    return f"{n / 1e6:.1f} million" if lang == "en" else f"{n / 1e4:.0f} 万"
+
+
+def demo_row(lang: str) -> str:
     "From what README shows of the demo."
     text = (ROOT / "README.md").read_text("utf-8")
     loss, best = re.search(r"loss ([\d.]+) nats a word; no model .* than ([\d.]+):", text).groups()
     whole = re.search(r"(\d+)% of the stories hold", text)[1]
-    run = "`tales`: `make demo` | 2 cores | 0.2 million | 3 | "
+    run = f"`tales`{COLON[lang]}`make demo` | {MACHINES[lang][0]} | {size_of(200_000, lang)} | 3 | "
     return f"| {run} | {loss} ({best}) | {whole} % |"
 
 
-def house_row(name: str) -> str:
+def house_row(name: str, lang: str) -> str:
     folder = ROOT / "gpt_nb" / "models" / name
     card = (folder / "README.md").read_text("utf-8")
     about = json.loads((folder / "training.json").read_text("utf-8"))
     size = int(re.search(r"([\d,]+) parameters", card)[1].replace(",", ""))
     best = f" ({about['floor']:.3f})" if about["floor"] else ""
-    holds = " and ".join(f"{share} %" for share in re.findall(r"([\d.]+)% of whole stories", card))
+    shares = re.findall(r"([\d.]+)% of whole stories", card)
+    holds = AND[lang].join(f"{share} %" for share in shares)
     memory = training_memory(next(folder.glob("**/config.json")).parent, about["config"])
-    run = f"`{about['options']['data']}`: `{name}` | 1 thread | {size / 1e6:.1f} million"
+    run = f"`{about['options']['data']}`{COLON[lang]}`{name}`"
+    run += f" | {MACHINES[lang][1]} | {size_of(size, lang)}"
     took = f"{about['seconds'] / 60:.0f} | {memory:.0f} MB"
     return f"| {run} | {took} | {about['val_loss']:.3f}{best} | {holds} |"
 
@@ -249,7 +266,8 @@ def write_home(chapters: list[Chapter]) -> None:
             draw_emergence(MADE / f"emergence-{lang}-{theme}.svg", ink, lang)
     story, seed = house_story()
     text, both = (sum(c.minutes[i] for c in chapters) / 60 for i in (0, 1))
-    fill = {"STORY": html.escape(story), "SEED": seed, "EXPECT": expectations(),
+    fill = {"STORY": html.escape(story), "SEED": seed,
+            "EXPECT": expectations("en"), "EXPECTZH": expectations("zh"),
             "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
             "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
             "TOC": toctrees(chapters), "HOURSTEXT": f"{text:.0f}", "HOURS": f"{both:.0f}"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from chapters import GITHUB, HERE, NBS, Chapter, cfg, publish, publish_plain, write_notebook
 from home import write_home
+from howto import write_howto
 from reference import built_in, reference_index, reference_page
 
 __all__ = ["built_in", "cfg", "llms", "write_pages"]
@@ -32,6 +33,7 @@ def llms(chapters: list[Chapter]) -> str:
              "into the Python package `gpt_nb`.")
     lines = [f"# {cfg['title']}", "", about, "", "## Chapters", ""]
     lines += [f"- [{c.number} {c.head[0]}]({raw}/nbs/{c.path.name}): {c.head[1]}" for c in chapters]
+    lines += ["", "## Jobs", "", f"- [How do I ...?]({raw}/nbs/howto.ipynb): one block for each"]
     lines += ["", "## Modules", ""]
     for c in chapters:
         lines.append(f"- [{c.module}]({base}/reference/{c.stem}.html): {', '.join(c.public)}")
@@ -55,6 +57,7 @@ def write_pages() -> list[Chapter]:
     for name in PLAIN:
         path = NBS / f"{name}.ipynb"
         write_notebook(publish_plain(path, public), path, HERE / "notebooks" / path.name)
+    write_howto(HERE / "notebooks", public)
     (HERE / "reference" / "index.md").write_text(reference_index(chapters), "utf-8")
     write_home(chapters)
     write_use(HERE / "use.md")

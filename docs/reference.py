@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 
-from chapters import ROOT, Chapter
+from chapters import ROOT, Chapter, built_label
 
 METHODS = FunctionType, classmethod, staticmethod, property, cached_property
 
@@ -54,7 +54,8 @@ def built_in(chapter: Chapter, name: str) -> str:
     full = f"{chapter.module}.{name}"
     if full not in chapter.built: return ""
     heading = re.sub(r"[`*|\\<>]", "", chapter.built[full])
-    return f"Built in :ref:`chapter {chapter.number}, {heading} <built-{full}>`."
+    label = built_label(chapter.module, name)
+    return f"Built in :ref:`chapter {chapter.number}, {heading} <{label}>`."
 
 
 def reference_index(chapters: list[Chapter]) -> str:

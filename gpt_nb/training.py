@@ -429,7 +429,8 @@ def heights(run: Run) -> tuple[float, float]:
     values = [row[key] for row in late for key in ("loss", "val_loss") if row[key] is not None]
     values = values or [0.0, 1.0]
     low, high = min([*values, run.floor or math.inf]), max(values)
-    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+    margin = 0.05 * (high - low) or 0.05   # after one line of the log they are the same
+    return low - margin, high + margin
 
 # %% ../nbs/09_training.ipynb #09-93a0
 def plot_run(run: Run, ax, label: str):

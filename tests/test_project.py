@@ -180,6 +180,27 @@ def test_lines_fit_and_names_are_used(path, ruff):
     keep(ruff.get(path.resolve(), []))
 
 
+def blocks_of_howto():
+    "The Python that stands under each question of nbs/howto.ipynb, hidden cells apart."
+    found = {}
+    for cell in json.loads((ROOT / "nbs" / "howto.ipynb").read_text("utf-8"))["cells"]:
+        text = source(cell)
+        if match := re.match(r"###? (.+)", text): found[question := match[1]] = []
+        elif cell["cell_type"] == "code" and found and not text.startswith(("!", "%", "#| hide")):
+            found[question].append(text)
+    return {question: "\n".join(code) for question, code in found.items() if code}
+
+
+def test_a_block_can_be_copied_alone():
+    "Each name that the Python under a question uses is imported or made under that question."
+    blocks = blocks_of_howto()
+    assert len(blocks) > 10
+    command = [sys.executable, "-m", "ruff", "check", "--select", "F821", "--no-cache", "-q", "-"]
+    for question, code in blocks.items():
+        done = subprocess.run(command, input=code, capture_output=True, text=True)
+        assert not done.returncode, f"{question}\n{done.stdout}"
+
+
 def unexplained(function):
     "Parameters of a function without a type, and arrays without a comment that gives their shape."
     from fastcore.docments import docments

@@ -23,7 +23,8 @@ from browser import CHROMIUM, missing
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims"]
+BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims",
+          "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
 PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
@@ -247,6 +248,21 @@ def test_chinese_names_every_section_and_three_things(site):
         assert len(chapter.chinese.sections) == len(chapter.sections), (path.name, chapter.sections)
 
 
+def test_how_do_i_is_the_same_in_chinese(site):
+    pages = [site / "notebooks" / f"{name}.html" for name in ("howto", "howto-zh")]
+    english, chinese = [page.read_text("utf-8") for page in pages]
+    for mark in ("<h2>", "<h3>", '<div class="highlight-', "<img "):
+        assert english.count(mark) == chinese.count(mark) > 0, mark
+    assert english.count("<h3>") > 20 and "gpt-nb train --data zh --encoding gb18030" in chinese
+    assert "%%writefile" not in english and ">!" not in english
+
+
+def test_the_chinese_start_page_has_chinese_heads(site):
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", (site / "start-zh.html").read_text("utf-8"), re.S)
+    words = [re.sub(r"<.*?>", "", head).strip() for head in heads]
+    assert len(words) > 8 and not [word for word in words if re.search("[A-Za-z]", word)]
+
+
 def test_words_lead_to_the_glossary(site):
     page = (site / "notebooks" / "05_attention.html").read_text("utf-8")
     assert 3 < page.count('class="term') < 60 and "../glossary.html#term-" in page
@@ -402,6 +418,12 @@ FOUND = [
     ("RMSNorm", "05_attention"),
     ("温度", "zh"),
     ("今天天气", "01_tokenizer"),
+    ("learning rate", "howto"),
+    ("perplexity", "howto"),
+    ("TensorBoard", "howto"),
+    ("微调", "howto-zh"),
+    ("续写", "howto-zh"),
+    ("学习率", "howto-zh"),
 ]
 FIRST = [
     ("attention", "05_attention"),

@@ -446,7 +446,7 @@ def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
     says = r"looked for .txt .text .md .*.parquet .*found 2 with .py, 1 with no ending; .*[*].py'"
     with pytest.raises(FileNotFoundError, match=says): load_texts(tmp_path)
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match="found no file at all"):
+    with pytest.raises(FileNotFoundError, match="found no file;"):
         load_texts(tmp_path / "none")
 
 
@@ -512,7 +512,8 @@ FRENCH, ENGLISH = "Le café est déjà fermé à l'été.\n" * 20, "A kite is no
     ("utf-16-be", CHINESE), ("utf-16-le", ENGLISH), ("utf-16-be", FRENCH), ("utf-32-le", ENGLISH),
 ])
 def test_an_encoding_is_said_and_read(tmp_path, encoding, text):
-    says = f"a.txt is not UTF-8 text .*as {encoding} it reads .* .--encoding {encoding}"
+    name = encoding.replace("_", "-")
+    says = f"a.txt is not UTF-8 text .*as {name} it reads .* .--encoding {name}"
     with pytest.raises(ValueError, match=says): read(tmp_path, "a.txt", text.encode(encoding))
     for name, content in (("a.txt", text), ("a.jsonl", json.dumps(dict(text=text))),
                           ("a.csv", f'text\r\n"{text}"\r\n')):
@@ -545,12 +546,11 @@ def test_a_folder_of_two_encodings(tmp_path):
 @pytest.mark.parametrize("content, encoding, message", [
     (CHINESE.encode("gb18030"), "big5", "is not big5 text .byte .*as gb18030 it reads '全国人民"),
     (CHINESE.encode("gb18030"), "ascii", "is not ascii text .byte .*as gb18030 it reads"),
-    (CHINESE.encode("gb18030"), "utf-16", "is not utf-16 text: as gb18030 it reads"),
-    (ENGLISH.encode(), "utf-16-be", "is not utf-16-be text: as utf-8 it reads 'A kite"),
-    (ENGLISH.encode(), "utf-16", "is not utf-16 text: as utf-8 .* leave encoding .--encoding. out"),
-    (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is utf-8: is it damaged"),
+    (CHINESE.encode("gb18030"), "utf-16", "is not utf-16 text .*: as gb18030 it reads"),
+    (ENGLISH.encode(), "utf-16", "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
+    (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
     (b"plain " * 400_000 + b"\xff", None, "byte 0xff at 2,400,000.: say how it is written"),
-    ("Привет, как дела?".encode("koi8-r"), None, "say how it is written with encoding .--encoding"),
+    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None, "as koi8-r it reads 'Прив"),
     (b"%PDF-1.4\n%\xe2\xe3", None, "it is a PDF"),
     (b"PK\3\4\xff", None, "it is a zip archive"),
     (b"A", "gbk2", "encoding='gbk2' .--encoding. is no encoding of text"),

@@ -1034,7 +1034,7 @@ def parts_of(
     if not isinstance(name, (str, Path)): return [part for one in name for part in parts_of(one)]
     words, parts = str(name).split("+"), []
     while words:
-        lengths = range(len(words), 0, -1)   # the longest that is there, else one word
+        lengths = range(len(words), 1, -1)   # the longest that is there, else one word
         n = next((n for n in lengths if is_there(weight_of("+".join(words[:n]))[0])), 1)
         parts.append(weight_of("+".join(words[:n])))
         words = words[n:]

@@ -616,7 +616,7 @@ def open_text(path: str, encoding: str):
 def check_encoding(name: str | None) -> None:
     "Refuse what is no encoding of texts."
     try: "".encode("utf-8" if name is None else name)
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, UnicodeError):
         raise ValueError(f"encoding={name!r} (--encoding) is no encoding of text that Python "
                          "knows: expected for example utf-8, gb18030, big5, shift_jis, utf-16 or "
                          "latin-1") from None
@@ -641,14 +641,17 @@ def encoding_of(path: str, asked: str | None) -> str:
     with open_file(path) as file: head = file.read(4096)
     for mark, name in _MARKS:
         if head.startswith(mark): return name
-    plain = codecs.lookup(asked or "utf-8").name
-    if asked is None and head.count(0) > len(head) / 4: problem = "many of its bytes are 0"
-    elif plain in ("utf-16", "utf-32") and 0 not in head: problem = "none of its bytes is 0"
-    elif asked is None or is_utf8(path): return "utf-8"
-    elif plain not in ("utf-16", "utf-32"): return asked
-    else: return plain + ("-be" if head[::2].count(0) > head[1::2].count(0) else "-le")
-    raise ValueError(f"{path} is not {asked or 'UTF-8'} text ({problem}): "
-                     + what_reads(path, plain, 0))
+    if asked is None and head.count(0) > len(head) / 4:
+        raise ValueError(f"{path} is not UTF-8 text (many of its bytes are 0): "
+                         + what_reads(path, "utf-8", 0))
+    if asked is None or is_utf8(path): return "utf-8"
+    plain = codecs.lookup(asked).name
+    if plain not in ("utf-16", "utf-32"): return asked
+    if head and 0 not in head:
+        raise ValueError(f"{path} is not {asked} text (none of its bytes is 0): "
+                         + what_reads(path, plain, 0))
+    first_is_0 = head[::2].count(0) > head[1::2].count(0)   # mostly, of the two bytes of a sign
+    return plain + ("-be" if first_is_0 else "-le")
 
 # %% ../nbs/02_data.ipynb #02-232
 _ENCODINGS = ["utf_8", "utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be", "gb18030", "big5",
@@ -832,9 +835,10 @@ def read_file(path: str, column: TextColumn, encoding: str | None) -> Iterator[s
         if kind_of(path) == "text": yield from read_text(path, how)
         else: yield from read_table(path, column, how)
     except UnicodeDecodeError:
+        how = codecs.lookup(how.removesuffix("-sig")).name
         place, byte = wrong_place(path, how)
         raise ValueError(f"{path} is not {encoding or 'UTF-8'} text (byte {byte:#x} at {place:,}): "
-                         + what_reads(path, codecs.lookup(how).name, place)) from None
+                         + what_reads(path, how, place)) from None
 
 # %% ../nbs/02_data.ipynb #02-234
 def read_files(files: tuple[str, ...], column: str | None, encoding: str | None,

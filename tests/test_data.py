@@ -544,7 +544,11 @@ def test_a_folder_of_two_encodings(tmp_path):
     for name, encoding in (("a.txt", "utf-8"), ("b.txt", "gb18030")):
         (tmp_path / name).write_text(CHINESE, encoding)
     (tmp_path / "c.txt").write_text("plain")
+    (tmp_path / "d.txt").touch()
     assert list(load_texts(tmp_path, encoding="gb18030")) == [CHINESE, CHINESE, "plain"]
+    (tmp_path / "b.txt").write_bytes(CHINESE.encode("utf-16-be"))
+    (tmp_path / "c.txt").unlink()
+    assert list(load_texts(tmp_path, encoding="utf-16")) == [CHINESE, CHINESE]
 
 
 @pytest.mark.parametrize("content, encoding, message", [
@@ -555,6 +559,9 @@ def test_a_folder_of_two_encodings(tmp_path):
     (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
     (b"plain " * 400_000 + b"\xff", None, "byte 0xff at 2,400,000.: say how it is written"),
     ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None, "as koi8-r it reads 'Прив"),
+    (b"\xef\xbb\xbf" + CHINESE.encode() + b"\xff", None,
+     f"byte 0xff at {3 + len(CHINESE.encode()):,}.: up to there it is UTF-8"),
+    (b"A", "undefined", "encoding='undefined' .* is no encoding of text"),
     (b"%PDF-1.4\n%\xe2\xe3", None, "it is a PDF"),
     (b"PK\3\4\xff", None, "it is a zip archive"),
     (b"A", "gbk2", "encoding='gbk2' .--encoding. is no encoding of text"),
@@ -947,6 +954,17 @@ def test_a_lone_document_beside_others_is_cut_in_two():
     assert documents(both.val) == [split_document(book, 0.1)[1]]
     line = tokenize(Mix([["one line"], [book]]), Letters(), progress=False)
     assert "one line" in documents(line.train)
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 8])
+def test_a_mix_goes_on_after_a_kill(tmp_path, monkeypatch, chunks):
+    monkeypatch.setattr(data, "_CHUNK", 400)
+    book = "".join(f"part {i} of the book.\n\n" for i in range(30))
+    mix = Mix([some_texts(60), [book]], [2.5, 3])
+    whole = tokenize(mix, Letters(), progress=False)
+    with pytest.raises(KeyboardInterrupt): tokenize(mix, Stopped(chunks), tmp_path, progress=False)
+    again = tokenize(mix, Letters(), tmp_path, progress=False)
+    assert np.array_equal(again.train, whole.train) and np.array_equal(again.val, whole.val)
 
 
 def test_weights_have_arrays_of_their_own(tmp_path):

@@ -504,19 +504,24 @@ def fill_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 def save_model(model: nn.Module, folder: Path) -> None:
     "Write the three files of a checkpoint."
     c, state = model.config, hub_state(model)
-    with torch.device("meta"): plain = hub_state(type(model)(c))
-    shapes = [{name: w.shape for name, w in some.items()} for some in (state, plain)]
-    odd = {name for name, _ in shapes[0].items() ^ shapes[1].items()}
-    if odd:
-        raise ValueError(f"not the plain {c.arch} model that its config describes, merge or remove "
-                         f"first: {list_some(odd)}")
+    check_plain(model, state)
     folder.mkdir(parents=True, exist_ok=True)
     tensors, about = {name: w.contiguous() for name, w in state.items()}, {"format": "pt"}
-    ids = {name: getattr(c, name) for name in ("bos_token_id", "eos_token_id")}
+    ids = {"bos_token_id": c.bos_token_id, "eos_token_id": c.eos_token_id}
     used = {name: i for name, i in ids.items() if i is not None}
     write_beside(folder / "model.safetensors", lambda part: save_file(tensors, part, about))
     write_sorted(folder / "config.json", config_to_hub(c, model.model.embed_tokens.weight.dtype))
     write_sorted(folder / "generation_config.json", {"_from_model_config": True} | used)
+
+# %% ../nbs/07_checkpoint.ipynb #07-s105
+def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
+    "Raise where the model has other tensors than its config describes."
+    with torch.device("meta"): plain = hub_state(type(model)(model.config))
+    odd = [name for name in state.keys() ^ plain.keys()]
+    odd += [name for name in state.keys() & plain.keys() if state[name].shape != plain[name].shape]
+    if odd:
+        raise ValueError(f"not the plain {model.config.arch} model that its config describes, "
+                         f"merge or remove first: {list_some(odd)}")
 
 # %% ../nbs/07_checkpoint.ipynb #07-s011
 def write_sorted(path: Path, fields: dict[str, object]) -> None:
@@ -719,9 +724,9 @@ def open_bpe(spec: dict) -> BPETokenizer:
     model, added = spec["model"], spec.get("added_tokens", [])
     special = {t["content"]: t["id"] for t in added if t["special"]}
     tokens = plain_tokens(model, {t["content"] for t in added})
+    check_normalizer(spec.get("normalizer"))
     tok = BPETokenizer(read_merges(model), special_tokens=special, tokens=tokens)
     tok.cutter, tok.splits = read_cutter(read_steps(spec["pre_tokenizer"]))
-    check_normalizer(spec.get("normalizer"))
     tok.whole_first = bool(model.get("ignore_merges"))
     tok.spec, tok.engine = spec, build_engine(spec)
     tok.engine.post_processor = None    # it puts nothing before or behind

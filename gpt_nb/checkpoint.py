@@ -536,15 +536,15 @@ def begin_texts(spec: dict, begin: int | None) -> dict:     # the content of a t
     steps = given["processors"] if given["type"] == "Sequence" else [given]
     steps = [step for step in steps if step["type"] == "ByteLevel"]     # which adds nothing
     if begin is not None: steps.append(begin_step(spec, begin))
-    several = dict(type="Sequence", processors=steps)
-    return spec | {"post_processor": several if len(steps) > 1 else steps[0] if steps else None}
+    if len(steps) > 1: steps = [dict(type="Sequence", processors=steps)]
+    return spec | {"post_processor": steps[0] if steps else None}
 
 # %% ../nbs/07_checkpoint.ipynb #07-s012
 def begin_step(spec: dict, begin: int) -> dict:
     "The entry of a `tokenizer.json` for a token before a text, or before two that belong together."
     names = {token["id"]: token["content"] for token in spec["added_tokens"]}
     if begin not in names:
-        raise ValueError(f"begin is {begin}, no special token; those are {names}")
+        raise ValueError(f"begin is {begin}, no special token; those are {names!r:.200}")
     name = names[begin]
     first = dict(SpecialToken=dict(id=name, type_id=0))
     text, other = (dict(Sequence=dict(id=part, type_id=0)) for part in "AB")
@@ -554,7 +554,7 @@ def begin_step(spec: dict, begin: int) -> dict:
 # %% ../nbs/07_checkpoint.ipynb #07-284
 def save_tokenizer(
     tok: Tokenizer,
-    folder: Path,
+    folder: str | Path,
     begin: int | None,      # the token that stood before each text in training, if one did
 ) -> None:
     "A tokenizer's files as `transformers` reads them; a config beside them learns what pads."

@@ -89,7 +89,7 @@ def check_batch(config: GPTConfig, batch_size: int, length: int, dtype: torch.dt
 # %% ../nbs/14_pretrained.ipynb #14-s105
 def open_checkpoint(
     name: str | Path,                   # a folder, a run's or another's, a house model, a Hub id
-    dtype: torch.dtype | None = None,   # None: the one it is stored in; to train on, float32
+    dtype: torch.dtype | None = None,   # None: the one it is stored in
     device: str | None = None,          # None: the CPU
     **hub,                              # options for the Hub: see `find_folder`
 ) -> tuple[GPT, Tokenizer]:

@@ -296,7 +296,7 @@ def server(tmp_path, monkeypatch):
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
-    while not running.started: time.sleep(0.01)
+    while thread.is_alive() and not running.started: time.sleep(0.01)
     port = running.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}/write", names["model"], names["tok"]
     running.should_exit = True

@@ -68,8 +68,8 @@ def test_transformers_reads_of_a_run_folder_the_ids_that_training_saw(kind, text
 
 @pytest.mark.parametrize("name", ["tales-en", "tales-zh", "pydocs", "growing/000200"])
 def test_folders_that_say_nothing_of_the_first_token_open_as_before(name, tmp_path):
-    tok, spec = load_tokenizer(name), json.loads((local_folder(name) / "tokenizer.json").read_text())
-    assert tok.spec == spec
+    tok, file = load_tokenizer(name), local_folder(name) / "tokenizer.json"
+    assert tok.spec == json.loads(file.read_text("utf-8"))
     save_tokenizer(tok, tmp_path, tok.end_id)
     again = load_tokenizer(tmp_path)
     assert (again.spec, again.config) == (tok.spec, tok.config)

@@ -371,7 +371,8 @@ def test_a_model_and_its_tokenizer_open_of_anything(tok, tmp_path):
                 show=False)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "run").save_pretrained(tmp_path / "theirs")
+    their_tok = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
+    their_tok.save_pretrained(tmp_path / "theirs")
     export(run, "hf", tmp_path / "out")
     for name in ("run", "theirs", "out", "run/checkpoints/000002"):
         opened, again = open_checkpoint(tmp_path / name)

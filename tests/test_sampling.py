@@ -418,8 +418,11 @@ class Lines(Script):
         return logits
 
 end = Bytes.end_id
-LINES = {97: [*b"one. two. three", end, *b"four"], 98: [*"猫. and 狗".encode(), end], 99: [end, 120],
-         100: list(b"no end of it"), 101: [*b"on", end, *b"e."]}
+LINES = {97: [*b"one. two. three", end, *b"four"],
+         98: [*"猫. and 狗".encode(), end],
+         99: [end, 120],
+         100: list(b"no end of it"),
+         101: [*b"on", end, *b"e."]}
 
 WHOLE = ["one. two. three", "猫. and 狗", "", "no end of itno end", "on"]
 

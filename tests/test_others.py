@@ -5,7 +5,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
+import re
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,7 @@ from gpt_nb.checkpoint import load_tokenizer, local_folder, save_tokenizer
 from gpt_nb.data import tokenize
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.pretrained import QWEN_SPLIT, export
+from gpt_nb.sampling import stream
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer, WordTokenizer
 from gpt_nb.training import Run, TrainConfig, train
@@ -22,6 +28,7 @@ from gpt_nb.training import Run, TrainConfig, train
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+ROOT = Path(__file__).parent.parent
 ENGLISH, CHINESE = Tales().texts(60), Tales("zh").texts(60)
 KINDS = {"char": CharTokenizer.train,
          "word": lambda texts: WordTokenizer.train(texts, 400),
@@ -61,8 +68,8 @@ def test_transformers_reads_of_a_run_folder_the_ids_that_training_saw(kind, text
 
 @pytest.mark.parametrize("name", ["tales-en", "tales-zh", "pydocs", "growing/000200"])
 def test_folders_that_say_nothing_of_the_first_token_open_as_before(name, tmp_path):
-    tok, spec = load_tokenizer(name), json.loads((local_folder(name) / "tokenizer.json").read_text())
-    assert tok.spec == spec
+    tok, file = load_tokenizer(name), local_folder(name) / "tokenizer.json"
+    assert tok.spec == json.loads(file.read_text("utf-8"))
     save_tokenizer(tok, tmp_path, tok.end_id)
     again = load_tokenizer(tmp_path)
     assert (again.spec, again.config) == (tok.spec, tok.config)
@@ -270,3 +277,67 @@ def test_int8_by_torch_hardly_moves_the_loss(house):
     assert any("quantized.dynamic" in kind for kind in kinds)
     with torch.no_grad(): before, after = model(**batch).loss, small(**batch).loss
     assert after != before and after < 1.04 * before
+
+
+# ---- many clients at once
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    "The server that chapter 14 prints, on a port of this machine."
+    pytest.importorskip("fastapi", reason="pip install fastapi uvicorn")
+    uvicorn = pytest.importorskip("uvicorn", reason="pip install fastapi uvicorn")
+    page = json.loads((ROOT / "nbs" / "14_pretrained.ipynb").read_text("utf-8"))
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
+    [code] = re.findall(r"```python\n(# serve\.py.*?)```", text, flags=re.S)
+    monkeypatch.setenv("MODEL", "tales-both")
+    names = {}
+    exec(compile(code, "serve.py", "exec"), names)
+    config = uvicorn.Config(names["app"], port=0, log_level="error")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    while thread.is_alive() and not running.started: time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/write", names["model"], names["tok"]
+    running.should_exit = True
+    thread.join(20)
+
+
+def test_the_server_gives_each_of_many_clients_the_text_of_its_seed(server):
+    httpx = pytest.importorskip("httpx")
+    url, model, tok = server
+    asked = [dict(prompt=["Once", "从前", ""][seed % 3], seed=seed, tokens=30 + seed)
+             for seed in range(6)]
+    want = ["".join(stream(model, tok, a["prompt"], a["tokens"], seed=a["seed"])) for a in asked]
+    assert len(set(want)) == 6
+
+    def read(i):
+        with httpx.stream("GET", url, params=asked[i], timeout=60) as answer:
+            pieces = list(answer.iter_text())
+        return "".join(pieces), len(pieces)
+
+    with ThreadPoolExecutor(8) as clients: got = list(clients.map(read, list(range(6)) * 3))
+    assert [text for text, _ in got] == want * 3
+    assert max(pieces for _, pieces in got) > 5          # it came bit by bit
+    refused = httpx.get(url, params=dict(prompt="Once", temperature=-1))
+    assert refused.status_code == 400 and "temperature" in refused.json()["detail"]
+
+
+def test_threads_that_write_with_one_model_do_not_disturb_each_other():
+    "The tokenizer's cache empty, texts longer than the context, some readers gone half-way."
+    tok = BPETokenizer.train(ENGLISH + CHINESE, 400)
+    model = small("qwen3", tok, context=24)
+    with torch.no_grad():
+        for w in model.parameters(): w.mul_(4)           # so that one token changes the next
+
+    def write(seed):
+        text = CHINESE[seed][:9] if seed % 2 else ENGLISH[seed][:25]
+        pieces = stream(model, tok, text, 60, seed=seed)
+        if seed % 5 == 4: return next(pieces)            # closed before its end
+        return "".join(pieces)
+
+    want = [write(seed) for seed in range(15)]
+    tok.cache.clear()
+    with ThreadPoolExecutor(10) as pool: got = list(pool.map(write, list(range(15)) * 3))
+    assert got == want * 3 and len(set(want)) == 15
+    assert not model.training

@@ -406,6 +406,12 @@ class Mix(Sequence):
         self.parts = [part if isinstance(part, Sequence) else list(part) for part in parts]
         self.weights = check_weights(self.parts, weights)
 
+    @property
+    def slices(self) -> list[slice]:
+        "Where each corpus lies in the list."
+        edges = [0, *itertools.accumulate(map(len, self.parts))]
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
     def __len__(self) -> int: return sum(map(len, self.parts))
 
     def __iter__(self) -> Iterator[str]: return itertools.chain.from_iterable(self.parts)
@@ -447,18 +453,17 @@ def cut_lone(
     val: float,           # share that validates
 ) -> dict[int, int]:      # number of a document -> length of its head
     "Where to cut documents that are alone in their corpus and stand in no other."
-    filled = np.flatnonzero(lengths)
-    if len(filled) == 1: return {filled[0]: len(split_document(texts[filled[0]], val)[0])}
-    edges = np.searchsorted(filled, np.cumsum([0, *map(len, texts.parts)]))
-    lone = [int(filled[a]) for a, b in itertools.pairwise(edges) if b - a == 1]
-    others = np.isin(hashes[lone], np.delete(hashes, lone))
-    cuts = {i: cut_near(texts[i], val) for i, other in zip(lone, others) if not other}
+    filled = [np.flatnonzero(lengths[s]) + s.start for s in texts.slices]
+    lone = [int(places[0]) for places in filled if len(places) == 1]
+    if np.count_nonzero(lengths) == 1: return {lone[0]: len(split_document(texts[lone[0]], val)[0])}
+    elsewhere = np.isin(hashes[lone], np.delete(hashes, lone))
+    cuts = {i: cut_near(texts[i], val) for i, other in zip(lone, elsewhere) if not other}
     return {i: cut for i, cut in cuts.items() if cut}
 
 # %% ../nbs/02_data.ipynb #02-214
 @dataclass
 class Plan:
-    "Which characters of each document train, how often, and whether the others validate."
+    "What an epoch reads of each document, and whether the rest of it validates."
     heads: np.ndarray  # (n,) characters to train on; those behind them validate
     times: np.ndarray  # (n,) how often an epoch reads the head
     again: np.ndarray  # (n,) bool: it stood in an earlier corpus, and validates there
@@ -470,25 +475,21 @@ def plan_reading(texts: Mix, hashes: np.ndarray, lengths: np.ndarray, val: float
     cuts = cut_lone(texts, hashes, lengths, val) if val else {}
     heads, rest = lengths.copy(), lengths > 0
     rest[list(cuts)] = False
-    if not cuts or len(np.unique(hashes[rest])) > 1:
+    if not cuts or len(np.unique(hashes[rest])) > 1:   # one that is left over trains
         heads[rest] = np.where(choose_validation(hashes[rest], val), 0, heads[rest])
     for i, cut in cuts.items(): heads[i] = cut
-    sizes = [len(part) for part in texts.parts]
-    corpus, edges = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes])
-    slices = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    times = [times_read(hashes[s], heads[s], w) for s, w in zip(slices, texts.weights)]
-    _, where, which = np.unique(hashes, return_index=True, return_inverse=True)
-    return Plan(heads, np.concatenate(times), corpus != corpus[where][which])
+    times = [times_read(hashes[s], heads[s], w) for s, w in zip(texts.slices, texts.weights)]
+    corpus = np.repeat(np.arange(len(texts.parts)), [len(part) for part in texts.parts])
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    return Plan(heads, np.concatenate(times), again=corpus != corpus[first][which])
 
 # %% ../nbs/02_data.ipynb #02-216
 def deal(texts: Mix, plan: Plan) -> Iterator[tuple[str, str]]:
     "Texts, each with its side, in the order in which they are written."
     for done in range(max(1, int(np.ceil(plan.times.max())))):
-        start = 0
-        for part in texts.parts:
-            places, start = range(start, start + len(part)), start + len(part)
-            if done and not (plan.times[places.start:places.stop] > done).any(): continue
-            for i, text in zip(places, part):
+        for part, s in zip(texts.parts, texts.slices):
+            if done and not (plan.times[s] > done).any(): continue
+            for i, text in zip(range(s.start, s.stop), part):
                 head, share = text[:plan.heads[i]], plan.times[i] - done
                 if 0 < share < 1: head = head[:cut_near(head, 1 - share) or None]
                 if share > 0: yield head, "train"
@@ -537,8 +538,8 @@ def check_weights(parts: list[Sequence[str]], weights: Sequence[float] | None) -
     "A weight for each corpus, each above 0."
     weights = [1.0] * len(parts) if weights is None else list(map(float, weights))
     if not parts or len(parts) != len(weights):
-        raise ValueError(f"{len(parts)} corpora and {len(weights)} weights: give at least one corpus "
-                         "and as many weights")
+        raise ValueError(f"{len(parts)} corpora and {len(weights)} weights: give at least one "
+                         "corpus and as many weights")
     for part, weight in zip(parts, weights):
         if isinstance(part, str) or hasattr(part, "weights"):
             raise TypeError(f"a corpus is a {type(part).__name__}: give lists of documents")
@@ -573,7 +574,6 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-import unicodedata
 import zlib
 from array import array
 from collections import Counter
@@ -616,12 +616,15 @@ def open_text(path: str, encoding: str):
 def check_encoding(name: str | None) -> None:
     "Refuse what is no encoding of texts."
     try: "".encode("utf-8" if name is None else name)
-    except (LookupError, TypeError):
+    except (LookupError, TypeError, UnicodeError):
         raise ValueError(f"encoding={name!r} (--encoding) is no encoding of text that Python "
                          "knows: expected for example utf-8, gb18030, big5, shift_jis, utf-16 or "
                          "latin-1") from None
 
 # %% ../nbs/02_data.ipynb #02-230
+_SURE = 16   # characters of several bytes: no other encoding gives so many by chance
+
+
 def is_utf8(path: str) -> bool:
     "Whether a file is UTF-8 to its end and holds enough characters of several bytes to be sure."
     decoder, several = codecs.getincrementaldecoder("utf-8")(), 0
@@ -630,7 +633,7 @@ def is_utf8(path: str) -> bool:
             try: text = decoder.decode(block)
             except UnicodeDecodeError: return False
             several += len(text) - len(text.encode("ascii", "ignore"))
-    return several >= 16 and not decoder.getstate()[0]
+    return several >= _SURE and not decoder.getstate()[0]
 
 
 def encoding_of(path: str, asked: str | None) -> str:
@@ -638,91 +641,72 @@ def encoding_of(path: str, asked: str | None) -> str:
     with open_file(path) as file: head = file.read(4096)
     for mark, name in _MARKS:
         if head.startswith(mark): return name
-    if asked is None:
-        if head.count(0) > len(head) / 4:
-            raise ValueError(f"{path} is not UTF-8 text (many of its bytes are 0): "
-                             + wrong_bytes(path, "utf-8", 0))
-        return "utf-8"
-    if is_utf8(path): return "utf-8"
+    if asked is None and head.count(0) > len(head) / 4:
+        raise ValueError(f"{path} is not UTF-8 text (many of its bytes are 0): "
+                         + what_reads(path, "utf-8", 0))
+    if asked is None or is_utf8(path): return "utf-8"
     plain = codecs.lookup(asked).name
-    if plain[:6] not in ("utf-16", "utf-32"): return asked
-    orders = [plain] if plain[6:] else [plain + "-le", plain + "-be"]   # which byte comes first
-    best = max(orders, key=lambda order: plausible(head, order))
-    if plausible(head, best) < (0.5 if 0 in head else 0.95):   # of ASCII each second byte is 0
-        raise ValueError(f"{path} is not {asked} text: {wrong_bytes(path, asked, 0)}")
-    return best
+    if plain not in ("utf-16", "utf-32"): return asked
+    if head and 0 not in head:
+        raise ValueError(f"{path} is not {asked} text (none of its bytes is 0): "
+                         + what_reads(path, plain, 0))
+    first_is_0 = head[::2].count(0) > head[1::2].count(0)   # mostly, of the two bytes of a sign
+    return plain + ("-be" if first_is_0 else "-le")
 
 # %% ../nbs/02_data.ipynb #02-232
-_SIGNS = {"euc_kr": ("[가-힣]", 0.9), "euc_jp": ("[ぁ-ヿ]", 0.3), "shift_jis": ("[ぁ-ヿ]", 0.3)}
+_ENCODINGS = ["utf_8", "utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be", "gb18030", "big5",
+              "shift_jis", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1252"]
 
 
-@functools.cache
-def common_ideographs() -> frozenset[str]:
-    "About 7,000: the first levels of GB 2312 and of Big5."
-    simplified = bytes(b for a in range(0xb0, 0xd8) for c in range(0xa1, 0xff) for b in (a, c))
-    trails = [*range(0x40, 0x7f), *range(0xa1, 0xff)]
-    traditional = bytes(b for a in range(0xa4, 0xc7) for c in trails for b in (a, c))
-    return frozenset(simplified.decode("gb2312", "ignore") + traditional.decode("big5", "ignore"))
-
-
-def is_usual(c: str) -> bool:
-    "Whether texts hold this character often enough to believe it."
-    kind = unicodedata.category(c)
-    if kind[0] == "C": return c in "\t\n\r\f"
-    is_ideograph = kind == "Lo" and unicodedata.name(c, "CJK").startswith("CJK")
-    return c in common_ideographs() if is_ideograph else True
-
-
-def plausible(data: bytes, encoding: str) -> float:
-    "The share of usual characters in a text so read, among those that are not ASCII; else 0."
-    try: text = codecs.getincrementaldecoder(encoding)().decode(data)
-    except UnicodeError: return 0
-    unsure = re.findall("[^ -~]", text)
-    if encoding == "cp1252" and len(unsure) > len(text) / 3: return 0   # mostly plain letters
-    signs, least = _SIGNS.get(encoding, ("", 0))
-    if least and len(re.findall(signs, text)) < least * len(unsure): return 0
-    return sum(map(is_usual, unsure)) / len(unsure) if unsure else float(bool(text))
+def likely_encoding(data: bytes) -> str | None:
+    "The encoding whose characters look most like a text."
+    from charset_normalizer import from_bytes
+    telling = len(re.findall(rb"[\x00\x80-\xff]", data))
+    if telling < 4: return None if telling else "utf-8"
+    if len(data) < 100:   # too short to count: what is simplified Chinese as a whole
+        try: return "gb18030" if data.decode("gb2312") else None
+        except UnicodeDecodeError: pass
+    for cut in range(4):  # the last character may not be whole
+        found = from_bytes(data[:len(data) - cut], cp_isolation=_ENCODINGS).best()
+        if found: return found.encoding.replace("_", "-")
 
 # %% ../nbs/02_data.ipynb #02-233
-_ENCODINGS = ("utf-8", "utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be", "euc_kr", "euc_jp",
-              "shift_jis", "gb18030", "big5", "cp1252")
 _PACKED = {b"\x1f\x8b": "it is packed, unpack it first with gunzip",
            b"PK\3\4": "it is a zip archive (.docx and .epub are), take the plain text out first",
            b"%PDF": "it is a PDF, write its text to a plain file first"}
 
 
-def wrong_place(path: str, encoding: str) -> tuple[int, int] | None:
+def wrong_place(path: str, encoding: str) -> tuple[int, int]:
     "The place of the first byte that does not fit, and the byte."
-    decoder, read = codecs.getincrementaldecoder(encoding)(), 0
+    decoder, read, block = codecs.getincrementaldecoder(encoding)(), 0, b"-"
     with open_file(path) as file:
-        while True:
+        while block:
             block, waiting = file.read(2**20), len(decoder.getstate()[0])
             try: decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 return read - waiting + error.start, error.object[error.start]
-            if not block: return None
             read += len(block)
 
 
-def wrong_bytes(path: str, encoding: str, place: int) -> str:
-    "What to say of a file that is not written as it was read, and what would read it."
+def what_reads(path: str, encoding: str, place: int) -> str:
+    "What to do about a file that does not fit its encoding from some place on."
     with open_file(path) as file: data = file.read(place + 4096 if place < 2**24 else 0)
     for first, advice in _PACKED.items():
         if data.startswith(first): return advice
-    not_ascii = re.search(rb"[\x00\x80-\xff]", data)
-    telling = data[not_ascii.start() // 4 * 4:][:2**16] if not_ascii else data[:2**16]
-    for name in _ENCODINGS:
-        if name == encoding or plausible(telling, name) < 0.9: continue
-        if name[:3] == "utf" and name != "utf-8" and 0 not in telling: continue   # no line end, even
-        text = codecs.getincrementaldecoder(name)().decode(telling)
-        there = next((i for i, c in enumerate(text) if c > "~"), 0)
-        sample = " ".join(text[there:there + 16].split())
-        option = "leave encoding (--encoding) out"
-        if name != "utf-8": option = f'give encoding="{name}" (--encoding {name})'
-        return f"as {name} it reads {sample!r}; if that is right, {option}"
-    if max(data[:place], default=0) > 127: return f"up to there it is {encoding}: is it damaged?"
-    return ("say how it is written with encoding (--encoding), for example gb18030, big5, "
-            "shift_jis, utf-16 or latin-1")
+    before = data[:place].decode("utf-8", "ignore")
+    if encoding == "utf-8" and sum(c > "~" for c in before) >= _SURE:
+        return "up to there it is UTF-8, so it may be damaged"
+    plain = re.match(rb"[\x01-\x7f]*", data).end() // 4 * 4   # ASCII at the head tells nothing
+    if len(data) - plain >= 4: data = data[plain:]
+    data = data[:2**16]
+    name = likely_encoding(data)
+    if name in (None, encoding):
+        return ("say how it is written with encoding (--encoding), for example gb18030, big5, "
+                "shift_jis, utf-16 or latin-1")
+    shown = " ".join(codecs.getincrementaldecoder(name)().decode(data).lstrip()[:16].split())
+    option = "leave encoding (--encoding) out"
+    if name != "utf-8": option = f'give encoding="{name}" (--encoding {name})'
+    return f"as {name} it reads {shown!r}; if that is right, {option}"
 
 # %% ../nbs/02_data.ipynb #02-109i
 def read_text(path: str, encoding: str = "utf-8-sig") -> Iterator[str]:
@@ -846,32 +830,26 @@ def read_table(path: str, column: TextColumn, encoding: str = "utf-8-sig") -> It
 # %% ../nbs/02_data.ipynb #02-057b
 def read_file(path: str, column: TextColumn, encoding: str | None) -> Iterator[str]:
     "The documents of one file."
-    if kind_of(path) == ".parquet": yield from read_table(path, column)
-    else:
-        how = encoding_of(path, encoding)
-        yield from read_text(path, how) if kind_of(path) == "text" else read_table(path, column, how)
+    how = "utf-8" if kind_of(path) == ".parquet" else encoding_of(path, encoding)
+    try:
+        if kind_of(path) == "text": yield from read_text(path, how)
+        else: yield from read_table(path, column, how)
+    except UnicodeDecodeError:
+        how = codecs.lookup(how.removesuffix("-sig")).name
+        place, byte = wrong_place(path, how)
+        raise ValueError(f"{path} is not {encoding or 'UTF-8'} text (byte {byte:#x} at {place:,}): "
+                         + what_reads(path, how, place)) from None
 
-
-def what_is_wrong(path: str, encoding: str | None) -> str:
-    "Which byte of a file does not fit."
-    named = encoding or "UTF-8"
-    place, byte = wrong_place(path, encoding_of(path, encoding))
-    return (f"{path} is not {named} text (byte {byte:#x} at {place:,}): "
-            + wrong_bytes(path, encoding or "utf-8", place))
-
-
+# %% ../nbs/02_data.ipynb #02-234
 def read_files(files: tuple[str, ...], column: str | None, encoding: str | None,
                **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file; `stamp` says which state of them."
     text_column, empty = TextColumn(column), True
     for path in files:
         try:
-            for text in read_file(path, text_column, encoding):
-                if not text.strip(): continue
+            for text in filter(str.strip, read_file(path, text_column, encoding)):
                 empty = False
                 yield {"text": text}
-        except UnicodeDecodeError:
-            raise ValueError(what_is_wrong(path, encoding)) from None
         except PermissionError:
             raise PermissionError(f"{path} may not be read: its permissions forbid it") from None
         except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
@@ -918,9 +896,6 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
         raise (error.__cause__ or error) from None
 
 # %% ../nbs/02_data.ipynb #02-063b
-_PLAIN = (".txt", ".text", ".md", ".rst")
-
-
 def first_paths(paths: Iterable[str]) -> list[str]:
     "Each file once, should links lead to it by several paths."
     first = {}
@@ -939,7 +914,7 @@ def folders_below(top: str) -> Iterator[str]:
         if real not in seen: yield folder if top else os.path.relpath(folder).removeprefix(".")
         seen.add(real)
 
-
+# %% ../nbs/02_data.ipynb #02-235
 def find_paths(pattern: str) -> list[str]:
     "What a pattern finds; a folder that is there is taken by its name, whatever signs are in it."
     deep = re.match(r"(.*?/|)\*\*/(.*)", re.sub(r"(^|/)\*\*$", r"\1**/*", pattern), re.S)
@@ -953,27 +928,29 @@ def find_paths(pattern: str) -> list[str]:
         for folder in folders_below(top): found += find_paths(os.path.join(folder, deep[2]))
     return found
 
+# %% ../nbs/02_data.ipynb #02-236
+_PLAIN = (".txt", ".text", ".md", ".rst")
+
 
 def files_in(folder: str) -> list[str]:
     "The text files of a folder, all plain or all tables."
-    paths = [path for inside in folders_below(folder) for path in glob.glob(
-        os.path.join(glob.escape(inside), "*")) if os.path.isfile(path)]
-    endings = {path: Path(path.lower().removesuffix(".gz")).suffix for path in sorted(paths)}
-    plain = [path for path, ending in endings.items() if ending in _PLAIN]
-    tables = [path for path, ending in endings.items() if ending in _TABLES]
-    example = os.path.join(folder, "**", "*")
+    paths = sorted(filter(os.path.isfile, find_paths(os.path.join(folder, "**/*"))))
+    endings = {path: Path(path.lower().removesuffix(".gz")).suffix for path in paths}
+    plain = [path for path in paths if endings[path] in _PLAIN]
+    tables = [path for path in paths if endings[path] in _TABLES]
+    example = os.path.join(folder, "**/*")
     if plain and tables:
         raise ValueError(f"{folder} holds plain text, such as {plain[0]}, and tables, such as "
                          f"{tables[0]}: say which to read, for example '{example}.txt'")
     if plain or tables: return plain or tables
-    others = Counter(ending or "no ending" for ending in endings.values()).most_common(3)
-    there = ", ".join(f"{n:,} with {ending}" for ending, n in others) or "no file at all"
-    wanted = [ending for ending, _ in others if ending[0] == "."] or [".txt"]
+    others = Counter(endings.values()).most_common(3)
+    there = ", ".join(f"{n:,} with {ending or 'no ending'}" for ending, n in others)
+    wanted = next((ending for ending, _ in others if ending), "")
     raise FileNotFoundError(f"no text in {folder}: looked for {' '.join(_PLAIN + _TABLES)} (packed "
-                            f"or not, hidden files left out) and found {there}; name others, for "
-                            f"example '{example}{wanted[0]}'")
+                            f"or not, hidden files left out) and found {there or 'no file'}; name "
+                            f"others, for example '{example}{wanted}'")
 
-
+# %% ../nbs/02_data.ipynb #02-237
 def load_files(pattern: str, column: str | None, encoding: str | None) -> Texts:
     "The documents of a file, of a folder, or of all files that a pattern finds."
     path = os.path.expanduser(pattern)
@@ -1061,7 +1038,7 @@ def parts_of(
     if not isinstance(name, (str, Path)): return [part for one in name for part in parts_of(one)]
     words, parts = str(name).split("+"), []
     while words:
-        lengths = range(len(words), 0, -1)   # the longest that is there, else one word
+        lengths = range(len(words), 1, -1)   # the longest that is there, else one word
         n = next((n for n in lengths if is_there(weight_of("+".join(words[:n]))[0])), 1)
         parts.append(weight_of("+".join(words[:n])))
         words = words[n:]
@@ -1087,14 +1064,14 @@ def load_one(name: str, column: str | None, encoding: str | None, n_stories: int
 
 # %% ../nbs/02_data.ipynb #02-071
 def load_texts(
-    name: str | Path | Iterable[str | Path],  # tales, tales-zh, tales:2 (a level), pydocs, pycode; a
-                                # file, glob or folder; hub:org/name[/config]; several joined by +
-                                # or in a list; NAME@W: an epoch reads it W times
-    column: str | None = None,  # of a table: which holds the text, if not `text` or the only one
+    name: str | Path | Iterable[str | Path],  # tales, tales-zh, tales:2 (a level), pydocs, pycode;
+                                  # a file, glob or folder; hub:org/name[/config]; several joined
+                                  # by + or in a list; NAME@W: an epoch reads it W times
+    column: str | None = None,    # of a table: which holds the text, if not `text` or the only one
     encoding: str | None = None,  # of files that are not UTF-8, such as gb18030
-    n_stories: int = 100_000,   # of each world of tales
-    seed: int = 0,              # of the tales
-) -> Sequence[str]:             # documents: a list, `Texts` on disk (files, the Hub), or a `Mix`
+    n_stories: int = 100_000,     # of each world of tales
+    seed: int = 0,                # of the tales
+) -> Sequence[str]:               # documents: a list, `Texts` on disk (files, the Hub), or a `Mix`
     "The documents of a corpus, as they are: nothing is normalised."
     if n_stories < 1: raise ValueError(f"n_stories={n_stories}: expected at least 1")
     check_encoding(encoding)

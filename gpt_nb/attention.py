@@ -161,7 +161,8 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor, rotation: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
         "Query (B, H, T, K), key and value (B, H_kv, T, K) of each token."
-        query, key = self.q_norm(self.split(self.q_proj(x))), self.k_norm(self.split(self.k_proj(x)))
+        query = self.q_norm(self.split(self.q_proj(x)))
+        key = self.k_norm(self.split(self.k_proj(x)))
         if rotation is not None: query, key = rope(query, *rotation), rope(key, *rotation)
         return query, key, self.split(self.v_proj(x))
 

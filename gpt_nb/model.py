@@ -206,9 +206,9 @@ def hidden_states(
 # %% ../nbs/08_model.ipynb #08-7a06
 def attention_weights(
     attention: Attention,
-    x: Tensor,                                       # these three are what it is given: (B, T, D)
-    rotation: tuple[Tensor, Tensor] | None = None,
-    mask: Tensor | None = None,
+    x: Tensor,                                       # (B, T, D)
+    rotation: tuple[Tensor, Tensor] | None = None,   # these two as for `attention(...)` itself
+    mask: Tensor | None = None,                      # (T, T) or (B, 1, T, T)
 ) -> Tensor:                                         # (B, H, T, T); each row sums to 1
     "How much each token takes from each: what comes out where each value names its token."
     query, key, value = attention.heads(x, rotation)

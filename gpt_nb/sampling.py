@@ -161,7 +161,7 @@ def next_tokens(
 def generate(
     model: GPT,                       # which writes
     ids: Sequence | Tensor | str,     # token ids, a list of such, a (B, T) tensor; a text, texts
-    max_new_tokens: int,              # how many tokens to write at most
+    max_new_tokens: int,              # at most; past the context it goes on from its last half
     temperature: float = 1.0,         # 0 takes the likeliest token
     top_k: int | None = None,         # draw among that many tokens
     top_p: float | None = None,       # draw among the tokens that hold this share of probability
@@ -172,7 +172,7 @@ def generate(
     tok: Tokenizer | None = None,     # for prompts and stops that are texts
     keep_stop: bool = False,          # leave the stop in a new text, where it is no end token
 ) -> list | Tensor | str:            # as `ids`: prompt + new tokens; for a text, what follows it
-    "Continue one or many; ids stop only where told, texts at the end token too."
+    "Continue one or many. Ids stop only where told, texts also at the end token."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
     prompts = as_prompts(ids, tok)
@@ -463,14 +463,14 @@ def _evaluating(*models: torch.nn.Module) -> Iterator[None]:
 def is_nested(ids) -> bool:
     "Whether `ids` holds several prompts."
     if isinstance(ids, str): return False
-    if hasattr(ids, "ndim"): return ids.ndim > 1
-    first = ids[0] if len(ids) else 0
+    if getattr(ids, "ndim", 1) != 1: return ids.ndim > 1
+    first = next(iter(ids), 0)
     return isinstance(first, (list, tuple, str)) or getattr(first, "ndim", 0) > 0
 
 
 def holds_text(ids) -> bool:
     "Whether `ids` is a text, or several."
-    return isinstance(ids[0] if is_nested(ids) else ids, str)
+    return isinstance(next(iter(ids)) if is_nested(ids) else ids, str)
 
 
 def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)

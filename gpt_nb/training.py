@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, InitVar, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from .attention import settings
 from .data import Batches, Tokens, windows
 from .model import GPT, pick_device
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../nbs/09_training.ipynb #09-l004
 class Trainer:
@@ -205,7 +209,8 @@ class Validation:
         "Tokens of the sample: as asked for, or few beside those trained on since the last one."
         c = self.config
         if c.eval_tokens: return c.eval_tokens
-        trained = progress.gap * c.batch_size * model.config.context
+        updates = progress.step / progress.used if progress.used else c.steps or 0   # of the run
+        trained = (c.eval_every or updates / 20) * c.batch_size * model.config.context
         few = min(20_000, max(1, trained / 10))
         return 2 ** int(math.log2(few))   # a pace that varies a little leaves the sample the same
 
@@ -325,21 +330,13 @@ class Progress:
 
     @property
     def at_check(self) -> bool:
-        "Whether it is time for an evaluation: every so many updates, or every twentieth of the run."
+        "Whether an evaluation is due: each so many updates, or each twentieth of the run."
         every = self.config.eval_every
         if every: return self.step % every == 0 or self.used == 1
         return self.step == 0 or int(20 * self.used + 1e-9) > int(20 * self.last + 1e-9)
 
     @property
     def at_line(self) -> bool: return self.at_check or self.step % self.config.log_every == 0
-
-    @property
-    def gap(self) -> float:
-        "Updates from one evaluation to the next; 0 before there is a pace to judge by."
-        c = self.config
-        if c.eval_every: return c.eval_every
-        whole = self.step / self.used if self.used else c.steps or 0
-        return whole / 20
 
 # %% ../nbs/09_training.ipynb #09-90a5
 class Meter:
@@ -454,10 +451,10 @@ def draw_run(run: Run, ax, color: str | None, validation: str, training: str | N
 
 # %% ../nbs/09_training.ipynb #09-93c2
 def plot_runs(
-    runs: list[Run],
+    runs: list[Run],                  # of one vocabulary: losses of two do not compare
     names: list[str] | None = None,   # one for each; None: of their folders
-    ax=None,                          # axes to draw on; None: new ones
-):                                    # the figure
+    ax: "Axes | None" = None,         # to draw on; None: new ones
+) -> "Figure":
     "Runs in one picture: validation losses with dots and names, training losses thin."
     ax, names = ax or new_axes(), names or names_of(runs)
     if len(names) != len(runs): raise ValueError(f"{len(runs)} runs and {len(names)} names")
@@ -760,13 +757,6 @@ class RunFolder:
                 self.board = self.board or Board(self.path / "tensorboard", row["step"])
             if self.board: self.board.note(row)
 
-    def due(self) -> bool:
-        "Whether to save at this evaluation: not so often that a big model is written all the time."
-        t, now = self.trainer, time.perf_counter()
-        if t.config.eval_every or t.progress.used == 1: return True
-        quick = self.cost < 0.1 or now - self.free > 10 * self.cost
-        return t.backend.sum(quick) > 0   # all processes save, or none
-
     def save(self) -> None:
         "Write the state, then the model, the tokenizer and the record."
         self.run.seconds, start = self.trainer.progress.seconds, time.perf_counter()
@@ -781,6 +771,14 @@ class RunFolder:
             if self.writes: write_record(self.trainer)
         self.free = time.perf_counter()
         self.cost = self.free - start
+
+# %% ../nbs/09_training.ipynb #09-129d
+def is_due(folder: RunFolder) -> bool:
+    "Whether to save at this evaluation: not so often that a big model is written all the time."
+    t, now = folder.trainer, time.perf_counter()
+    if t.config.eval_every or t.progress.used == 1: return True
+    quick = folder.cost < 0.1 or now - folder.free > 10 * folder.cost
+    return t.backend.sum(quick) > 0   # all processes save, or none
 
 # %% ../nbs/09_training.ipynb #09-129a
 def write_record(t: Trainer) -> None:
@@ -1002,7 +1000,7 @@ def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: lis
         if at.step in trainer.config.keep: keep_copy(folder)
         if row:
             folder.note(row)
-            if at.at_check and folder.due(): folder.save()
+            if at.at_check and is_due(folder): folder.save()
             display.update()
             trainer.meter.restart()   # none of this is training
         if at.used < 1 and trainer.backend.sum(len(pressed)):   # whichever process it reached

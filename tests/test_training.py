@@ -22,7 +22,7 @@ from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import CharTokenizer
 from gpt_nb.training import (
     Machine, Muon, Progress, Run, RunFolder, Single, State, TrainConfig, Trainer, Validation,
-    lr_scale, make_optimizers, orthogonalize, plot_runs, train, validation_loss,
+    is_due, lr_scale, make_optimizers, orthogonalize, plot_runs, train, validation_loss,
 )
 
 V, END = 32, 31
@@ -411,26 +411,41 @@ def test_minutes_end_the_run_and_the_rate_follows_the_clock():
     assert run.history[-1]["step"] == 3
 
 
-def test_two_presses_at_once_do_not_hang_and_nothing_else_runs_beside(tmp_path):
-    "The second comes while the first is being noted, and while the log is being written."
-    code = """if 1:
-        import faulthandler, os, signal, sys, threading
-        sys.path.insert(0, {here!r})
-        import test_training as t
-        faulthandler.dump_traceback_later(60, exit=True)
-        def twice(loss):
-            assert threading.enumerate() == [threading.main_thread()]
-            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0005)
-            return loss
-        def press(*_): os.kill(os.getpid(), signal.SIGINT)
-        signal.signal(signal.SIGALRM, press)
-        config = t.replace(t.CONFIG, steps=10**6)
-        try: t.train(t.make_model(), t.TOKENS, config, out={out!r}, backend=t.Hook(3, twice))
-        except KeyboardInterrupt: signal.setitimer(signal.ITIMER_REAL, 0); os._exit(7)
-    """
-    code = code.format(here=str(Path(__file__).parent), out=str(tmp_path / "run"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=90)
+PRESSED = """
+import faulthandler, os, signal, sys
+from gpt_nb.training import finish_step
+faulthandler.dump_traceback_later(60, exit=True)   # where it hangs, if it does
+def press(): os.kill(os.getpid(), signal.SIGINT)
+for nth in range(1, 9):
+    lines = []
+    def trace(frame, event, _):
+        lines.append(event)
+        if event == "line" and lines.count("line") == nth: press()
+        return trace
+    try:
+        with finish_step():
+            sys.settrace(trace)   # from the next function on
+            press()
+    except KeyboardInterrupt: pass
+    finally: sys.settrace(None)
+os._exit(7)
+"""
+
+
+def test_a_second_press_at_any_line_that_notes_the_first_does_not_hang():
+    done = subprocess.run([sys.executable, "-c", PRESSED], capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 7, done.stderr[-2000:]
+
+
+def test_no_other_thread_stands_beside_the_training(tmp_path):
+    "One that a stop or a fork could leave waiting for a lock."
+    before, seen = set(threading.enumerate()), []
+    def look(loss):
+        seen.extend(set(threading.enumerate()) - before)
+        return loss
+    train(make_model(), TOKENS, CONFIG, out=tmp_path, backend=Hook(15, look))
+    assert (tmp_path / "tensorboard").is_dir() and not seen
 
 
 def test_outside_the_main_thread_it_trains_without_listening_to_ctrl_c():
@@ -509,7 +524,7 @@ def test_longer_by_minutes_counts_all_sittings(tmp_path):
     run = go(tmp_path, replace(config, minutes=minutes), resume=True)
     after = log_of(tmp_path)
     assert after[:len(rows)] == rows and len(after) > len(rows)
-    share = min(1, (1 - seconds / (60 * minutes)) / config.decay)     # of the peak, by the new clock
+    share = min(1, (1 - seconds / (60 * minutes)) / config.decay)   # by the new clock
     assert after[len(rows)]["lr"] == pytest.approx(share * config.lr, rel=0.1)
     assert 60 * minutes <= run.seconds < 60 * minutes + 5 and after[-1]["lr"] < 0.3 * CONFIG.lr
     run = go(tmp_path, replace(config, minutes=None, steps=after[-1]["step"] + 3), resume=True)
@@ -520,7 +535,7 @@ def test_a_clock_that_runs_out_on_resuming_still_ends_with_an_evaluation(tmp_pat
     config = replace(CONFIG, steps=None, minutes=60.0)
     with pytest.raises(KeyboardInterrupt): go(tmp_path, config, backend=Hook(7, interrupt))
     tensors, info = Single().load(tmp_path / "state")
-    Single().save(tmp_path / "state", tensors, info | dict(seconds=3601.0))   # an evaluation took it
+    Single().save(tmp_path / "state", tensors, info | dict(seconds=3601.0))   # for an evaluation
     run = go(tmp_path, config, resume=True)
     assert run.history[-1]["step"] == 8 and run.history[-1]["val_loss"] is not None
     assert run.val_loss == pytest.approx(validation_loss(run.model, TOKENS.val, END), abs=1e-5)
@@ -640,11 +655,11 @@ def test_a_big_model_is_not_saved_all_the_time():
     folder, now = RunFolder(trainer), time.perf_counter()
     for cost, ago, due in ((0.0, 0, True), (0.05, 0, True), (3.0, 5, False), (3.0, 31, True)):
         folder.cost, folder.free = cost, now - ago
-        assert folder.due() == due
+        assert is_due(folder) == due
     folder.cost, folder.free, trainer.progress.used = 3.0, now, 1.0
-    assert folder.due()
+    assert is_due(folder)
     asked = Trainer(Run(make_model(), None, CONFIG, []), TOKENS, Single())
-    assert RunFolder(asked).due()
+    assert is_due(RunFolder(asked))
 
 
 # bad input

@@ -464,6 +464,12 @@ TOKEN_OF_PATTERN = regex.compile(r"""(?xs)
             | [^\\()\[\]{}?*+] )
   | (?P<odd> . )""")
 
+
+def odd(pattern: str, found: regex.Match) -> ValueError:
+    "What to say of a part that libraries read in different ways."
+    return ValueError(f"the split pattern {pattern!r:.60} has {found[0]!r} at character "
+                      f"{found.start()}, which not all libraries read alike: write it otherwise")
+
 # %% ../nbs/01_tokenizer.ipynb #01-r3a7
 def for_tokenizers(
     pattern: str        # as `tiktoken` reads it
@@ -489,12 +495,6 @@ def plain_class(part: str) -> bool:
     "Whether what stands in a [...] means the same to all libraries."
     inside = part[1:-1] if part[0] == "[" else ""
     return "&&" not in inside and not regex.search(r"\\[a-oq-zA-OQ-Z](?<!\\[sSdDwWrntf])", inside)
-
-
-def odd(pattern: str, found: regex.Match) -> ValueError:
-    "What to say of a part that libraries read in different ways."
-    return ValueError(f"the split pattern {pattern!r:.60} has {found[0]!r} at character "
-                      f"{found.start()}, which not all libraries read alike: write it otherwise")
 
 # %% ../nbs/01_tokenizer.ipynb #01-r3a8
 def check_pattern(pattern: str) -> None:

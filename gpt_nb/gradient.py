@@ -30,10 +30,7 @@ class Value:
         other = _value(other)
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
-    def __pow__(self, n: float):
-        slope = n * self.data**(n - 1) if n else 0.0
-        return Value(self.data**n, (self,), (slope,))
-
+    def __pow__(self, n: float): return Value(self.data**n, (self,), (n * self.data**(n - 1),))
     def exp(self): return Value(math.exp(self.data), (self,), (math.exp(self.data),))
     def log(self): return Value(math.log(self.data), (self,), (1 / self.data,))
     def relu(self): return Value(max(self.data, 0.0), (self,), (float(self.data > 0),))

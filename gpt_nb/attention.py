@@ -104,17 +104,17 @@ class KVCache:
 # %% ../nbs/05_attention.ipynb #05-14a
 def check_room(cache: KVCache, key: Tensor, value: Tensor) -> None:
     "Raise where new keys and values do not fit into the cache."
-    _, rows, heads, room, width = cache.keys.shape
-    if key.shape != value.shape:
-        raise ValueError(f"keys {tuple(key.shape)}, values {tuple(value.shape)}: want one shape")
-    if key.shape[0] != rows:
-        raise ValueError(f"the cache was made for {rows} rows, the batch has {key.shape[0]}")
-    if (key.shape[1], key.shape[3]) != (heads, width):
+    new, (_, rows, heads, room, width) = key.shape, cache.keys.shape
+    if new != value.shape:
+        raise ValueError(f"keys {tuple(new)}, values {tuple(value.shape)}: want one shape")
+    if new[0] != rows:
+        raise ValueError(f"the cache was made for {rows} rows, the batch has {new[0]}")
+    if new[1] != heads or new[3] != width:
         raise ValueError(f"the cache was made for {heads} heads of keys of width {width}, "
-                         f"the layer has {key.shape[1]} of width {key.shape[3]}")
-    if cache.length + key.shape[2] > room:
+                         f"the layer has {new[1]} of width {new[3]}")
+    if cache.length + new[2] > room:
         raise ValueError(f"the cache holds {cache.length} of at most {room} tokens, "
-                         f"{key.shape[2]} more do not fit: make it with a larger max_length, "
+                         f"{new[2]} more do not fit: make it with a larger max_length, "
                          "or keep only the last part of the text")
 
 # %% ../nbs/05_attention.ipynb #05-156

@@ -197,8 +197,9 @@ def expectations(lang: str = "en") -> str:
 
 def in_chinese(table: str) -> str:
     "The words in the rows of `expectations`, and numbers counted in ten thousands."
-    table = re.sub(r"([\d.]+) million", lambda m: f"{float(m[1]) * 100:g} 万", table)
-    for english, chinese in (("2 cores", "2 核"), ("1 thread", "1 个线程"), (" % and ", " % 和 ")):
+    table = re.sub(r"([\d.]+) million", lambda m: f"{float(m[1]) * 100:g}&nbsp;万", table)
+    words = ("2 cores", "双核"), ("1 thread", "单线程"), (" % and ", " % 和 "), (" MB", "&nbsp;MB")
+    for english, chinese in words:
         table = table.replace(english, chinese)
     return table.replace("`: `", "`：`")
 

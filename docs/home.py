@@ -13,8 +13,13 @@ MADE = HERE / "_static" / "made"
 LABELS = {   # of the picture of what emerges
     "en": ("words that exist", "sentences that are well formed", "stories that hold",
            "stories that hold, by counting", "tokens read"),
-    "zh": ("存在的词", "合语法的句子", "前后一致的故事",
+    "zh": ("存在的词", "合乎语法的句子", "前后一致的故事",
            "前后一致的故事（计数模型）", "读过的词元"),
+}
+EXPECTED = {   # head of the table of measured runs
+    "en": ("text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
+           "stories that hold"),
+    "zh": ("文本", "机器", "参数", "分钟", "内存", "损失（最优值）", "前后一致的故事"),
 }
 COLORS = {"words": "#4c9be8", "sentences": "#f0883e", "story": "#3fb950"}
 SAID = {   # under each story of the slider
@@ -22,7 +27,7 @@ SAID = {   # under each story of the slider
            "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, "
            "{story:.0%} of stories hold."),
     "zh": ("读过的词元", "前后一致", "；",
-           "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，"
+           "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合乎语法，"
            "{story:.0%} 的故事前后一致。"),
 }
 
@@ -181,13 +186,22 @@ def growing(lang: str) -> str:
     return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
 
 
-def expectations() -> str:
+def expectations(lang: str = "en") -> str:
     "What to expect: runs that were measured, one row each."
-    head = ["text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
-            "stories that hold"]
+    head = EXPECTED[lang]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row()]
     rows += map(house_row, ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"))
-    return "\n".join(rows)
+    table = "\n".join(rows)
+    return table if lang == "en" else in_chinese(table)
+
+
+def in_chinese(table: str) -> str:
+    "The words in the rows of `expectations`, and numbers counted in ten thousands."
+    table = re.sub(r"([\d.]+) million", lambda m: f"{float(m[1]) * 100:g}&nbsp;万", table)
+    words = ("2 cores", "双核"), ("1 thread", "单线程"), (" % and ", " % 和 "), (" MB", "&nbsp;MB")
+    for english, chinese in words:
+        table = table.replace(english, chinese)
+    return table.replace("`: `", "`：`")
 
 
 def demo_row() -> str:
@@ -250,6 +264,7 @@ def write_home(chapters: list[Chapter]) -> None:
     story, seed = house_story()
     text, both = (sum(c.minutes[i] for c in chapters) / 60 for i in (0, 1))
     fill = {"STORY": html.escape(story), "SEED": seed, "EXPECT": expectations(),
+            "EXPECTZH": expectations("zh"),
             "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
             "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
             "TOC": toctrees(chapters), "HOURSTEXT": f"{text:.0f}", "HOURS": f"{both:.0f}"}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['docstrings', 'pycode', 'raw_pydocs', 'paragraphs', 'distinct_paragraphs', 'pydocs', 'split_document', 'Tokens',
-           'shuffled_windows', 'shuffled_documents', 'longest_document', 'Batches', 'windows', 'stdlib_files', 'Texts',
-           'world_of', 'load_texts', 'tokenize']
+           'shuffled_windows', 'shuffled_documents', 'longest_document', 'Batches', 'windows', 'Mix', 'stdlib_files',
+           'Texts', 'world_of', 'parts_of', 'load_texts', 'tokenize']
 
 # %% ../nbs/02_data.ipynb #02-002
 import ast
@@ -109,37 +109,30 @@ def choose_validation(
     return chosen
 
 # %% ../nbs/02_data.ipynb #02-091
-def split_document(
+def cut_near(
     text: str,   # one long document
-    val: float,  # share of its characters for validation
-) -> tuple[str, str]:  # the first part and the last; joined they are the text
-    "Cut a lone document near `1 - val` of it: at a blank line, else at a line end."
+    val: float,  # share of its characters behind the cut
+) -> int:        # 0 where no place leaves text on both sides
+    "The place near `1 - val` of a text: at a blank line, else at a line end."
     target = len(text) * (1 - val)
     blank_lines = list(itertools.accumulate(map(len, paragraphs(text))))[:-1]
     line_ends = [gap.end() for gap in re.finditer(r"\n+", text) if gap.end() < len(text)]
     for cuts, nearness in ((blank_lines, val / 2), (line_ends, 1)):
         cut = min(cuts, key=lambda place: abs(place - target), default=0)
         both_hold_text = text[:cut].strip() and text[cut:].strip()
-        if both_hold_text and abs(cut - target) <= nearness * len(text):
-            return text[:cut], text[cut:]
+        if both_hold_text and abs(cut - target) <= nearness * len(text): return cut
+    return 0
+
+# %% ../nbs/02_data.ipynb #02-091b
+def split_document(
+    text: str,   # one long document
+    val: float,  # share of its characters for validation
+) -> tuple[str, str]:  # the first part and the last; joined they are the text
+    "Cut a lone document near `1 - val` of it: at a blank line, else at a line end."
+    cut = cut_near(text, val)
+    if cut: return text[:cut], text[cut:]
     raise ValueError(f"the text is one line of {len(text):,} characters: too short to split into "
                      "training and validation; give at least two documents or two lines")
-
-# %% ../nbs/02_data.ipynb #02-110b
-def split(
-    texts: Sequence[str],
-    hashes: np.ndarray,   # (n,) of the documents
-    lengths: np.ndarray,  # (n,) their characters; empty ones are on neither side
-    val: float,           # share of documents that validate
-) -> tuple[Sequence[str], np.ndarray]:
-    "The documents and which of them validate; a lone document becomes two."
-    filled = np.flatnonzero(lengths)
-    if not len(filled): raise ValueError("no text: there is no document, or all are empty")
-    if len(filled) == 1 and val:
-        return split_document(texts[int(filled[0])], val), np.array([False, True])
-    is_val = np.zeros(len(lengths), bool)
-    is_val[filled] = choose_validation(hashes[filled], val)
-    return texts, is_val
 
 # %% ../nbs/02_data.ipynb #02-106a
 _CHUNK = 2**20  # characters encoded at a time; what is finished is on disk and survives a kill
@@ -178,11 +171,10 @@ class Piece(NamedTuple):
     ends: bool  # whether the document ends with it
 
 # %% ../nbs/02_data.ipynb #02-106v
-def pieces_of(texts: Iterable[str], is_val: np.ndarray, tok: Tokenizer) -> Iterator[Piece]:
-    "All documents in order; empty ones are passed over."
-    for text, val in zip(texts, is_val):
+def pieces_of(dealt: Iterable[tuple[str, str]], tok: Tokenizer) -> Iterator[Piece]:
+    "All documents in order, each with its side; empty ones are passed over."
+    for text, side in dealt:
         *first, last = cut_in_pieces(text, tok)
-        side = "val" if val else "train"
         for piece in first: yield Piece(piece, side, False)
         if last: yield Piece(last, side, True)
 
@@ -388,6 +380,7 @@ def windows(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # x (B, T), y (B, T); -100 in y is padding
     "Rows for evaluation: each token but the first is predicted exactly once, documents by length."
     ids = check_ids(ids)
+    if context < 1: raise ValueError(f"context={context}: expected at least 1")
     if len(ids) < 2: raise ValueError(f"{len(ids)} tokens: at least two are needed, one to predict")
     documents = document_rows(ids, context, end_id)
     if documents:
@@ -400,6 +393,107 @@ def windows(
     pad = 0 if end_id is None else end_id
     groups = [slice(a, a + batch_size) for a in range(0, len(starts), batch_size)]
     return (take_rows(ids, starts[g], lengths[g], int(lengths[g].max()), pad) for g in groups)
+
+# %% ../nbs/02_data.ipynb #02-202
+class Mix(Sequence):
+    "Corpora one behind the other, like one list; an epoch reads each as often as its weight says."
+
+    def __init__(
+        self,
+        parts: Iterable[Iterable[str]],          # corpora, each with its documents
+        weights: Sequence[float] | None = None,  # of each, above 0; None: all 1
+    ):
+        self.parts = [part if isinstance(part, Sequence) else list(part) for part in parts]
+        self.weights = check_weights(self.parts, weights)
+
+    @property
+    def slices(self) -> list[slice]:
+        "Where each corpus lies in the list."
+        edges = [0, *itertools.accumulate(map(len, self.parts))]
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+    def __len__(self) -> int: return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[str]: return itertools.chain.from_iterable(self.parts)
+
+    def __getitem__(self, key: int | slice) -> str | list[str]:
+        if isinstance(key, slice): return [self[i] for i in range(len(self))[key]]
+        place = range(len(self))[key]   # counted from the end where it is below 0
+        for part in self.parts:
+            if place < len(part): return part[place]
+            place -= len(part)
+
+    def __repr__(self) -> str:
+        sizes = [f"{w:g} x {len(part):,}" for w, part in zip(self.weights, self.parts)]
+        return f"Mix({' + '.join(sizes)} documents)"
+
+# %% ../nbs/02_data.ipynb #02-208
+def times_read(
+    hashes: np.ndarray,   # (n,) of the documents of one corpus
+    lengths: np.ndarray,  # (n,) their characters to train on
+    weight: float,
+) -> np.ndarray:          # (n,) whole numbers, but for a lone document
+    "How often an epoch reads each document of a corpus."
+    whole, share = divmod(weight, 1)
+    trains = np.flatnonzero(lengths)
+    if len(trains) < 2: return np.full(len(lengths), weight)
+    times = np.full(len(lengths), whole)
+    if share:
+        order = trains[np.argsort(hashes[trains], kind="stable")]
+        read = np.cumsum([0, *lengths[order]])
+        n = np.abs(read - share * read[-1]).argmin()
+        times[order[:max(n, whole == 0)]] += 1    # at least one, where all others are left out
+    return times
+
+# %% ../nbs/02_data.ipynb #02-212
+def cut_lone(
+    texts: Mix,
+    hashes: np.ndarray,   # (n,) of the documents
+    lengths: np.ndarray,  # (n,)
+    val: float,           # share that validates
+) -> dict[int, int]:      # number of a document -> length of its head
+    "Where to cut documents that are alone in their corpus and stand in no other."
+    filled = [np.flatnonzero(lengths[s]) + s.start for s in texts.slices]
+    lone = [int(places[0]) for places in filled if len(places) == 1]
+    if np.count_nonzero(lengths) == 1: return {lone[0]: len(split_document(texts[lone[0]], val)[0])}
+    elsewhere = np.isin(hashes[lone], np.delete(hashes, lone))
+    cuts = {i: cut_near(texts[i], val) for i, other in zip(lone, elsewhere) if not other}
+    return {i: cut for i, cut in cuts.items() if cut}
+
+# %% ../nbs/02_data.ipynb #02-214
+@dataclass
+class Plan:
+    "What an epoch reads of each document, and whether the rest of it validates."
+    heads: np.ndarray  # (n,) characters to train on; those behind them validate
+    times: np.ndarray  # (n,) how often an epoch reads the head
+    again: np.ndarray  # (n,) bool: it stood in an earlier corpus, and validates there
+
+
+def plan_reading(texts: Mix, hashes: np.ndarray, lengths: np.ndarray, val: float) -> Plan:
+    "Sides by content, times by weight."
+    if not lengths.any(): raise ValueError("no text: there is no document, or all are empty")
+    cuts = cut_lone(texts, hashes, lengths, val) if val else {}
+    heads, rest = lengths.copy(), lengths > 0
+    rest[list(cuts)] = False
+    if not cuts or len(np.unique(hashes[rest])) > 1:   # one that is left over trains
+        heads[rest] = np.where(choose_validation(hashes[rest], val), 0, heads[rest])
+    for i, cut in cuts.items(): heads[i] = cut
+    times = [times_read(hashes[s], heads[s], w) for s, w in zip(texts.slices, texts.weights)]
+    corpus = np.repeat(np.arange(len(texts.parts)), [len(part) for part in texts.parts])
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    return Plan(heads, np.concatenate(times), again=corpus != corpus[first][which])
+
+# %% ../nbs/02_data.ipynb #02-216
+def deal(texts: Mix, plan: Plan) -> Iterator[tuple[str, str]]:
+    "Texts, each with its side, in the order in which they are written."
+    for done in range(max(1, int(np.ceil(plan.times.max())))):
+        for part, s in zip(texts.parts, texts.slices):
+            if done and not (plan.times[s] > done).any(): continue
+            for i, text in zip(range(s.start, s.stop), part):
+                head, share = text[:plan.heads[i]], plan.times[i] - done
+                if 0 < share < 1: head = head[:cut_near(head, 1 - share) or None]
+                if share > 0: yield head, "train"
+                if not done and not plan.again[i]: yield text[plan.heads[i]:], "val"
 
 # %% ../nbs/02_data.ipynb #02-154
 def check_ids(ids, vocab_size: int | None = None, context: int = 0) -> np.ndarray:
@@ -439,6 +533,20 @@ def check_rows(rows: list[list[int]], tok: Tokenizer) -> None:
         raise ValueError(f"the tokenizer gave id {largest}, outside its vocabulary of "
                          f"{tok.vocab_size}")
 
+# %% ../nbs/02_data.ipynb #02-162c
+def check_weights(parts: list[Sequence[str]], weights: Sequence[float] | None) -> list[float]:
+    "A weight for each corpus, each above 0."
+    weights = [1.0] * len(parts) if weights is None else list(map(float, weights))
+    if not parts or len(parts) != len(weights):
+        raise ValueError(f"{len(parts)} corpora and {len(weights)} weights: give at least one "
+                         "corpus and as many weights")
+    for part, weight in zip(parts, weights):
+        if isinstance(part, str) or hasattr(part, "weights"):
+            raise TypeError(f"a corpus is a {type(part).__name__}: give lists of documents")
+        if not 0 < weight < float("inf"):
+            raise ValueError(f"weight {weight}: expected a number above 0, such as 2 or 0.5")
+    return weights
+
 # %% ../nbs/02_data.ipynb #02-018
 _NOT_TEXT = {"__pycache__", "_bundled", "dist-packages", "encodings", "idle_test", "pydoc_data",
              "site-packages", "test", "tests"}
@@ -457,6 +565,7 @@ def stdlib_files() -> list[Path]:
     return [root / name for name in wanted]
 
 # %% ../nbs/02_data.ipynb #02-050
+import codecs
 import csv
 import glob
 import gzip
@@ -467,6 +576,7 @@ import sysconfig
 import tempfile
 import zlib
 from array import array
+from collections import Counter
 
 from . import __version__
 from .tales import Tales
@@ -488,18 +598,123 @@ def kind_of(path: str) -> str:
     return suffix if suffix in _TABLES else "text"
 
 # %% ../nbs/02_data.ipynb #02-109h
-def open_text(path: str):
-    "A text file, packed or not, as it is; a mark of the byte order at its head is no text."
-    opened = gzip.open if path.lower().endswith(".gz") else open
-    return opened(path, "rt", encoding="utf-8-sig", newline="")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
+          (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
+          (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def open_file(path: str, mode: str = "rb", **how):
+    "A file, packed or not."
+    return (gzip.open if path.lower().endswith(".gz") else open)(path, mode, **how)
+
+
+def open_text(path: str, encoding: str):
+    "A text file as it is; a mark of the byte order at its head is no text."
+    return open_file(path, "rt", encoding=encoding, newline="")
+
+
+def check_encoding(name: str | None) -> None:
+    "Refuse what is no encoding of texts."
+    try: "".encode("utf-8" if name is None else name)
+    except (LookupError, TypeError, UnicodeError):
+        raise ValueError(f"encoding={name!r} (--encoding) is no encoding of text that Python "
+                         "knows: expected for example utf-8, gb18030, big5, shift_jis, utf-16 or "
+                         "latin-1") from None
+
+# %% ../nbs/02_data.ipynb #02-230
+_SURE = 16   # characters of several bytes: no other encoding gives so many by chance
+
+
+def is_utf8(path: str) -> bool:
+    "Whether a file is UTF-8 to its end and holds enough characters of several bytes to be sure."
+    decoder, several = codecs.getincrementaldecoder("utf-8")(), 0
+    with open_file(path) as file:
+        for block in iter(functools.partial(file.read, 2**20), b""):
+            try: text = decoder.decode(block)
+            except UnicodeDecodeError: return False
+            several += len(text) - len(text.encode("ascii", "ignore"))
+    return several >= _SURE and not decoder.getstate()[0]
+
+
+def encoding_of(path: str, asked: str | None) -> str:
+    "How to read a file: by its mark, else as UTF-8 where it surely is that, else as asked."
+    with open_file(path) as file: head = file.read(4096)
+    for mark, name in _MARKS:
+        if head.startswith(mark): return name
+    if asked is None and head.count(0) > len(head) / 4:
+        raise ValueError(f"{path} is not UTF-8 text (many of its bytes are 0): "
+                         + what_reads(path, "utf-8", 0))
+    if asked is None or is_utf8(path): return "utf-8"
+    plain = codecs.lookup(asked).name
+    if plain not in ("utf-16", "utf-32"): return asked
+    if head and 0 not in head:
+        raise ValueError(f"{path} is not {asked} text (none of its bytes is 0): "
+                         + what_reads(path, plain, 0))
+    first_is_0 = head[::2].count(0) > head[1::2].count(0)   # mostly, of the two bytes of a sign
+    return plain + ("-be" if first_is_0 else "-le")
+
+# %% ../nbs/02_data.ipynb #02-232
+_ENCODINGS = ["utf_8", "utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be", "gb18030", "big5",
+              "shift_jis", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1252"]
+
+
+def likely_encoding(data: bytes) -> str | None:
+    "The encoding whose characters look most like a text."
+    from charset_normalizer import from_bytes
+    telling = len(re.findall(rb"[\x00\x80-\xff]", data))
+    if telling < 4: return None if telling else "utf-8"
+    if len(data) < 100:   # too short to count: what is simplified Chinese as a whole
+        try: return "gb18030" if data.decode("gb2312") else None
+        except UnicodeDecodeError: pass
+    for cut in range(4):  # the last character may not be whole
+        found = from_bytes(data[:len(data) - cut], cp_isolation=_ENCODINGS).best()
+        if found: return found.encoding.replace("_", "-")
+
+# %% ../nbs/02_data.ipynb #02-233
+_PACKED = {b"\x1f\x8b": "it is packed, unpack it first with gunzip",
+           b"PK\3\4": "it is a zip archive (.docx and .epub are), take the plain text out first",
+           b"%PDF": "it is a PDF, write its text to a plain file first"}
+
+
+def wrong_place(path: str, encoding: str) -> tuple[int, int]:
+    "The place of the first byte that does not fit, and the byte."
+    decoder, read, block = codecs.getincrementaldecoder(encoding)(), 0, b"-"
+    with open_file(path) as file:
+        while block:
+            block, waiting = file.read(2**20), len(decoder.getstate()[0])
+            try: decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return read - waiting + error.start, error.object[error.start]
+            read += len(block)
+
+
+def what_reads(path: str, encoding: str, place: int) -> str:
+    "What to do about a file that does not fit its encoding from some place on."
+    with open_file(path) as file: data = file.read(place + 4096 if place < 2**24 else 0)
+    for first, advice in _PACKED.items():
+        if data.startswith(first): return advice
+    before = data[:place].decode("utf-8", "ignore")
+    if encoding == "utf-8" and sum(c > "~" for c in before) >= _SURE:
+        return "up to there it is UTF-8, so it may be damaged"
+    plain = re.match(rb"[\x01-\x7f]*", data).end() // 4 * 4   # ASCII at the head tells nothing
+    if len(data) - plain >= 4: data = data[plain:]
+    data = data[:2**16]
+    name = likely_encoding(data)
+    if name in (None, encoding):
+        return ("say how it is written with encoding (--encoding), for example gb18030, big5, "
+                "shift_jis, utf-16 or latin-1")
+    shown = " ".join(codecs.getincrementaldecoder(name)().decode(data).lstrip()[:16].split())
+    option = "leave encoding (--encoding) out"
+    if name != "utf-8": option = f'give encoding="{name}" (--encoding {name})'
+    return f"as {name} it reads {shown!r}; if that is right, {option}"
 
 # %% ../nbs/02_data.ipynb #02-109i
-def read_text(path: str) -> Iterator[str]:
+def read_text(path: str, encoding: str = "utf-8-sig") -> Iterator[str]:
     "Documents of a plain-text file: parted by lines that hold a separator, else the whole file."
     unpacked = os.path.getsize(path) * (4 if path.lower().endswith(".gz") else 1)
     most = _PIECE if unpacked > _WHOLE else sys.maxsize
     text = ""
-    with open_text(path) as file:
+    with open_text(path, encoding) as file:
         while block := file.read(min(most, _WHOLE)) + file.readline(_PIECE):
             *documents, text = _SEPARATOR.split(text + block)
             for document in documents: yield re.sub(r"\r?\n\Z", "", document)
@@ -524,10 +739,11 @@ class TextColumn:
         if guessed and others:
             several = sorted({*others, self.name} - {None})
             raise ValueError(f"{where} has several columns, {several}: say which holds the text "
-                             "with column=...")
+                             "with column (--column)")
         if self.name not in names:
             wanted = "of strings" if self.name is None else repr(self.name)
-            raise ValueError(f"{where} has no column {wanted}: it has {sorted(names)}")
+            raise ValueError(f"{where} has no column {wanted}: it has {sorted(names)}; say which "
+                             "holds the text with column (--column)")
         if names.count(self.name) > 1: raise ValueError(f"{where} has two columns {self.name!r}")
         return self.name
 
@@ -553,10 +769,10 @@ class TextColumn:
         return value
 
 # %% ../nbs/02_data.ipynb #02-054
-def csv_rows(path: str) -> Iterator[tuple[str, list]]:
+def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     "Where a row stands and its pairs; the first line gives the names."
     csv.field_size_limit(2**31 - 1)
-    with open_text(path) as file:
+    with open_text(path, encoding) as file:
         rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
         filled = (row for row in rows if any(value.strip() for value in row))
         names, is_tsv = next(filled, []), kind_of(path) == ".tsv"
@@ -579,9 +795,9 @@ def parse(text: str, what: str):
         raise ValueError(f"{what}: {getattr(error, 'msg', error)}") from None
 
 # %% ../nbs/02_data.ipynb #02-054d
-def json_rows(path: str) -> Iterator[tuple[str, tuple]]:
+def json_rows(path: str, encoding: str) -> Iterator[tuple[str, tuple]]:
     "Where a row stands and its pairs; an object a line, or in a .json file one array of objects."
-    with open_text(path) as file:
+    with open_text(path, encoding) as file:
         is_array = kind_of(path) == ".json" and file.read(999).lstrip().startswith("[")
         file.seek(0)
         if is_array: rows = parse(file.read(), f"{path} is not one JSON array")
@@ -604,36 +820,38 @@ def parquet_rows(path: str, column: TextColumn) -> Iterator[tuple[str, list]]:
         for i, value in enumerate(values, 1): yield f"{path}: row {i}", [(name, value)]
 
 # %% ../nbs/02_data.ipynb #02-057
-def read_table(path: str, column: TextColumn) -> Iterator[str]:
+def read_table(path: str, column: TextColumn, encoding: str = "utf-8-sig") -> Iterator[str]:
     "The text of each row."
     if kind_of(path) == ".parquet": rows = parquet_rows(path, column)
-    elif kind_of(path) in (".csv", ".tsv"): rows = csv_rows(path)
-    else: rows = json_rows(path)
+    elif kind_of(path) in (".csv", ".tsv"): rows = csv_rows(path, encoding)
+    else: rows = json_rows(path, encoding)
     for where, row in rows: yield column.text(row, where)
 
 # %% ../nbs/02_data.ipynb #02-057b
-def how_to_convert(error: UnicodeDecodeError) -> str:
-    "What to do with a file of other bytes, by its first two."
-    first = error.object[:2] if error.start < 2 else b""
-    if first == b"\x1f\x8b": return "it is packed, unpack it first with gunzip"
-    kind = "utf-16" if first in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
-    return f"convert it first, for example with iconv -f {kind} -t utf-8"
+def read_file(path: str, column: TextColumn, encoding: str | None) -> Iterator[str]:
+    "The documents of one file."
+    how = "utf-8" if kind_of(path) == ".parquet" else encoding_of(path, encoding)
+    try:
+        if kind_of(path) == "text": yield from read_text(path, how)
+        else: yield from read_table(path, column, how)
+    except UnicodeDecodeError:
+        how = codecs.lookup(how.removesuffix("-sig")).name
+        place, byte = wrong_place(path, how)
+        raise ValueError(f"{path} is not {encoding or 'UTF-8'} text (byte {byte:#x} at {place:,}): "
+                         + what_reads(path, how, place)) from None
 
-
-def read_files(files: tuple[str, ...], column: str | None, **stamp) -> Iterator[dict]:
+# %% ../nbs/02_data.ipynb #02-234
+def read_files(files: tuple[str, ...], column: str | None, encoding: str | None,
+               **stamp) -> Iterator[dict]:
     "All documents of some files, with errors that name the file; `stamp` says which state of them."
     text_column, empty = TextColumn(column), True
     for path in files:
         try:
-            plain = kind_of(path) == "text"
-            for text in read_text(path) if plain else read_table(path, text_column):
-                if not text.strip(): continue
+            for text in filter(str.strip, read_file(path, text_column, encoding)):
                 empty = False
                 yield {"text": text}
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise ValueError(f"{path} is not UTF-8 text (byte {byte:#x}): "
-                             f"{how_to_convert(error)}") from None
+        except PermissionError:
+            raise PermissionError(f"{path} may not be read: its permissions forbid it") from None
         except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
             if path in str(error): raise
             raise ValueError(f"{path} cannot be read: {error}") from None
@@ -678,27 +896,75 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
         raise (error.__cause__ or error) from None
 
 # %% ../nbs/02_data.ipynb #02-063b
-def first_paths(paths: Iterable[str]) -> tuple[str, ...]:
+def first_paths(paths: Iterable[str]) -> list[str]:
     "Each file once, should links lead to it by several paths."
     first = {}
     for path in paths: first.setdefault(os.path.realpath(path), path)
-    return tuple(first.values())
+    return list(first.values())
 
 
-def load_files(pattern: str, column: str | None) -> Texts:
-    "The documents of a file, or of all files that a pattern such as `texts/**/*.txt` finds."
+def folders_below(top: str) -> Iterator[str]:
+    "A folder and all below it but hidden ones, each once."
+    def fail(error): raise error
+
+    seen = set()
+    for folder, inside, _ in os.walk(top or ".", followlinks=True, onerror=fail):
+        real = os.path.realpath(folder)
+        inside[:] = sorted(name for name in inside if name[0] != "." and real not in seen)
+        if real not in seen: yield folder if top else os.path.relpath(folder).removeprefix(".")
+        seen.add(real)
+
+# %% ../nbs/02_data.ipynb #02-235
+def find_paths(pattern: str) -> list[str]:
+    "What a pattern finds; a folder that is there is taken by its name, whatever signs are in it."
+    deep = re.match(r"(.*?/|)\*\*/(.*)", re.sub(r"(^|/)\*\*$", r"\1**/*", pattern), re.S)
+    head = deep[1] if deep else pattern
+    parts = Path(head).parts
+    known = max((i for i in range(len(parts) + 1) if os.path.isdir(Path(*parts[:i]))), default=0)
+    if known: head = os.path.join(glob.escape(str(Path(*parts[:known]))), *parts[known:])
+    if not deep: return glob.glob(head)
+    found = []
+    for top in glob.glob(head) if head else [""]:
+        for folder in folders_below(top): found += find_paths(os.path.join(folder, deep[2]))
+    return found
+
+# %% ../nbs/02_data.ipynb #02-236
+_PLAIN = (".txt", ".text", ".md", ".rst")
+
+
+def files_in(folder: str) -> list[str]:
+    "The text files of a folder, all plain or all tables."
+    paths = sorted(filter(os.path.isfile, find_paths(os.path.join(folder, "**/*"))))
+    endings = {path: Path(path.lower().removesuffix(".gz")).suffix for path in paths}
+    plain = [path for path in paths if endings[path] in _PLAIN]
+    tables = [path for path in paths if endings[path] in _TABLES]
+    example = os.path.join(folder, "**/*")
+    if plain and tables:
+        raise ValueError(f"{folder} holds plain text, such as {plain[0]}, and tables, such as "
+                         f"{tables[0]}: say which to read, for example '{example}.txt'")
+    if plain or tables: return plain or tables
+    others = Counter(endings.values()).most_common(3)
+    there = ", ".join(f"{n:,} with {ending or 'no ending'}" for ending, n in others)
+    wanted = next((ending for ending, _ in others if ending), "")
+    raise FileNotFoundError(f"no text in {folder}: looked for {' '.join(_PLAIN + _TABLES)} (packed "
+                            f"or not, hidden files left out) and found {there or 'no file'}; name "
+                            f"others, for example '{example}{wanted}'")
+
+# %% ../nbs/02_data.ipynb #02-237
+def load_files(pattern: str, column: str | None, encoding: str | None) -> Texts:
+    "The documents of a file, of a folder, or of all files that a pattern finds."
     path = os.path.expanduser(pattern)
-    if os.path.isdir(path):
-        inside = pattern.rstrip("/") + "/*.txt"
-        raise ValueError(f"{pattern} is a folder: name its files, for example {inside}")
-    found = [path] if os.path.isfile(path) else sorted(glob.glob(path, recursive=True))
-    files = first_paths(file for file in found if os.path.isfile(file))
+    if os.path.isdir(path): found = files_in(path)
+    elif os.path.isfile(path): found = [path]
+    else: found = sorted(filter(os.path.isfile, find_paths(path)))
+    files = tuple(first_paths(found))
     if not files: raise FileNotFoundError(f"no file matches {pattern}")
     found = [(os.path.abspath(file), os.stat(file)) for file in files]
     stamp = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
     largest = max(1, min(_WHOLE, max(stat.st_size for _, stat in found)))
     rows_at_once = max(1, min(1000, 2**26 // largest))
-    return on_disk(read_files, rows_at_once, files=files, column=column, stamp=stamp)
+    return on_disk(read_files, rows_at_once, files=files, column=column, encoding=encoding,
+                   stamp=stamp)
 
 # %% ../nbs/02_data.ipynb #02-067
 def load_hub(name: str, column: str | None) -> Texts:
@@ -726,6 +992,7 @@ def world_of(
     name: str,        # of a corpus, as `load_texts` takes it
 ) -> Tales | None:    # None where the text is not told by one built-in world
     "The world whose stories a corpus holds."
+    name = name.partition("@")[0]   # without its weight
     if not _TALES.fullmatch(name): return None
     world, _, level = name.partition(":")
     return Tales("zh" if world == "tales-zh" else "en", int(level or 1))
@@ -745,27 +1012,74 @@ def load_built_in(name: str, n_stories: int, seed: int) -> Sequence[str]:
     return on_disk(tell, lang=world.lang, level=world.level, n=n_stories, seed=seed,
                    source=hashlib.blake2b(source).hexdigest())
 
+# %% ../nbs/02_data.ipynb #02-240
+def is_there(name: str) -> bool:
+    "Whether a file, a folder or a pattern that finds some has this very name."
+    path = os.path.expanduser(name)
+    return os.path.exists(path) or bool(glob.has_magic(path) and find_paths(path))
+
+
+def weight_of(name: str) -> tuple[str, float]:
+    "A name and the weight that `@W` at its end gives it."
+    before, _, number = name.rpartition("@")
+    if not before or is_there(name): return name, 1.0
+    try: weight = float(number)
+    except ValueError: return name, 1.0
+    if 0 < weight < float("inf"): return before, weight
+    raise ValueError(f"{name}: weight {number}: expected a number above 0, such as 2 or 0.5")
+
+# %% ../nbs/02_data.ipynb #02-241
+def parts_of(
+    name: str | Path | Iterable[str | Path],  # as `load_texts` takes it
+) -> list[tuple[str, float]]:                 # each corpus and its weight
+    "The names of corpora that are joined by `+` or stand in a list."
+    if not isinstance(name, (str, Path, Iterable)) or not name and name != "":
+        raise TypeError(f"{name!r} names no text: expected a name, or a list of names")
+    if not isinstance(name, (str, Path)): return [part for one in name for part in parts_of(one)]
+    words, parts = str(name).split("+"), []
+    while words:
+        lengths = range(len(words), 1, -1)   # the longest that is there, else one word
+        n = next((n for n in lengths if is_there(weight_of("+".join(words[:n]))[0])), 1)
+        parts.append(weight_of("+".join(words[:n])))
+        words = words[n:]
+    return parts
+
+# %% ../nbs/02_data.ipynb #02-244
+def check_name(name: str) -> None:
+    "Refuse what names no corpus, before any other is read."
+    if name in _CORPORA or _TALES.fullmatch(name) or name.startswith("hub:"): return
+    if is_there(name): return
+    if re.search(r"[/\\.*?]", name): raise FileNotFoundError(f"no file matches {name}")
+    raise ValueError(f"unknown text {name!r}: expected tales, tales-zh (with :1, :2 or :3 for a "
+                     f"level), {', '.join(_CORPORA)}, a file such as book.txt, a folder, a glob "
+                     "such as texts/*.txt, hub:org/name, or several of them joined by +")
+
+
+def load_one(name: str, column: str | None, encoding: str | None, n_stories: int,
+             seed: int) -> Sequence[str]:
+    "The documents of one corpus."
+    if name in _CORPORA or _TALES.fullmatch(name): return load_built_in(name, n_stories, seed)
+    if name.startswith("hub:"): return load_hub(name.removeprefix("hub:"), column)
+    return load_files(name, column, encoding)
+
 # %% ../nbs/02_data.ipynb #02-071
 def load_texts(
-    name: str | Path,           # tales, tales-zh, tales:2 (a level), pydocs, pycode, or several
-                                # joined by +; a file or glob; hub:org/name[/config]
-    column: str | None = None,  # of a table: which holds the text, if not `text` or the only one
-    n_stories: int = 100_000,   # of each world of tales
-    seed: int = 0,              # of the tales
-) -> Sequence[str]:             # documents: a list, or for files and the Hub `Texts`, on disk
+    name: str | Path | Iterable[str | Path],  # tales, tales-zh, tales:2 (a level), pydocs, pycode;
+                                  # a file, glob or folder; hub:org/name[/config]; several joined
+                                  # by + or in a list; NAME@W: an epoch reads it W times
+    column: str | None = None,    # of a table: which holds the text, if not `text` or the only one
+    encoding: str | None = None,  # of files that are not UTF-8, such as gb18030
+    n_stories: int = 100_000,     # of each world of tales
+    seed: int = 0,                # of the tales
+) -> Sequence[str]:               # documents: a list, `Texts` on disk (files, the Hub), or a `Mix`
     "The documents of a corpus, as they are: nothing is normalised."
     if n_stories < 1: raise ValueError(f"n_stories={n_stories}: expected at least 1")
-    name = str(name)
-    parts = name.split("+")
-    if all(part in _CORPORA or _TALES.fullmatch(part) for part in parts):
-        loaded = [load_built_in(part, n_stories, seed) for part in parts]
-        return loaded[0] if len(loaded) == 1 else [text for texts in loaded for text in texts]
-    if name.startswith("hub:"): return load_hub(name.removeprefix("hub:"), column)
-    is_path = os.path.exists(os.path.expanduser(name)) or re.search(r"[/\\.*?]", name)
-    if is_path: return load_files(name, column)
-    raise ValueError(f"unknown text {name!r}: expected tales, tales-zh (with :1, :2 or :3 for a "
-                     f"level), {', '.join(_CORPORA)}, several of them joined by +, a file such as "
-                     "book.txt, a glob such as texts/*.txt, or hub:org/name")
+    check_encoding(encoding)
+    parts = parts_of(name)
+    for part, _ in parts: check_name(part)
+    loaded = [load_one(part, column, encoding, n_stories, seed) for part, _ in parts]
+    weights = [weight for _, weight in parts]
+    return loaded[0] if weights == [1] else Mix(loaded, weights)
 
 # %% ../nbs/02_data.ipynb #02-086
 def hash_documents(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -783,10 +1097,14 @@ def hash_documents(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(hashes), np.array(lengths)
 
 # %% ../nbs/02_data.ipynb #02-086b
-def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float) -> str:
-    "A name for the arrays that these documents and this tokenizer make."
+def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float,
+            plan: Plan) -> str:
+    "A name for the arrays that these documents, this plan and this tokenizer make."
     digest = hashlib.blake2b(f"2 {_CHUNK} {val}".encode(), digest_size=8)
     digest.update(hashes.tobytes() + lengths.tobytes())
+    cut = (plan.heads > 0) & (plan.heads < lengths)
+    if (plan.times != 1).any() or plan.again.any() or cut.any() and np.count_nonzero(lengths) > 1:
+        digest.update(plan.heads.tobytes() + plan.times.tobytes() + plan.again.tobytes())
     with tempfile.TemporaryDirectory() as folder:
         tok.save(folder)
         for path in sorted(Path(folder).iterdir()):
@@ -847,7 +1165,7 @@ def check_arguments(texts, tok, val: float) -> None:
 
 # %% ../nbs/02_data.ipynb #02-113
 def tokenize(
-    texts: Sequence[str],                 # documents: a list, or what `load_texts` gives
+    texts: Iterable[str],                 # documents: a list, or what `load_texts` gives
     tok: Tokenizer,
     cache_dir: str | Path | None = None,  # keeps finished and unfinished work; None: none is kept
     val: float = 0.1,                     # share of documents to validate on; of one alone, its end
@@ -857,20 +1175,20 @@ def tokenize(
     from filelock import FileLock
     from tqdm.auto import tqdm
     check_arguments(texts, tok, val)
-    texts = texts if isinstance(texts, Sequence) else list(texts)
-    temporary = None
+    texts, temporary = texts if hasattr(texts, "weights") else Mix([texts]), None
     if not cache_dir:
         temporary = tempfile.TemporaryDirectory(prefix="gpt_nb-", ignore_cleanup_errors=True)
     root = Path(cache_dir or temporary.name)
     root.mkdir(parents=True, exist_ok=True)
     hashes, lengths = hash_documents(texts)
-    folder = root / name_of(hashes, lengths, tok, val)
+    plan = plan_reading(texts, hashes, lengths, val)
+    folder = root / name_of(hashes, lengths, tok, val, plan)
     with FileLock(root / "lock"):
         if open_tokens(folder) is None:
-            pieces = pieces_of(*split(texts, hashes, lengths, val), tok)
-            note = take_up(folder, tok)
+            pieces, note = pieces_of(deal(texts, plan), tok), take_up(folder, tok)
             done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))
-            characters = dict(total=int(lengths.sum()), initial=done, unit="char", unit_scale=True)
+            total = int((plan.times * plan.heads + (lengths - plan.heads) * ~plan.again).sum())
+            characters = dict(total=total, initial=done, unit="char", unit_scale=True)
             with tqdm(desc="tokens", disable=not progress, **characters) as bar:
                 for chunk in chunks_of(pieces):
                     append_chunk(chunk, tok, folder, note)

@@ -243,7 +243,7 @@ def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
 
 
 def test_demo_tells_how_far_it_is_from_the_best(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gpt_nb.data.load_texts.__defaults__", (None, 400, 0))
+    monkeypatch.setattr("gpt_nb.data.load_texts.__defaults__", (None, None, 400, 0))
     out = tmp_path / "demo"
     assert run_app(["demo", "--minutes", "0.05", "--out", str(out)]) == 0
     shown = capsys.readouterr().out

@@ -1,6 +1,7 @@
 "02_data under attack: every kind of file, bad input, leaks, kills, and batches as pure functions."
 import csv
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ from hypothesis import given, settings, strategies as st
 
 from gpt_nb import data
 from gpt_nb.data import (
-    Batches, distinct_paragraphs, load_texts, paragraphs, split_document, tokenize, windows,
+    Batches, Mix, distinct_paragraphs, load_texts, paragraphs, parts_of, split_document, tokenize,
+    windows,
 )
 
 END = 0
@@ -39,9 +41,10 @@ class Letters:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch):
     import datasets
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder))
     datasets.disable_progress_bars()
 
 
@@ -110,7 +113,7 @@ def test_tales():
     assert len(one) == 5 and one == load_texts("tales:1", n_stories=5, seed=3)
     assert one != load_texts("tales", n_stories=5)
     both = load_texts("tales:1+tales-zh:1", n_stories=4, seed=0)
-    assert both == load_texts("tales", n_stories=4) + two
+    assert list(both) == load_texts("tales", n_stories=4) + two
 
 
 @pytest.mark.parametrize("name", ["pydoc", "tales:4", "tales+book", "", "tales-de", "TALES"])
@@ -212,7 +215,7 @@ def test_columns(tmp_path):
     with pytest.raises(ValueError, match=r"no column 'body': it has \['label', 'sentence'\]"):
         load_texts(str(path), column="body")
     (tmp_path / "b.csv").write_text("q,a\nx,y\n")
-    with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].*column="):
+    with pytest.raises(ValueError, match=r"several columns, \['a', 'q'\].* column .--column"):
         load_texts(str(tmp_path / "b.csv"))
     assert list(load_texts(tmp_path / "b.csv", column="a")) == ["y"]
 
@@ -222,12 +225,10 @@ def test_columns(tmp_path):
     ("a.txt", b" \n\n ", "empty"),
     ("a.csv", b"text\n", "empty"),
     ("a.jsonl", b"", "empty"),
-    ("a.txt", "今天天气".encode("gb18030"), "a.txt is not UTF-8 text .*iconv"),
-    ("a.txt", "hello".encode("utf-16"),
-     "not UTF-8 text .byte 0xff.: convert it first, .* iconv -f utf-16 -t utf-8"),
-    ("a.csv", "text\nA\n".encode("utf-16"), "iconv -f utf-16"),
+    ("a.txt", "今天天气".encode("gb18030"), "a.txt is not UTF-8 text .byte 0xbd at 0.: "
+     "as gb18030 it reads '今天天气'; .* give encoding=\"gb18030\" .--encoding gb18030"),
     ("a.txt", gzip.compress(b"hello"),
-     "a.txt is not UTF-8 text .byte 0x8b.: it is packed, unpack it first with gunzip"),
+     "a.txt is not UTF-8 text .byte 0x8b at 1.: it is packed, unpack it first with gunzip"),
     ("a.txt.gz", gzip.compress(gzip.compress(b"hello")), "it is packed, unpack it first"),
     ("a.csv", b"text\n\xff\n", "not UTF-8"),
     ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read"),
@@ -279,6 +280,7 @@ def read(folder, name, content, **kw):
      '{"text": "C", "n": NaN}\n', ["A", "B", "C"]),
     ("a.jsonl", '{"text": "A", "n": 1, "n": 2}\n{"text": "B", "m": "\\ud800"}\n', ["A", "B"]),
     ("a.jsonl", '{"text": "A"}\n{"text": "B", "title": "not this"}\n', ["A", "B"]),
+    ("a.jsonl", '{"text": "A\u2028B\x85C"}\n{"text": "D"}\n', ["A\u2028B\x85C", "D"]),
     ("a.ndjson", '{"text": "A"}\n{"text": "B"}\n', ["A", "B"]),
     ("a.json", '{"text": "A"}\n{"text": "B"}\n', ["A", "B"]),
     ("a.json", '[{"text": "A", "n": []},\n {"n": null, "text": "B"}]', ["A", "B"]),
@@ -306,7 +308,7 @@ def test_what_a_file_holds_comes_back_whole(tmp_path, name, content, texts, pack
      "a.tsv: the first line, 'text,label', has no tab: a tsv parts its values by tabs"),
     ("a.tsv", "text;label\nA;1\n", "has no tab"),
     ("a.csv", "title,body\nA,B\n",
-     r"row 1 .line 2. has several columns, \['body', 'title'\].*column="),
+     r"row 1 .line 2. has several columns, \['body', 'title'\].* column .--column"),
     ("a.tsv", "text\tn\nA\t1\t2\n", r"a.tsv: row 1 \(line 2\) has 3 values"),
     ("a.jsonl", '{"text":"A."}\n{"title":"B title"}\n{"text":"C.","title":"C title"}\n',
      r"a.jsonl: row 2 has no column 'text': it has \['title'\]"),
@@ -410,7 +412,166 @@ def test_missing_files_and_folders(tmp_path):
         load_texts(str(tmp_path / "none.txt"))
     with pytest.raises(FileNotFoundError, match="no file matches"):
         load_texts(str(tmp_path / "*.txt"))
-    with pytest.raises(ValueError, match="is a folder.*txt"): load_texts(str(tmp_path))
+
+
+# ---------------------------------------------------------------- load_texts: folders and names
+
+def fill(folder, **files):
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_folder_gives_its_text_files(tmp_path):
+    fill(tmp_path, a_txt="A", sub__b_md="B", sub__deep__c_rst="C", empty_txt="", _hidden_txt="no",
+         _git__x_txt="no", picture_png="no", code_py="no")
+    (tmp_path / "d e.TXT.gz").write_bytes(gzip.compress(b"D E"))
+    (tmp_path / "sub/up").symlink_to(tmp_path, target_is_directory=True)
+    (tmp_path / "again").symlink_to(tmp_path / "sub", target_is_directory=True)
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "nowhere")
+    for name in (tmp_path, f"{tmp_path}/", [tmp_path]):
+        assert sorted(load_texts(name)) == ["A", "B", "C", "D E"]
+    assert list(load_texts(tmp_path / ".git")) == ["no"]   # one that is asked for by its name
+
+
+def test_a_folder_of_tables_is_read_and_one_of_both_kinds_refused(tmp_path):
+    fill(tmp_path, a_jsonl='{"text": "A"}', b_csv="text\nB\n")
+    assert list(load_texts(tmp_path)) == ["A", "B"]
+    fill(tmp_path, c_txt="C")
+    says = "holds plain text, such as .*c.txt, and tables, such as .*a.jsonl: .*[*][*]/[*].txt"
+    with pytest.raises(ValueError, match=says): load_texts(tmp_path)
+
+
+def test_a_folder_without_text_says_what_was_looked_for(tmp_path):
+    fill(tmp_path, a_py="a", sub__b_py="b", Makefile="c")
+    says = r"looked for .txt .text .md .*.parquet .*found 2 with .py, 1 with no ending; .*[*].py'"
+    with pytest.raises(FileNotFoundError, match=says): load_texts(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="found no file;"):
+        load_texts(tmp_path / "none")
+
+
+def test_rings_of_links_do_not_grow(tmp_path):
+    fill(tmp_path, a_txt="A", sub__b_txt="B")
+    for i in range(6): (tmp_path / f"sub/up{i}").symlink_to(tmp_path, target_is_directory=True)
+    assert list(load_texts(f"{tmp_path}/**/*.txt")) == ["A", "B"]
+    assert list(load_texts(f"{tmp_path}/**")) == ["A", "B"]
+
+
+def test_names_with_signs_of_patterns(tmp_path, monkeypatch):
+    fill(tmp_path, **{"texts [1]__x[2]_txt": "A", "sub__y_txt": "B"})
+    for name in ("texts [1]/x[2].txt", "texts [1]/*.txt", "texts [1]/**/*.txt", "texts [1]"):
+        assert list(load_texts(f"{tmp_path}/{name}")) == ["A"]
+    monkeypatch.chdir(tmp_path)
+    assert list(load_texts("**/*.txt")) == ["B", "A"]
+    assert list(load_texts("sub/[xy].txt")) == ["B"]
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    fill(tmp_path, a_txt="A")
+    def forbidden(path, mode="rb", **how): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(data, "open_file", forbidden)
+    with pytest.raises(PermissionError, match="a.txt may not be read"): load_texts(tmp_path)
+
+
+def test_names_are_joined_and_weighed(tmp_path, monkeypatch):
+    fill(tmp_path, a_txt="A", b_csv="text\nB\n", sub__c_txt="C")
+    for name in ("c++.txt", "a@2", "b+a@3.txt"): (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    texts = load_texts("tales-zh@0.5+sub+b.csv@2+a*.txt+c++.txt@3+a@2+a@2@2", n_stories=2)
+    assert list(texts[2:]) == ["C", "B", "A", "c++.txt", "a@2", "a@2"] and len(texts) == 8
+    assert texts.weights == [0.5, 1, 2, 1, 3, 1, 2] and texts[-4] == "A"
+    assert list(load_texts("b+a@3.txt")) == ["b+a@3.txt"]
+    one = load_texts(["sub@2", tmp_path / "b.csv", "a.txt+c++.txt"])
+    assert list(one) == ["C", "B", "A", "c++.txt"] and one.weights == [2, 1, 1, 1]
+    assert parts_of("tales@1e-1+hub:a/b@2") == [("tales", 0.1), ("hub:a/b", 2)]
+    assert data.world_of("tales-zh:2@0.5").lang == "zh"
+
+
+@pytest.mark.parametrize("name, error, message", [
+    ("tales@0", ValueError, "tales@0: weight 0: expected a number above 0"),
+    ("tales@-1", ValueError, "weight -1"), ("tales@nan", ValueError, "weight nan"),
+    ("tales@inf", ValueError, "weight inf"), ("tales@x", ValueError, "unknown text 'tales@x'"),
+    ("tales+", ValueError, "unknown text ''"), ("tales+none/*.txt", FileNotFoundError, "none/"),
+    ([], TypeError, "names no text"), (None, TypeError, "names no text"), ([3], TypeError, "3"),
+])
+def test_names_that_cannot_be_read(name, error, message):
+    with pytest.raises(error, match=message): load_texts(name)
+
+
+# ---------------------------------------------------------------- load_texts: encodings
+
+CHINESE = "全国人民代表大会常务委员会第十次会议今天上午在北京举行。\n会议审议了国务院的报告。\n" * 20
+TRADITIONAL = "全國人民代表大會常務委員會第十次會議今天上午在北京舉行。\n" * 20
+JAPANESE, KOREAN = "吾輩は猫である。名前はまだ無い。\n" * 20, "오늘은 날씨가 좋습니다.\n" * 20
+FRENCH, ENGLISH = "Le café est déjà fermé à l'été.\n" * 20, "A kite is not a boat.\n" * 20
+
+
+@pytest.mark.parametrize("encoding, text", [
+    ("gb18030", CHINESE), ("gb18030", "今天天气"), ("big5", TRADITIONAL), ("shift_jis", JAPANESE),
+    ("euc_jp", JAPANESE), ("euc_kr", KOREAN), ("cp1252", FRENCH), ("utf-16-le", CHINESE),
+    ("utf-16-be", CHINESE), ("utf-16-le", ENGLISH), ("utf-16-be", FRENCH), ("utf-32-le", ENGLISH),
+])
+def test_an_encoding_is_said_and_read(tmp_path, encoding, text):
+    name = encoding.replace("_", "-")
+    says = f"a.txt is not UTF-8 text .*as {name} it reads .* .--encoding {name}"
+    with pytest.raises(ValueError, match=says): read(tmp_path, "a.txt", text.encode(encoding))
+    for name, content in (("a.txt", text), ("a.jsonl", json.dumps(dict(text=text))),
+                          ("a.csv", f'text\r\n"{text}"\r\n')):
+        got = read(tmp_path, name, content.encode(encoding), encoding=encoding)
+        assert got == [text]
+    packed = gzip.compress(text.encode(encoding))
+    assert read(tmp_path, "b.txt.gz", packed, encoding=encoding) == [text]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("asked", [None, "gb18030", "utf-16"])
+def test_a_mark_of_the_byte_order_is_heeded(tmp_path, encoding, asked):
+    for text in (CHINESE, ENGLISH):
+        assert read(tmp_path, "a.txt", text.encode(encoding), encoding=asked) == [text]
+        rows = json.dumps([dict(text=text)]).encode(encoding)
+        assert read(tmp_path, "a.json", rows, encoding=asked) == [text]
+
+
+def test_utf16_without_a_mark(tmp_path):
+    for order in ("utf-16-le", "utf-16-be"):
+        for text in (CHINESE, ENGLISH):
+            assert read(tmp_path, "a.txt", text.encode(order), encoding="utf-16") == [text]
+
+
+def test_a_folder_of_two_encodings(tmp_path):
+    for name, encoding in (("a.txt", "utf-8"), ("b.txt", "gb18030")):
+        (tmp_path / name).write_text(CHINESE, encoding)
+    (tmp_path / "c.txt").write_text("plain")
+    (tmp_path / "d.txt").touch()
+    assert list(load_texts(tmp_path, encoding="gb18030")) == [CHINESE, CHINESE, "plain"]
+    (tmp_path / "b.txt").write_bytes(CHINESE.encode("utf-16-be"))
+    (tmp_path / "c.txt").unlink()
+    assert list(load_texts(tmp_path, encoding="utf-16")) == [CHINESE, CHINESE]
+
+
+@pytest.mark.parametrize("content, encoding, message", [
+    (CHINESE.encode("gb18030"), "big5", "is not big5 text .byte .*as gb18030 it reads '全国人民"),
+    (CHINESE.encode("gb18030"), "ascii", "is not ascii text .byte .*as gb18030 it reads"),
+    (CHINESE.encode("gb18030"), "utf-16", "is not utf-16 text .*: as gb18030 it reads"),
+    (ENGLISH.encode(), "utf-16", "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
+    (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
+    (b"plain " * 400_000 + b"\xff", None, "byte 0xff at 2,400,000.: say how it is written"),
+    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None, "as koi8-r it reads 'Прив"),
+    (b"\xef\xbb\xbf" + CHINESE.encode() + b"\xff", None,
+     f"byte 0xff at {3 + len(CHINESE.encode()):,}.: up to there it is UTF-8"),
+    (b"A", "undefined", "encoding='undefined' .* is no encoding of text"),
+    (b"%PDF-1.4\n%\xe2\xe3", None, "it is a PDF"),
+    (b"PK\3\4\xff", None, "it is a zip archive"),
+    (b"A", "gbk2", "encoding='gbk2' .--encoding. is no encoding of text"),
+    (b"A", "rot13", "encoding='rot13' .* is no encoding of text"),
+    (b"A", "", "encoding='' .* is no encoding of text"),
+])
+def test_a_wrong_encoding_is_one_clear_line(tmp_path, content, encoding, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path, "a.txt", content, encoding=encoding)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- load_texts: hub
@@ -438,7 +599,7 @@ def test_hub_columns(monkeypatch):
     made = lambda *args, **kw: datasets.Dataset.from_dict(columns)
     monkeypatch.setattr(datasets, "load_dataset", made)
     columns.update(title=["T"], body=["B"], n=[1])
-    several = r"hub:a/b has several columns, \['body', 'title'\].*column="
+    several = r"hub:a/b has several columns, \['body', 'title'\].* column .--column"
     with pytest.raises(ValueError, match=several): load_texts("hub:a/b")
     assert list(load_texts("hub:a/b", column="body")) == ["B"]
     with pytest.raises(ValueError, match=r"hub:a/b: column 'n' holds int64, not strings"):
@@ -636,7 +797,7 @@ def noted(folder): return json.loads(next(folder.glob("*/tokens.json")).read_tex
 
 def chunk_ends(texts):
     "How many pieces are done after each chunk."
-    pieces = data.pieces_of(texts, np.zeros(len(texts), bool), Letters())
+    pieces = data.pieces_of(zip(texts, itertools.repeat("train")), Letters())
     return np.cumsum([len(chunk) for chunk in data.chunks_of(pieces)]).tolist()
 
 
@@ -733,13 +894,105 @@ def test_a_large_text_never_sits_in_memory(tmp_path):
         for i in range(200_000_000 // len(block) + 1): f.write(f"{i}\n{block}")
     (tmp_path / "small.txt").write_text("small")
     paths = dict(here=Path(__file__).parent, small=tmp_path / "small.txt",
-                 big=tmp_path / "big.txt", folder=tmp_path / "c")
+                 big=f"{tmp_path}/big.txt@1.5", folder=tmp_path / "c")
     code = textwrap.dedent(BIG.format(**{name: str(path) for name, path in paths.items()}))
     env = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "hf")}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert out.returncode == 0, out.stderr
     n, grown = map(float, out.stdout.split())
-    assert n > 35e6 and grown < 120, f"{grown:.0f} MB for 200 MB of text"
+    assert n > 50e6 and grown < 120, f"{grown:.0f} MB for 200 MB of text"
+
+
+# ---------------------------------------------------------------- several corpora
+
+words_of = st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=8)
+
+
+@quick
+@given(st.lists(st.tuples(words_of, st.sampled_from([0.3, 1, 2, 2.5])), min_size=1, max_size=4))
+def test_a_mix_is_read_by_its_weights_and_validates_each_document_once(corpora):
+    "No document stands on both sides, whichever corpora hold it and however often."
+    parts, weights = zip(*corpora)
+    if len({text for part in parts for text in part}) < 3: return
+    mix = Mix(parts, weights)
+    tokens = tokenize(mix, Letters(), val=0.4, progress=False)
+    train, val = documents(tokens.train), documents(tokens.val)
+    assert not set(train) & set(val) and train and val
+    assert set(train + val) <= set(mix)
+    for text in set(val):
+        assert val.count(text) == next(part.count(text) for part in parts if text in part)
+    for text in set(train):
+        most = sum(part.count(text) * np.ceil(w) for part, w in corpora)
+        least = sum(part.count(text) * np.floor(w) for part, w in corpora)
+        assert least <= train.count(text) <= most
+    if all(w >= 1 for w in weights): assert set(train + val) == set(mix)
+
+
+def test_a_fraction_is_that_share_of_the_characters():
+    one, other = some_texts(400), [f"other {text}" for text in some_texts(300, 1)]
+    whole = tokenize(Mix([one, other]), Letters(), progress=False)
+    half = tokenize(Mix([one, other], [2.5, 0.5]), Letters(), progress=False)
+    assert np.array_equal(whole.val, half.val)
+    sizes = [sum(len(t) for t in documents(tokens.train) if t.startswith("other ") == is_other)
+             for tokens in (whole, half) for is_other in (False, True)]
+    assert abs(sizes[2] / sizes[0] - 2.5) < 0.01 and abs(sizes[3] / sizes[1] - 0.5) < 0.01
+
+
+def test_a_lone_document_beside_others_is_cut_in_two():
+    book = "".join(f"part {i} of the book.\n\n" for i in range(100))
+    many = some_texts(50)
+    for weight, times in ((1, 1), (3, 3), (0.5, 1)):
+        tokens = tokenize(Mix([many, [book]], [1, weight]), Letters(), progress=False)
+        train, val = documents(tokens.train), documents(tokens.val)
+        heads = [text for text in train if text.startswith("part 0 ")]
+        assert len(heads) == times and val.count(split_document(book, 0.1)[1]) == 1
+        assert abs(len(heads[0]) / len(book) - 0.9 * min(weight, 1)) < 0.02
+    twice = tokenize(Mix([[book], [*many, book]]), Letters(), progress=False)   # not alone: whole
+    assert (documents(twice.train) + documents(twice.val)).count(book) in (1, 2)
+    both = tokenize(Mix([[book], [book, ""]], [1, 2]), Letters(), progress=False)
+    assert documents(both.train) == [split_document(book, 0.1)[0]] * 3
+    assert documents(both.val) == [split_document(book, 0.1)[1]]
+    line = tokenize(Mix([["one line"], [book]]), Letters(), progress=False)
+    assert "one line" in documents(line.train)
+
+
+@pytest.mark.parametrize("chunks", [1, 4, 8])
+def test_a_mix_goes_on_after_a_kill(tmp_path, monkeypatch, chunks):
+    monkeypatch.setattr(data, "_CHUNK", 400)
+    book = "".join(f"part {i} of the book.\n\n" for i in range(30))
+    mix = Mix([some_texts(60), [book]], [2.5, 3])
+    whole = tokenize(mix, Letters(), progress=False)
+    with pytest.raises(KeyboardInterrupt): tokenize(mix, Stopped(chunks), tmp_path, progress=False)
+    again = tokenize(mix, Letters(), tmp_path, progress=False)
+    assert np.array_equal(again.train, whole.train) and np.array_equal(again.val, whole.val)
+
+
+def test_weights_have_arrays_of_their_own(tmp_path):
+    one, other, tok = some_texts(50), some_texts(50, 1), Letters()
+    name = lambda texts: tokenize(texts, tok, tmp_path, progress=False).folder.name
+    assert name(one + other) == name(Mix([one, other])) == name(Mix([one, other], [1.0, 1.0]))
+    weights = [None, (2, 1), (1, 2), (0.5, 1), (0.75, 1), (3, 1)]
+    assert len({name(Mix([one, other], w)) for w in weights}) == len(weights)
+    assert name(Mix([one, other], [2, 1])) == name(Mix([one, other], [2.0, 1.0]))
+
+
+@pytest.mark.parametrize("parts, weights, error, message", [
+    ([["a"]], [0], ValueError, "weight 0.0"), ([["a"]], [float("nan")], ValueError, "weight nan"),
+    ([["a"]], [1, 2], ValueError, "1 corpora and 2 weights"), ([], None, ValueError, "0 corpora"),
+    (["abc"], None, TypeError, "a corpus is a str"), ([Mix([["a"]])], None, TypeError, "is a Mix"),
+])
+def test_mixes_that_make_no_sense(parts, weights, error, message):
+    with pytest.raises(error, match=message): Mix(parts, weights)
+
+
+@quick
+@given(st.lists(st.lists(st.integers(), max_size=5), min_size=1, max_size=4), st.integers(-25, 25))
+def test_a_mix_behaves_like_a_list(parts, i):
+    mix, whole = Mix(parts), sum(parts, [])
+    assert list(mix) == whole and len(mix) == len(whole) and mix[i:] == whole[i:]
+    if -len(whole) <= i < len(whole): assert mix[i] == whole[i]
+    else:
+        with pytest.raises(IndexError): mix[i]
 
 
 # ---------------------------------------------------------------- Batches
@@ -890,6 +1143,7 @@ def test_windows_of_whole_documents():
     x, _ = list(windows(stream([2, 4, 3]), 4, END))[0]
     assert len(x) == 3   # one does not fit: windows of 4
     with pytest.raises(ValueError, match="1 tokens"): windows(np.zeros(1, int), 4)
+    with pytest.raises(ValueError, match="context=0"): windows(stream([2, 4, 3]), 0)
 
 
 # ---------------------------------------------------------------- the module

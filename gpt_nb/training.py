@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Trainer', 'lr_scale', 'forward_backward', 'orthogonalize', 'Muon', 'Machine', 'validation_loss', 'Validation',
-           'TrainConfig', 'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Run', 'Single', 'State', 'check_new',
-           'train']
+           'TrainConfig', 'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Run', 'plot_runs', 'Single', 'State',
+           'check_new', 'train']
 
 # %% ../nbs/09_training.ipynb #09-004
 import math
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, InitVar, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from .attention import settings
 from .data import Batches, Tokens, windows
 from .model import GPT, pick_device
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../nbs/09_training.ipynb #09-l004
 class Trainer:
@@ -193,13 +197,22 @@ class Validation:
         "Nats per token, of a sample while the run goes on, of all at its end; None without text."
         c, text = self.config, self.tokens.val
         if len(text) < 2: return None
-        most = None if progress.used == 1 else c.eval_tokens
+        most = None if progress.used == 1 else self.size(model, progress)
         with self.machine.autocast():
             rows = c.batch_size // c.accumulate   # as many as are known to fit into memory
             loss = validation_loss(model, text, self.tokens.end_id, rows, most)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the validation loss is {loss} at step {progress.step}")
         return loss
+
+    def size(self, model: GPT, progress: "Progress") -> int:
+        "Tokens of the sample: as asked for, or few beside those trained on since the last one."
+        c = self.config
+        if c.eval_tokens: return c.eval_tokens
+        updates = progress.step / progress.used if progress.used else c.steps or 0   # of the run
+        trained = (c.eval_every or updates / 20) * c.batch_size * model.config.context
+        few = min(20_000, max(1, trained / 10))
+        return 2 ** int(math.log2(few))   # a pace that varies a little leaves the sample the same
 
 # %% ../nbs/09_training.ipynb #09-82a0
 Whole, Count = Annotated[int, Field(ge=1)], Annotated[int, Field(ge=0)]
@@ -227,8 +240,8 @@ class TrainConfig:
     decay: Share = 0.7                  # last share of the run, in which they fall
     final_lr: Share = 0.0               # what they fall to, as a share of the peak
     schedule: Literal["linear", "cosine"] = "linear"   # the way down
-    eval_every: Whole = 100             # updates from one evaluation, and saved state, to the next
-    eval_tokens: Whole = 20_000         # about how many each evaluation reads; the last reads all
+    eval_every: Whole | None = None     # updates between evaluations; None: about twenty a run
+    eval_tokens: Whole | None = None    # about how many each reads, the last all; None: as fits
     log_every: Whole = 10               # updates from one line of the log to the next
     keep: Steps = ()                    # updates after which a copy of the model is kept
     seed: Seed = 0                      # of the batches
@@ -296,7 +309,7 @@ class Progress:
     "How far a run has come: updates, tokens, time, and the share of the budget that is used up."
     def __init__(self, config: TrainConfig, backend: "Single"):
         self.config, self.backend = config, backend
-        self.step, self.tokens, self.used = 0, 0, 0.0
+        self.step, self.tokens, self.used, self.last = 0, 0, 0.0, 0.0   # last: before this update
         self.before, self.started = 0.0, time.perf_counter()   # seconds of earlier sittings, start
 
     @property
@@ -308,15 +321,19 @@ class Progress:
 
     def go_to(self, step: int, tokens: int) -> None:
         "So many updates and tokens are done. The larger share of steps and minutes is used up."
-        c, self.step, self.tokens, self.used = self.config, step, tokens, 0.0
-        if c.steps: self.used = step / c.steps
+        c, self.step, self.tokens, self.last = self.config, step, tokens, self.used
+        shares = [step / c.steps] if c.steps else []
         if c.minutes:
             seconds = self.backend.sum(self.seconds) / self.backend.world   # one mean for all
-            self.used = max(self.used, seconds / (60 * c.minutes))
-        self.used = min(1.0, self.used)
+            shares.append(seconds / (60 * c.minutes))
+        self.used = min(1.0, max(shares))
 
     @property
-    def at_check(self) -> bool: return self.step % self.config.eval_every == 0 or self.used == 1
+    def at_check(self) -> bool:
+        "Whether an evaluation is due: each so many updates, or each twentieth of the run."
+        every = self.config.eval_every
+        if every: return self.step % every == 0 or self.used == 1
+        return self.step == 0 or int(20 * self.used + 1e-9) > int(20 * self.last + 1e-9)
 
     @property
     def at_line(self) -> bool: return self.at_check or self.step % self.config.log_every == 0
@@ -414,18 +431,45 @@ def heights(run: Run) -> tuple[float, float]:
 # %% ../nbs/09_training.ipynb #09-93a0
 def plot_run(run: Run, ax, label: str):
     "Training and validation loss, with the floor where it is known."
+    draw_run(run, ax, None, f"{label} validation".strip(), f"{label} training".strip())
+    ax.legend()
+    return ax.figure
+
+
+def draw_run(run: Run, ax, color: str | None, validation: str, training: str | None) -> None:
+    "The curves of a run, under these names. What is on the axes stays in view."
     low, high = ax.get_ylim() if ax.lines else (math.inf, -math.inf)   # of a run already there
-    line, = ax.plot(*losses_of(run, "val_loss"), marker=".", label=f"{label} validation".strip())
+    line, = ax.plot(*losses_of(run, "val_loss"), marker=".", color=color, label=validation)
     style = dict(color=line.get_color(), alpha=0.45, lw=1)
-    ax.plot(*losses_of(run, "loss"), label=f"{label} training".strip(), **style)
+    ax.plot(*losses_of(run, "loss"), label=training, **style)
     if run.floor is not None:
         words = f"best possible, {run.floor:.3f}"
         drawn = words in ax.get_legend_handles_labels()[1]
         if not drawn: ax.axhline(run.floor, color="C3", ls="--", label=words)
     ax.set_ylim(min(low, heights(run)[0]), max(high, heights(run)[1]))
     ax.set(xlabel="tokens read", ylabel="loss, nats per token")
+
+# %% ../nbs/09_training.ipynb #09-93c2
+def plot_runs(
+    runs: list[Run],                  # of one vocabulary: losses of two do not compare
+    names: list[str] | None = None,   # one for each; None: of their folders
+    ax: "Axes | None" = None,         # to draw on; None: new ones
+) -> "Figure":
+    "Runs in one picture: validation losses with dots and names, training losses thin."
+    ax, names = ax or new_axes(), names or names_of(runs)
+    if len(names) != len(runs): raise ValueError(f"{len(runs)} runs and {len(names)} names")
+    colors = [f"C{i}" for i in range(10) if i != 3]   # C3 is that of the best possible
+    for i, (run, name) in enumerate(zip(runs, names)):
+        draw_run(run, ax, colors[i % len(colors)], name, None)
     ax.legend()
     return ax.figure
+
+# %% ../nbs/09_training.ipynb #09-93c3
+def names_of(runs: list[Run]) -> list[str]:
+    "The names of their folders, or where two are called alike the whole paths."
+    paths = [run.folder or Path(f"run {i}") for i, run in enumerate(runs, 1)]
+    names = [path.name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 # %% ../nbs/09_training.ipynb #09-096
 class Single:
@@ -484,12 +528,13 @@ class State:
         device, at = t.machine.device, t.progress
         if device.type == "cuda": tensors["random.cuda"] = torch.cuda.get_rng_state(device)
         if t.meter.losses: tensors["recent"] = torch.stack(t.meter.losses)
-        info = dict(step=at.step, seen=at.tokens, seconds=at.seconds, settings=identity(t))
+        info = dict(step=at.step, seen=at.tokens, seconds=at.seconds, used=at.used,
+                    settings=identity(t))
         return cls(tensors, info)
 
     def put_into(self, t: Trainer) -> None:
         "Put a trainer where the other one stood; it must have been made for the same run."
-        check_same(self.info["settings"], identity(t))
+        longer = check_same(self.info, identity(t))
         tensors, device = self.tensors, t.machine.device
         with torch.no_grad():
             for name, p in t.model.named_parameters(): p.copy_(tensors[f"model.{name}"])
@@ -501,8 +546,11 @@ class State:
         random_here = tensors.get("random.cuda") if device.type == "cuda" else None
         if random_here is not None: torch.cuda.set_rng_state(random_here, device)
         t.meter.losses = list(tensors["recent"].to(device)) if "recent" in tensors else []
-        t.progress.before = self.info["seconds"]
-        t.progress.go_to(self.info["step"], self.info["seen"])
+        at = t.progress
+        at.before, at.started = self.info["seconds"], time.perf_counter()
+        at.go_to(self.info["step"], self.info["seen"])
+        over = self.info.get("used", 1) == 1 and not longer
+        if not over: at.used = min(at.used, 1 - 1e-9)   # the clock must not end it unevaluated
         t.meter.restart()
 
 # %% ../nbs/09_training.ipynb #09-114
@@ -527,19 +575,39 @@ def identity(t: Trainer) -> dict:
     return json.loads(json.dumps(whole))
 
 # %% ../nbs/09_training.ipynb #09-114b
-def check_same(was: dict, now: dict) -> None:
-    "Raise a ValueError that names the settings in which two runs differ."
+BUDGET = "steps", "minutes"                                  # may grow
+WATCHING = "eval_every", "eval_tokens", "log_every", "keep"   # these change nothing in the model
+MACHINE = "device", "compile", "accumulate"                  # and these the rounding
+
+
+def check_same(info: dict, now: dict) -> bool:  # whether another budget was given
+    "Raise a ValueError that names the settings in which a saved run and this one differ."
     defaults = {f.name: f.default for f in fields(TrainConfig)}
-    was = was | dict(config=defaults | was["config"],   # a state may be older than a setting
-                     text=now["text"] | was["text"])
-    differ = []
+    saved = info["settings"]
+    was = saved | dict(config=defaults | saved["config"],   # a state may be older than a setting
+                       text=now["text"] | saved["text"])
+    differ, free = [], BUDGET + WATCHING + MACHINE
     for part in now:
         for name in {**was[part], **now[part]}:
             before, after = was[part].get(name), now[part].get(name)
-            if before != after: differ.append(f"{part} {name} was {before!r} and is {after!r}")
-    if not differ: return
+            if before == after or part == "config" and name in free: continue
+            differ.append(f"{part} {name} was {before!r} and is {after!r}")
+    if not differ: return check_budget(info, was["config"], now["config"])
     raise ValueError(f"this is another run: {'; '.join(differ)}. Resume with what it was "
                      "started with, or start a new one in another folder")
+
+
+def check_budget(info: dict, was: dict, now: dict) -> bool:  # whether it is another one
+    "Raise a ValueError if another budget was given that is used up already."
+    if all(was[name] == now[name] for name in BUDGET): return False
+    over, minutes = [], info["seconds"] / 60
+    if now["steps"] and now["steps"] <= info["step"]:
+        over.append(f"steps is {now['steps']}, but {info['step']} are made")
+    if now["minutes"] and now["minutes"] <= minutes:
+        over.append(f"minutes is {now['minutes']:g}, but {minutes:.2f} are over")
+    if not over: return True
+    raise ValueError(f"{' and '.join(over)}: to train it longer give more than that, "
+                     "counted from the start of the run")
 
 # %% ../nbs/09_training.ipynb #09-95b1
 def write_text(path: Path, text: str) -> None:
@@ -663,7 +731,8 @@ class RunFolder:
     def __init__(self, trainer: Trainer):
         self.trainer, self.run, self.path = trainer, trainer.run, trainer.run.folder
         self.writes = self.path is not None and trainer.backend.rank == 0   # text: the first alone
-        self.saved, self.board = None, None   # step of the last saved state, TensorBoard's writer
+        self.saved, self.board = None, None   # step of the last saved state, TensorBoard's file
+        self.cost, self.free = 0.0, 0.0       # seconds the last saving took, and when it was over
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -690,7 +759,7 @@ class RunFolder:
 
     def save(self) -> None:
         "Write the state, then the model, the tokenizer and the record."
-        self.run.seconds = self.trainer.progress.seconds
+        self.run.seconds, start = self.trainer.progress.seconds, time.perf_counter()
         if self.path is None: return
         with self.writing():
             state = State.of(self.trainer)
@@ -699,6 +768,16 @@ class RunFolder:
             self.trainer.backend.export(self.trainer.model, self.path)
             if self.writes and self.run.tok: self.run.tok.save(self.path)
             if self.writes: write_record(self.trainer)
+        self.free = time.perf_counter()
+        self.cost = self.free - start
+
+# %% ../nbs/09_training.ipynb #09-129d
+def is_due(folder: RunFolder) -> bool:
+    "Whether to save at this evaluation: not so often that a big model is written all the time."
+    t, now = folder.trainer, time.perf_counter()
+    if t.config.eval_every or t.progress.used == 1: return True
+    quick = folder.cost < 0.1 or now - folder.free > 10 * folder.cost
+    return t.backend.sum(quick) > 0   # all processes save, or none
 
 # %% ../nbs/09_training.ipynb #09-129a
 def write_record(t: Trainer) -> None:
@@ -778,27 +857,29 @@ def take_up(folder: RunFolder, record: Record | None) -> None:
 
 # %% ../nbs/09_training.ipynb #09-132
 class Board:
-    "Lines of the log for TensorBoard."
+    "Lines of the log for TensorBoard, a new file in each sitting. It starts no thread."
     def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-        number_files(folder)
-        self.folder, self.writer = folder, SummaryWriter(folder, purge_step=step or None)
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        self.event, self.summary = Event, Summary
+        folder.mkdir(exist_ok=True)
+        number = len(list(folder.glob("events.out.tfevents.*")))
+        self.file = RecordWriter(open(folder / f"events.out.tfevents.{number:04d}", "wb"))
+        self.write(file_version="brain.Event:2", step=step)
+        if step: self.write(session_log=SessionLog(status=SessionLog.START), step=step)
+
+    def write(self, **what) -> None:
+        self.file.write(self.event(wall_time=time.time(), **what).SerializeToString())
 
     def note(self, row: dict) -> None:
         "One point of each curve."
-        for key in row.keys() - {"step"}:
-            if row[key] is not None: self.writer.add_scalar(key, row[key], row["step"])
+        values = [self.summary.Value(tag=key, simple_value=value) for key, value in row.items()
+                  if key != "step" and value is not None]
+        self.write(summary=self.summary(value=values), step=row["step"])
+        self.file.flush()
 
-    def close(self) -> None:
-        self.writer.close()
-        number_files(self.folder)
-
-# %% ../nbs/09_training.ipynb #09-133
-def number_files(folder: Path) -> None:
-    "Files of TensorBoard whose names hold the time and the machine's name get a number instead."
-    new = sorted(folder.glob("events.out.tfevents.*.*"))
-    have = len(list(folder.glob("events.out.tfevents.*"))) - len(new)
-    for i, path in enumerate(new, have): path.rename(folder / f"events.out.tfevents.{i:04d}")
+    def close(self) -> None: self.file.close()
 
 # %% ../nbs/09_training.ipynb #09-137
 class Display:
@@ -807,13 +888,15 @@ class Display:
         self.trainer, self.words = trainer, describe(trainer.machine)
         self.bar, self.picture, self.due = None, None, 0.0
         if not show or trainer.backend.rank: return
+        if trainer.progress.used == 1: return tell_finished(trainer)
         if in_jupyter():
             from IPython.display import HTML, display
             self.picture = display(HTML(self.words), display_id=True)
         else:
             from tqdm.auto import tqdm
+            class Bar(tqdm): monitor_interval = 0   # no thread beside the training
             parts = "{desc} {percentage:3.0f}% |{bar:20}| {elapsed}<{remaining}{postfix}"
-            self.bar = tqdm(total=1.0, desc=self.words, bar_format=parts)
+            self.bar = Bar(total=1.0, desc=self.words, bar_format=parts)
 
     def update(self) -> None:
         "Show the newest line of the log."
@@ -844,6 +927,13 @@ def in_short(run: Run) -> str:
     if run.floor is not None: words.append(f"best possible {run.floor:.3f}")
     return ", ".join([*words, f"{row['tokens_per_second']:,} tokens/s"])
 
+
+
+def tell_finished(t: Trainer) -> None:
+    "Say that there is nothing to do, and what to give to go on."
+    done = f"{t.progress.step} updates, {t.progress.before / 60:.1f} minutes"
+    print(f"{t.run.folder} is finished ({done}). To train it longer, resume it with more steps or "
+          "minutes, counted from its start", file=sys.stdout if in_jupyter() else sys.stderr)
 
 
 def describe(machine: Machine) -> str:
@@ -878,33 +968,41 @@ def use_threads() -> None:
         cores = min(cores, max(1, int(quota) // int(period)))   # a container's share
     if torch.get_num_threads() > cores: torch.set_num_threads(cores)
 
+# %% ../nbs/09_training.ipynb #09-142a
+def check_alone() -> None:
+    "Raise a ValueError where a launcher has started this program several times."
+    world = os.environ.get("WORLD_SIZE", "")   # as torchrun says it
+    if world in ("", "1"): return
+    raise ValueError(f"WORLD_SIZE is {world}: each of these processes would train a model of its "
+                     "own. Start one, without torchrun, or give train a backend")
+
 # %% ../nbs/09_training.ipynb #09-145
 @contextmanager
-def finish_step() -> Iterator[threading.Event]:  # is set once Ctrl-C was pressed
+def finish_step() -> Iterator[list[int]]:  # holds a number once Ctrl-C was pressed
     "Let Ctrl-C wait for the end of the update; a second one does not wait."
-    stop = threading.Event()
+    pressed = []   # a list has no lock that a second signal could wait for
     def handler(signum, frame):
-        if stop.is_set(): raise KeyboardInterrupt
-        stop.set()
+        pressed.append(signum)
+        if len(pressed) > 1: raise KeyboardInterrupt
     if threading.current_thread() is not threading.main_thread():   # only that one may listen
-        yield stop
+        yield pressed
         return
     before = signal.signal(signal.SIGINT, handler)
-    try: yield stop
+    try: yield pressed
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/09_training.ipynb #09-149
-def run_loop(trainer: Trainer, folder: RunFolder, display: Display, stop: threading.Event) -> None:
+def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list) -> None:
     "Train, and between two updates write, show, and see whether to stop."
     for row in trainer:
         at = trainer.progress
         if at.step in trainer.config.keep: keep_copy(folder)
         if row:
             folder.note(row)
-            if at.at_check: folder.save()
+            if at.at_check and is_due(folder): folder.save()
             display.update()
             trainer.meter.restart()   # none of this is training
-        if at.used < 1 and trainer.backend.sum(stop.is_set()):   # whichever process it reached
+        if at.used < 1 and trainer.backend.sum(len(pressed)):   # whichever process it reached
             folder.save()
             rest = f"resume from {folder.path}" if folder.path else "the model holds the weights"
             raise KeyboardInterrupt(f"stopped after step {at.step}: {rest}")
@@ -924,6 +1022,7 @@ def train(
 ) -> Run:
     "Train. Ctrl-C ends the step, saves and raises; `resume=True` goes on as if nothing had been."
     c, end, out = config, tokens.end_id, Path(out) if out else None
+    if backend is None: check_alone()
     if c.keep and out is None: raise ValueError(f"keep {c.keep} needs a folder: give out=")
     if model.config.eos_token_id is None:
         model.config = replace(model.config, bos_token_id=end, eos_token_id=end)
@@ -931,11 +1030,11 @@ def train(
     trainer = Trainer(run, tokens, backend or Single())
     folder, device = RunFolder(trainer), trainer.machine.device
     if device.type == "cpu": use_threads()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), finish_step() as stop:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), finish_step() as pressed:
         torch.manual_seed(c.seed)
         resume_run(folder) if resume else start_run(folder)
         display = Display(trainer, show)
-        try: run_loop(trainer, folder, display, stop)
+        try: run_loop(trainer, folder, display, pressed)
         except FloatingPointError as e:
             rates = f"lower rates (lr {c.lr}, muon_lr {c.muon_lr})"
             advice = f"start again with {rates} or a longer warmup ({c.warmup})"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import CharTokenizer
 from gpt_nb.training import (
-    Muon, Run, Single, State, TrainConfig, Trainer, lr_scale, make_optimizers, orthogonalize,
-    train, validation_loss,
+    Machine, Muon, Progress, Run, RunFolder, Single, State, TrainConfig, Trainer, Validation,
+    is_due, lr_scale, make_optimizers, orthogonalize, plot_runs, train, validation_loss,
 )
 
 V, END = 32, 31
@@ -315,16 +316,19 @@ def test_ctrl_c_saves_and_resume_is_exact(whole, tmp_path, step):
 
 
 KILLED = """
-import os, signal, sys
+import faulthandler, os, signal, sys
 sys.path.insert(0, {here!r})
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(1)   # and nothing is computed before a fork: a child has no other thread
+import tensorboard.compat.proto.event_pb2, tensorboard.summary.writer.record_writer
+import torch._dynamo       # as the first optimizer does: children need not import again
 import test_training as t
 rename, out = os.replace, t.Path({out!r})
-t.go(out.parent / "warm")   # children need not import again
+assert os.listdir("/proc/self/task") == [str(os.getpid())]
 for kill_at in [1, 2, 3, 4, 5, 6, 3, 10**9]:
     child = os.fork()
     if child == 0:
+        faulthandler.dump_traceback_later(90, exit=True)   # where it hangs, if it does
         done = 0
         def replace(a, b):
             global done
@@ -347,7 +351,7 @@ def test_sigkill_at_any_rename_leaves_a_good_state(whole, tmp_path):
     code = KILLED.format(here=str(Path(__file__).parent), out=str(tmp_path / "run"))
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env,
-                          timeout=120)
+                          timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count(" 9\n") == 7, done.stdout
     assert_same(whole, tmp_path / "run")
@@ -407,6 +411,43 @@ def test_minutes_end_the_run_and_the_rate_follows_the_clock():
     assert run.history[-1]["step"] == 3
 
 
+PRESSED = """
+import faulthandler, os, signal, sys
+from gpt_nb.training import finish_step
+faulthandler.dump_traceback_later(60, exit=True)   # where it hangs, if it does
+def press(): os.kill(os.getpid(), signal.SIGINT)
+for nth in range(1, 9):
+    lines = []
+    def trace(frame, event, _):
+        lines.append(event)
+        if event == "line" and lines.count("line") == nth: press()
+        return trace
+    try:
+        with finish_step():
+            sys.settrace(trace)   # from the next function on
+            press()
+    except KeyboardInterrupt: pass
+    finally: sys.settrace(None)
+os._exit(7)
+"""
+
+
+def test_a_second_press_at_any_line_that_notes_the_first_does_not_hang():
+    done = subprocess.run([sys.executable, "-c", PRESSED], capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 7, done.stderr[-2000:]
+
+
+def test_no_other_thread_stands_beside_the_training(tmp_path):
+    "One that a stop or a fork could leave waiting for a lock."
+    before, seen = set(threading.enumerate()), []
+    def look(loss):
+        seen.extend(set(threading.enumerate()) - before)
+        return loss
+    train(make_model(), TOKENS, CONFIG, out=tmp_path, backend=Hook(15, look))
+    assert (tmp_path / "tensorboard").is_dir() and not seen
+
+
 def test_outside_the_main_thread_it_trains_without_listening_to_ctrl_c():
     runs = []
     thread = threading.Thread(target=lambda: runs.append(go(config=replace(CONFIG, steps=2))))
@@ -423,7 +464,214 @@ def test_the_bar_is_on_stderr(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+# training longer
+
+HALF, STEADY = replace(CONFIG, steps=10), replace(CONFIG, decay=0.0)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_at_a_level_rate_two_sittings_are_one_run(tmp_path, optimizer):
+    config = replace(STEADY, optimizer=optimizer)
+    go(tmp_path / "one", config)
+    go(tmp_path / "two", replace(config, steps=10))
+    opened = Run.open(tmp_path / "two")
+    go(tmp_path / "two", replace(opened.config, steps=20), opened.model, resume=True)
+    assert state_of(tmp_path / "one")[1] == state_of(tmp_path / "two")[1]
+    assert weights_of(tmp_path / "one") == weights_of(tmp_path / "two")
+    one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    differ = [a["step"] for a, b in zip(one, two, strict=True) if a != b]
+    assert differ in ([], [10])   # where the first sitting ended, all validation text was read
+    assert Run.open(tmp_path / "two").config.steps == 20
+
+
+def test_with_a_decay_it_differs_by_the_rates_of_the_first_sitting(whole, tmp_path):
+    go(tmp_path, HALF)
+    before = log_of(tmp_path)
+    run = go(tmp_path, CONFIG, resume=True)
+    after, one = log_of(tmp_path), log_of(whole)
+    assert after[:len(before)] == before and [r["step"] for r in after] == [r["step"] for r in one]
+    assert before[-1]["lr"] < 0.2 * CONFIG.lr        # it had fallen
+    late = [(a["lr"], b["lr"]) for a, b in zip(after, one) if a["step"] > 10]
+    assert all(a == b for a, b in late)              # at once that of the longer run
+    assert [a["tokens"] for a in after] == [b["tokens"] for b in one]   # the same batches in order
+    assert weights_of(tmp_path) != weights_of(whole)
+    assert abs(run.val_loss - Run.open(whole).val_loss) < 0.3
+    assert run.val_loss < before[-1]["val_loss"] - 0.1
+
+
+def test_a_stopped_run_may_be_made_longer_or_shorter_and_killed_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt): go(tmp_path / "a", HALF, backend=Hook(7, interrupt))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    go(tmp_path / "a", CONFIG, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "b", CONFIG, resume=True, backend=Hook(6, interrupt))
+    assert Run.open(tmp_path / "b").config.steps == 20
+    go(tmp_path / "b", CONFIG, resume=True)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "c", replace(CONFIG, steps=90), resume=True, backend=Hook(5, interrupt))
+    run = go(tmp_path / "c", replace(CONFIG, steps=30), resume=True)   # 25 are made: five more
+    assert run.history[-1]["step"] == 30 and run.history[-1]["lr"] < 0.1 * CONFIG.lr
+
+
+def test_longer_by_minutes_counts_all_sittings(tmp_path):
+    config = replace(CONFIG, steps=None, minutes=0.01, warmup=0, eval_every=None, log_every=1)
+    first = go(tmp_path, config)
+    rows, seconds = log_of(tmp_path), first.seconds
+    assert 0.6 <= seconds < 5 and rows[-1]["lr"] < 0.3 * CONFIG.lr
+    minutes = (seconds + 1.0) / 60
+    run = go(tmp_path, replace(config, minutes=minutes), resume=True)
+    after = log_of(tmp_path)
+    assert after[:len(rows)] == rows and len(after) > len(rows)
+    share = min(1, (1 - seconds / (60 * minutes)) / config.decay)   # by the new clock
+    assert after[len(rows)]["lr"] == pytest.approx(share * config.lr, rel=0.1)
+    assert 60 * minutes <= run.seconds < 60 * minutes + 5 and after[-1]["lr"] < 0.3 * CONFIG.lr
+    run = go(tmp_path, replace(config, minutes=None, steps=after[-1]["step"] + 3), resume=True)
+    assert run.history[-1]["step"] == after[-1]["step"] + 3           # from minutes to steps
+
+
+def test_a_clock_that_runs_out_on_resuming_still_ends_with_an_evaluation(tmp_path):
+    config = replace(CONFIG, steps=None, minutes=60.0)
+    with pytest.raises(KeyboardInterrupt): go(tmp_path, config, backend=Hook(7, interrupt))
+    tensors, info = Single().load(tmp_path / "state")
+    Single().save(tmp_path / "state", tensors, info | dict(seconds=3601.0))   # for an evaluation
+    run = go(tmp_path, config, resume=True)
+    assert run.history[-1]["step"] == 8 and run.history[-1]["val_loss"] is not None
+    assert run.val_loss == pytest.approx(validation_loss(run.model, TOKENS.val, END), abs=1e-5)
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(steps=20, minutes=9.0), "steps is 20, but 20 are made: .*give more"),
+    (dict(steps=19), "steps is 19, but 20 are made: to train it longer give more than that"),
+    (dict(steps=None, minutes=1e-4), "minutes is 0.0001, but [0-9.]+ are over"),
+    (dict(steps=5, minutes=1e-4), "steps is 5, but 20 are made and minutes is"),
+    (dict(steps=40, lr=0.1), "config lr was 0.01 and is 0.1"),
+    (dict(steps=40, decay=0.1), "config decay was 0.7 and is 0.1"),
+    (dict(steps=40, precision="bfloat16"), "config precision was"),
+])
+def test_what_does_not_make_a_run_longer_is_refused(whole, changes, words):
+    before = files_of(whole)
+    with pytest.raises(ValueError, match=words): go(whole, replace(CONFIG, **changes), resume=True)
+    assert files_of(whole) == before
+
+
+def test_what_changes_nothing_that_is_learned_may_differ(whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt): go(tmp_path / "run", backend=Hook(7, interrupt))
+    other = replace(CONFIG, eval_every=3, eval_tokens=50, log_every=1, keep=(9,), accumulate=2,
+                    compile=False)
+    go(tmp_path / "run", other, resume=True)
+    a, b = Run.open(tmp_path / "run"), Run.open(whole)
+    for p, q in zip(a.model.parameters(), b.model.parameters()): assert (p - q).abs().max() < 1e-4
+    assert a.config == other and (tmp_path / "run" / "checkpoints" / "000009").is_dir()
+
+
+def test_a_finished_run_says_so(whole, capsys):
+    train(make_model(), TOKENS, CONFIG, out=whole, resume=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "is finished (20 updates" in err and "more steps or minutes" in err
+
+
+# about twenty evaluations
+
+def checks_of(run): return [row["step"] for row in run.history if row["val_loss"] is not None]
+
+
+@pytest.mark.parametrize("steps, due", [
+    (1, [0, 1]), (7, list(range(8))), (40, list(range(0, 41, 2))), (60, list(range(0, 61, 3))),
+])
+def test_a_run_is_evaluated_about_twenty_times(steps, due):
+    run = go(config=replace(CONFIG, steps=steps, eval_every=None, log_every=100))
+    assert checks_of(run) == due
+
+
+def test_the_checks_do_not_hang_on_where_a_run_was_stopped(tmp_path):
+    config = replace(CONFIG, eval_every=None, steps=30)
+    go(tmp_path / "whole", config)
+    with pytest.raises(KeyboardInterrupt): go(tmp_path / "b", config, backend=Hook(7, interrupt))
+    go(tmp_path / "b", config, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "b")
+    assert 20 <= len(checks_of(Run.open(tmp_path / "b"))) <= 21
+
+
+def progress_at(config, *times):
+    "The steps at which an evaluation is due if updates are over at these times."
+    at, due = Progress(config, Single()), []
+    for seconds in times:
+        at.before, at.started = seconds, time.perf_counter()
+        at.advance(10)
+        if at.at_check: due.append(at.step)
+    return due
+
+
+def test_by_minutes_the_checks_follow_the_clock():
+    config = TrainConfig(minutes=1.0)
+    even = progress_at(config, *(0.35 + 0.1 * i for i in range(601)))
+    assert len(even) == 20 and {b - a for a, b in zip(even, even[1:])} == {30}
+    assert progress_at(config, 1, 2.9, 31, 31.5, 33.2, 61) == [3, 5, 6]   # a pause: one, not nine
+    both = TrainConfig(minutes=1.0, steps=100)
+    assert progress_at(both, *(0.01 * i for i in range(101))) == list(range(5, 101, 5))
+
+
+@pytest.mark.parametrize("budget", [dict(steps=60), dict(steps=None, minutes=0.01)], ids=str)
+def test_an_evaluation_of_a_short_run_reads_one_batch(budget):
+    modes = []
+    class Counting(Single):
+        def wrap(self, model):
+            model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
+            return model.loss
+    tokens = make_tokens()
+    tokens.val = make_tokens(400).train
+    config = replace(CONFIG, eval_every=None, **budget)
+    run = go(config=config, tokens=tokens, backend=Counting())
+    under_way, at_the_end = len(checks_of(run)) - 1, 400 // 8
+    assert sum(modes) == run.history[-1]["step"]
+    assert modes.count(False) == under_way + at_the_end
+
+
+@pytest.mark.parametrize("changes, step, used, size", [
+    (dict(steps=20), 5, 0.25, 8),                 # 12 of the 128 it trains on in an update
+    (dict(steps=2000), 0, 0.0, 1024),             # known before it begins
+    (dict(steps=2000), 700, 0.35, 1024),
+    (dict(minutes=3.0), 0, 0.0, 1),               # not known yet
+    (dict(minutes=3.0), 700, 0.35, 1024),         # as the pace promises
+    (dict(minutes=3.0), 707, 0.35, 1024),
+    (dict(minutes=3.0, steps=9), 700, 0.35, 1024),
+    (dict(steps=10**6), 700, 0.0007, 16_384),
+    (dict(steps=10**6, eval_every=10), 700, 0.0007, 128),
+    (dict(steps=2000, eval_tokens=77), 700, 0.35, 77),
+])
+def test_how_much_an_evaluation_reads(changes, step, used, size):
+    config = TrainConfig(batch_size=8, **changes)
+    progress = Progress(config, Single())
+    progress.step, progress.used = step, used
+    judge = Validation(TOKENS, config, Machine(replace(config, device="cpu")))
+    assert judge.size(make_model(), progress) == size
+
+
+def test_a_big_model_is_not_saved_all_the_time():
+    config = replace(CONFIG, eval_every=None)
+    trainer = Trainer(Run(make_model(), None, config, []), TOKENS, Single())
+    folder, now = RunFolder(trainer), time.perf_counter()
+    for cost, ago, due in ((0.0, 0, True), (0.05, 0, True), (3.0, 5, False), (3.0, 31, True)):
+        folder.cost, folder.free = cost, now - ago
+        assert is_due(folder) == due
+    folder.cost, folder.free, trainer.progress.used = 3.0, now, 1.0
+    assert is_due(folder)
+    asked = Trainer(Run(make_model(), None, CONFIG, []), TOKENS, Single())
+    assert is_due(RunFolder(asked))
+
+
 # bad input
+
+def test_a_launcher_without_a_backend_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="WORLD_SIZE is 4: .*without torchrun"): go(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert go(config=replace(CONFIG, steps=1), backend=Single()).val_loss
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert go(config=replace(CONFIG, steps=1)).val_loss
+
 
 def test_a_folder_that_holds_a_run_is_not_touched(whole, tmp_path):
     with pytest.raises(FileExistsError, match="holds a run"): go(whole)
@@ -575,6 +823,29 @@ def test_two_runs_stay_in_one_picture():
         drawn = {line.get_label(): line.get_color() for line in ax.lines}
         assert drawn["first validation"] == drawn["first training"] != drawn["second validation"]
         plt.close(fig)
+
+
+def test_many_runs_in_one_picture(tmp_path):
+    runs = [go(tmp_path / name, replace(CONFIG, lr=lr, muon_lr=lr))
+            for name, lr in (("good", 0.02), ("slow", 1e-3), ("none", 0.0))]
+    runs[0].floor = runs[1].floor = 0.5
+    ax = plot_runs(runs).axes[0]
+    named = {line.get_label(): line.get_color() for line in ax.lines
+             if not line.get_label().startswith("_")}
+    assert named.keys() == {"good", "slow", "none", "best possible, 0.500"}
+    assert len(set(named.values())) == 4
+    low, high = ax.get_ylim()
+    assert all(low < run.val_loss < high for run in runs) and low < 0.5
+    words = plot_runs(runs, ["a", "b", "c"]).axes[0].get_legend_handles_labels()[1]
+    assert [w for w in words if len(w) == 1] == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="3 runs and 2 names"): plot_runs(runs, ["a", "b"])
+
+
+def test_runs_called_alike_are_told_apart(tmp_path):
+    runs = [go(tmp_path / name / "run", replace(CONFIG, steps=1)) for name in "ab"]
+    words = plot_runs([*runs, go(config=replace(CONFIG, steps=1))]).axes[0]
+    assert words.get_legend_handles_labels()[1] == [
+        str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run"), "run 3"]
 
 
 def test_a_loop_of_ones_own_is_the_same_loop(whole):

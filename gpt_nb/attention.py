@@ -169,6 +169,13 @@ class Attention(nn.Module):
         "Give the heads an axis of their own."
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
+    def heads(self, x: Tensor, rotation: tuple | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        "Query (B, H, T, K), key and value (B, H_kv, T, K) of each token."
+        query = self.q_norm(self.split(self.q_proj(x)))
+        key = self.k_norm(self.split(self.k_proj(x)))
+        if rotation is not None: query, key = rope(query, *rotation), rope(key, *rotation)
+        return query, key, self.split(self.v_proj(x))
+
     def forward(self,
         x: Tensor,                                       # (B, T, D)
         rotation: tuple[Tensor, Tensor] | None = None,   # of `rope_table`; None: no positions
@@ -176,10 +183,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None, layer: int = 0,    # what came before x, and where in it
     ) -> Tensor:                                         # (B, T, D)
         if x.dim() != 3: raise ValueError(f"x must have shape (B, T, D), not {tuple(x.shape)}")
-        query = self.q_norm(self.split(self.q_proj(x)))  # (B, H, T, K)
-        key = self.k_norm(self.split(self.k_proj(x)))    # (B, H_kv, T, K)
-        value = self.split(self.v_proj(x))               # (B, H_kv, T, K)
-        if rotation is not None: query, key = rope(query, *rotation), rope(key, *rotation)
+        query, key, value = self.heads(x, rotation)
         if cache is not None: key, value = cache.append(layer, key, value)   # (B, H_kv, S, K)
         out = over_heads(query, key, value, mask, self.grouped)              # (B, H, T, K)
         return self.o_proj(out.transpose(1, 2).flatten(2))

@@ -4,32 +4,34 @@
 
 # %% auto #0
 __all__ = ['Calibration', 'Evaluation', 'model_of', 'evaluate', 'floor', 'true_next', 'true_rows', 'Rival', 'Truth', 'divergence',
-           'text_bytes', 'lines_to_cross', 'Rung', 'counted_rungs', 'OneAttention', 'rungs', 'trained_rungs',
-           'check_tok']
+           'text_bytes', 'Score', 'score', 'embed', 'lines_to_cross', 'Rung', 'counted_rungs', 'OneAttention', 'rungs',
+           'trained_rungs', 'compare', 'check_tok']
 
 # %% ../nbs/11_evaluation.ipynb #11-002
 import gzip
 import lzma
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from .attention import Attention, RMSNorm
 from .data import Tokens, windows
 from .gradient import Bigram, WindowMLP
-from .model import GPT, GPTConfig
+from .model import GPT, GPTConfig, hidden_states
 from .ngram import NGram, bits_per_byte
 from .sampling import _evaluating
 from .tales import Tales, surface
-from .tokenizer import END, Tokenizer
+from .tokenizer import END, Tokenizer, read_texts
 from .training import Run, TrainConfig, train
 
 # %% ../nbs/11_evaluation.ipynb #11-423a
@@ -88,17 +90,35 @@ def text_of(tokens: Tokens | np.ndarray, tok: Tokenizer | None, model: GPT) -> t
     if isinstance(tokens, Tokens): return tokens.val, tokens.end_id
     return np.asarray(tokens), tok.end_id if tok else model.config.eos_token_id
 
+# %% ../nbs/11_evaluation.ipynb #11-7c02
+def some_windows(
+    ids: np.ndarray, context: int, end_id: int | None, batch_size: int,   # as for `windows`
+    limit: int | None, progress: bool,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    "Rows for evaluation: all, or every n-th, so that about `limit` tokens are read."
+    from tqdm.auto import tqdm
+
+    every = 1 if limit is None else math.ceil((len(ids) - 1) / limit)
+    size = (len(ids) - 1) // max(1, every)
+    how = dict(desc="read", unit=" tokens", unit_scale=True, disable=not progress)
+    with tqdm(total=size, **how) as bar:
+        for x, y in windows(ids, context, end_id, batch_size * every):
+            x, y = x[::every], y[::every]
+            yield x, y
+            bar.update(int((y != -100).sum()))
+
 # %% ../nbs/11_evaluation.ipynb #11-25cf
 def sum_up(
-    nats: float, right: int, count: int, calibration: Calibration,
-    ids: np.ndarray, tok: Tokenizer | None, context: int,
+    nats: float, right: int, calibration: Calibration,
+    scored: np.ndarray, tok: Tokenizer | None, context: int,   # (n,) the tokens that were predicted
 ) -> Evaluation:
     "From sums over tokens to an Evaluation."
-    loss, bits = nats / count, None
-    if tok and tok.special_tokens.get("<|unk|>", -1) not in ids:
-        bits = bits_per_byte(loss, ids[1:], tok)
+    loss, bits = nats / len(scored), None
+    if tok and tok.special_tokens.get("<|unk|>", -1) not in scored:
+        bits = bits_per_byte(loss, scored, tok)
     perplexity = math.exp(min(loss, 700))   # above this it is no finite number
-    return Evaluation(loss, perplexity, right / count, bits, calibration, count, context)
+    n = len(scored)
+    return Evaluation(loss, perplexity, right / n, bits, calibration, n, context)
 
 # %% ../nbs/11_evaluation.ipynb #11-021
 @torch.no_grad()
@@ -108,21 +128,24 @@ def evaluate(
     tok: Tokenizer | None = None,  # their tokenizer, for bits per byte
     batch_size: int = 32,          # rows read at once: changes speed and memory only
     world: Tales | None = None,    # whose stories these are: calibration against the truth (slower)
+    limit: int | None = None,      # read about so many tokens, evenly chosen; None: all
+    progress: bool = False,        # show a bar, on stderr
 ) -> Evaluation:
-    "Exact over the whole text: whole documents where all fit, else windows of one context."
+    "Exact over the text that is read: whole documents where all fit, else windows of one context."
     tok, model = tok or getattr(model, "tok", None), model_of(model)
     ids, end_id = text_of(tokens, tok, model)
-    check_input(model, tokens, ids, tok, batch_size, world)
+    check_input(model, tokens, ids, tok, batch_size, world, limit)
     device, calibration = next(model.parameters()).device, Calibration()
-    nats, right, count = 0.0, 0, 0
+    nats, right, scored = 0.0, 0, []
     with _evaluating(model):
-        for x, y in windows(ids, model.config.context, end_id, batch_size):
+        rows = some_windows(ids, model.config.context, end_id, batch_size, limit, progress)
+        for x, y in rows:
             read = y != -100                               # (B, T) False where padded
             came = y[read]                                 # (n,)
             logits = model(x.to(device)).float().cpu()[read]   # (n, V)
             check_numbers(logits)
             nats += F.cross_entropy(logits, came, reduction="sum").item()
-            count += len(came)
+            scored.append(came.numpy())
             said = logits.softmax(-1)                      # (n, V)
             sure, first = said.max(-1)                     # (n,)
             right += int((first == came).sum())
@@ -130,7 +153,7 @@ def evaluate(
             else:
                 true = true_rows(world, tok, x, said.shape[-1])[read]
                 calibration.add(said, true, weight=said)
-    return sum_up(nats, right, count, calibration, ids, tok, model.config.context)
+    return sum_up(nats, right, calibration, np.concatenate(scored), tok, model.config.context)
 
 # %% ../nbs/11_evaluation.ipynb #11-026
 def floor(
@@ -263,6 +286,85 @@ def text_bytes(
     table = {i: b"\0" if i in special else tok.token_bytes(i) for i in used}
     return b"".join([table[i] for i in np.asarray(ids).tolist()])
 
+# %% ../nbs/11_evaluation.ipynb #11-7d10
+class Score(NamedTuple):
+    "How likely a model finds a text."
+    bits: float                   # -log2 of its probability; the end token after it is counted
+    bits_per_byte: float | None   # bits over its UTF-8 bytes; None with <|unk|>, without bytes
+    perplexity: float             # of its tokens and the end token
+
+# %% ../nbs/11_evaluation.ipynb #11-7d11
+def text_rows(
+    tok: Tokenizer,
+    rows: list[list[int]],   # the tokens of each text
+    context: int,            # T, the longest row; what is longer is read in windows
+    batch_size: int,         # B
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:   # whose rows, x (B, T), y (B, T)
+    "Texts as documents, the end token before and after each, by length; -100 in y is padding."
+    parts = []
+    for i, row in enumerate(rows):
+        ids = torch.tensor([tok.end_id, *row, tok.end_id])
+        parts += [(i, ids[a:a + context + 1]) for a in range(0, len(ids) - 1, context)]
+    parts.sort(key=lambda part: len(part[1]))
+    for a in range(0, len(parts), batch_size):
+        which, some = zip(*parts[a:a + batch_size])
+        ids = pad_sequence(some, batch_first=True, padding_value=-100)   # (B, T + 1)
+        x, y = ids[:, :-1], ids[:, 1:]
+        yield list(which), x.where(x != -100, tok.end_id), y
+
+# %% ../nbs/11_evaluation.ipynb #11-7d12
+def as_score(nats: float, text: str, ids: list[int], tok: Tokenizer) -> Score:
+    "From the nats of a text and its end to its score."
+    bits, n_bytes = nats / math.log(2), len(text.encode())
+    known = tok.special_tokens.get("<|unk|>", -1) not in ids
+    perplexity = math.exp(min(nats / (len(ids) + 1), 700))
+    return Score(bits, bits / n_bytes if known and n_bytes else None, perplexity)
+
+# %% ../nbs/11_evaluation.ipynb #11-7d13
+@torch.no_grad()
+def score(
+    model: GPT | Run,
+    tok: Tokenizer,
+    texts: Iterable[str],    # each a document: the end token opens it and is guessed at its end
+    batch_size: int = 32,    # rows read at once: changes speed and memory only
+) -> list[Score]:            # one a text
+    "How likely each text is. One longer than the context is read in windows, each token once."
+    model, texts = model_of(model), list(read_texts(texts))
+    check_fit(model, tok.vocab_size, batch_size)
+    rows, nats = tok.encode_batch(texts), [0.0] * len(texts)
+    device = next(model.parameters()).device
+    with _evaluating(model):
+        for which, x, y in text_rows(tok, rows, model.config.context, batch_size):
+            logits = model(x.to(device)).float().cpu()                               # (B, T, V)
+            check_numbers(logits)
+            each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+            sums = each.double().view(y.shape).sum(1)                                # (B,)
+            for i, n in zip(which, sums.tolist()): nats[i] += n
+    return [as_score(*of, tok) for of in zip(nats, texts, rows)]
+
+# %% ../nbs/11_evaluation.ipynb #11-7e02
+@torch.no_grad()
+def embed(
+    model: GPT | Run,
+    tok: Tokenizer,
+    texts: Iterable[str],
+    layer: int = -1,         # which of the hidden states: 0 the embeddings, -1 after the last norm
+    batch_size: int = 32,    # rows read at once: changes speed and memory only
+) -> Tensor:                 # (texts, D) float32, on the CPU
+    "The mean of the hidden states of each text's own tokens; a text of none is all zeros."
+    model, rows = model_of(model), tok.encode_batch(texts)
+    check_fit(model, tok.vocab_size, batch_size)
+    check_layer(layer, model.config.n_layer)
+    sums, counts = torch.zeros(len(rows), model.config.d_model), torch.zeros(len(rows), 1)
+    device = next(model.parameters()).device
+    with _evaluating(model):
+        for which, x, _ in text_rows(tok, rows, model.config.context, batch_size):
+            states = hidden_states(model, x.to(device))[layer].float().cpu()    # (B, T, D)
+            own = (x != tok.end_id)[..., None].float()   # (B, T, 1) 0: what opens, ends and pads it
+            sums.index_add_(0, torch.tensor(which), (states * own).sum(1))
+            counts.index_add_(0, torch.tensor(which), own.sum(1))
+    return sums / counts.clamp(min=1)
+
 # %% ../nbs/11_evaluation.ipynb #11-e7cf
 def bits_by_counting(train: bytes, val: bytes, n: int) -> float:
     "What Kneser-Ney of order n on single bytes needs for the validation text."
@@ -384,6 +486,29 @@ def trained_rungs(
         result.append(Rung(name, bits, run.model.n_params, run.seconds))
     return result
 
+# %% ../nbs/11_evaluation.ipynb #11-7f02
+def what_differs(runs: Sequence[Run]) -> list[dict]:
+    "Of the settings of each run, the model's and the training's, those not the same in all."
+    settings = [asdict(run.model.config) | asdict(run.config) for run in runs]
+    differ = [key for key in settings[0] if any(s[key] != settings[0][key] for s in settings)]
+    return [{key: own[key] for key in differ} for own in settings]
+
+# %% ../nbs/11_evaluation.ipynb #11-7f03
+def compare(
+    runs: Sequence[Run],
+    tokens: Tokens | Sequence[Tokens],   # whose validation part is read: one for all, or one a run
+) -> list[dict]:                         # a row a run
+    "Name, the settings that differ, tokens read, seconds, loss and bits per byte of each run."
+    names, result = names_of(runs), []
+    texts = [tokens] * len(runs) if isinstance(tokens, Tokens) else list(tokens)
+    if len(texts) != len(runs):
+        raise ValueError(f"{len(texts)} texts for {len(runs)} runs: give one for all, or one each")
+    for run, text, name, own in zip(runs, texts, names, what_differs(runs)):
+        found, read = evaluate(run, text), run.history[-1]["tokens"] if run.history else None
+        result.append({"name": name, **own, "tokens": read, "seconds": run.seconds,
+                       "loss": found.loss, "bits_per_byte": found.bits_per_byte})
+    return result
+
 # %% ../nbs/11_evaluation.ipynb #11-3da8
 def check_forecast(said: np.ndarray, true: np.ndarray) -> None:
     "Raise where predictions and truths do not go together."
@@ -407,21 +532,42 @@ def check_tok(
 # %% ../nbs/11_evaluation.ipynb #11-42a5
 def check_input(
     model: GPT, tokens: Tokens | np.ndarray, ids: np.ndarray,
-    tok: Tokenizer | None, batch_size: int, world: Tales | None,
+    tok: Tokenizer | None, batch_size: int, world: Tales | None, limit: int | None,
 ) -> None:
     "Raise where `evaluate` was given what does not go together."
     check_tok(tokens, tok)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: at least one row is read at once")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: read at least one token, or all with None")
     if len(ids) and ids.min() < 0:
         raise ValueError(f"token {ids.min()} is negative: give the ids of a tokenizer")
     if world and not tok:
         raise ValueError("the truth about a text is known word by word: give its tokenizer too")
     known = tokens.vocab_size if isinstance(tokens, Tokens) else int(ids.max(initial=0)) + 1
-    known = max(known, tok.vocab_size if tok else 0)
+    check_fit(model, max(known, tok.vocab_size if tok else 0), batch_size)
+
+# %% ../nbs/11_evaluation.ipynb #11-7f10
+def check_fit(model: GPT, known: int, batch_size: int) -> None:
+    "Raise where a model has no row for each of the `known` tokens, or is to read no rows."
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: at least one row is read at once")
     if known > model.config.vocab_size:
         raise ValueError(f"the text has a vocabulary of {known}, the model one of "
                          f"{model.config.vocab_size}: use the tokenizer the model was trained with")
+
+
+def check_layer(layer: int, n_layer: int) -> None:
+    "Raise where a model has no such hidden states."
+    if not -n_layer - 1 <= layer <= n_layer:
+        raise ValueError(f"layer is {layer}: the hidden states of this model are 0, the "
+                         f"embeddings, to {n_layer}, after the last norm; -1 is the last")
+
+# %% ../nbs/11_evaluation.ipynb #11-7f11
+def names_of(runs: Sequence[Run]) -> list[str]:
+    "The folder of each run, by its last part where that is enough; else its number."
+    if not runs: raise ValueError("there are no runs to compare: give at least one")
+    folders = [run.folder or Path(f"run {i}") for i, run in enumerate(runs, 1)]
+    names = [folder.name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 # %% ../nbs/11_evaluation.ipynb #11-e8b1
 def check_numbers(logits: Tensor) -> None:

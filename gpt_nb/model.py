@@ -2,18 +2,21 @@
 
 # %% auto #0
 __all__ = ['make_norm', 'make_block', 'Transformer', 'GPT', 'init_weights', 'count_params', 'flops_per_token', 'memory',
-           'pick_device']
+           'watched', 'hidden_states', 'attention_weights', 'Activations', 'activations', 'pick_device']
 
 # %% ../nbs/08_model.ipynb #08-028
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import (Attention, KVCache, causal_mask, rope_frequencies, rope_table,
-                              slow_down)
+from .attention import (Attention, KVCache, causal_mask, over_heads, rope_frequencies,
+                              rope_table, slow_down)
 from .block import Block
 from .checkpoint import GPTConfig, check_dtype, find_folder, load_model, save_model
 
@@ -174,6 +177,64 @@ def memory(
     weights = sum(count_params(c).values()) * bytes_each
     cache = 2 * c.n_layer * batch_size * c.n_kv_head * (length or c.context) * c.d_head * bytes_each
     return {"weights": weights, "cache": cache, "gradients": weights, "optimizer": 2 * weights}
+
+# %% ../nbs/08_model.ipynb #08-7a02
+@contextmanager
+def watched(
+    modules: Iterable[nn.Module],
+    note: Callable[[nn.Module, tuple], None],   # called with the module and what it was given
+) -> Iterator[None]:
+    "While this is open, each of the modules first calls `note`, whenever it runs."
+    hooks = [module.register_forward_pre_hook(note) for module in modules]
+    try: yield
+    finally:
+        for hook in hooks: hook.remove()
+
+# %% ../nbs/08_model.ipynb #08-7a04
+@torch.no_grad()
+def hidden_states(
+    model: GPT,
+    ids: Tensor,                  # (B, T)
+    pad: Tensor | None = None,    # (B,) how many tokens on the left of each row are padding
+) -> tuple[Tensor, ...]:          # n_layer + 1 of (B, T, D)
+    "The stream as it enters each layer, and after the last norm: those of `transformers`."
+    states = []
+    def note(layer, given): states.append(given[0])
+    with watched(model.model.layers, note): last = model.model(ids, pad=pad)
+    return (*states, last)
+
+# %% ../nbs/08_model.ipynb #08-7a06
+def attention_weights(
+    attention: Attention,
+    x: Tensor,                                       # (B, T, D)
+    rotation: tuple[Tensor, Tensor] | None = None,   # these two as for `attention(...)` itself
+    mask: Tensor | None = None,                      # (T, T) or (B, 1, T, T)
+) -> Tensor:                                         # (B, H, T, T); each row sums to 1
+    "How much each token takes from each: what comes out where each value names its token."
+    query, key, value = attention.heads(x, rotation)
+    B, groups, T, _ = value.shape
+    names = torch.eye(T, dtype=value.dtype, device=value.device).expand(B, groups, T, T)
+    return over_heads(query, key, names, mask, attention.grouped)
+
+# %% ../nbs/08_model.ipynb #08-7a07
+class Activations(NamedTuple):
+    "What goes on inside a model, in the order and the shapes of `transformers`."
+    hidden_states: tuple[Tensor, ...]   # n_layer + 1 of (B, T, D), see `hidden_states`
+    attentions: tuple[Tensor, ...]      # n_layer of (B, H, T, T), see `attention_weights`
+
+
+@torch.no_grad()
+def activations(
+    model: GPT,
+    ids: Tensor,                  # (B, T)
+    pad: Tensor | None = None,    # (B,) how many tokens on the left of each row are padding
+) -> Activations:
+    "Hidden states and attention patterns of every layer."
+    patterns = []
+    def note(attention, given): patterns.append(attention_weights(attention, *given[:3]))
+    layers = [layer.self_attn for layer in model.model.layers]
+    with watched(layers, note): states = hidden_states(model, ids, pad)
+    return Activations(states, tuple(patterns))
 
 # %% ../nbs/08_model.ipynb #08-047
 def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:

@@ -161,23 +161,27 @@ def next_tokens(
 def generate(
     model: GPT,                       # which writes
     ids: Sequence | Tensor | str,     # token ids, a list of such, a (B, T) tensor; a text, texts
-    max_new_tokens: int,              # how many tokens to write at most
+    max_new_tokens: int,              # at most; past the context it goes on from its last half
     temperature: float = 1.0,         # 0 takes the likeliest token
     top_k: int | None = None,         # draw among that many tokens
     top_p: float | None = None,       # draw among the tokens that hold this share of probability
     min_p: float | None = None,       # drop tokens less likely than this share of the likeliest
     repetition_penalty: float = 1.0,  # above 1: tokens that stand in the text become rarer
-    stop: Sequence | int | str = (),  # ends: token ids, sequences of such, texts (which need `tok`)
+    stop: Sequence | int | str | None = None,   # where to end: token ids, sequences of such, texts
     seed: int | None = None,          # fixes the result
     tok: Tokenizer | None = None,     # for prompts and stops that are texts
+    keep_stop: bool = False,          # leave the stop in a new text, where it is no end token
 ) -> list | Tensor | str:            # as `ids`: prompt + new tokens; for a text, what follows it
-    "Continue one text or many. A text that outgrows the context goes on from its last half."
+    "Continue one or many. Ids stop only where told, texts also at the end token."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
     prompts = as_prompts(ids, tok)
     check_prompts(model, prompts, max_new_tokens)
+    tokens = next_tokens(model, prompts, max_new_tokens, sampler, seed)
+    if holds_text(ids):
+        return written(ids, tokens, [text_stops(stop, tok, keep_stop) for _ in prompts])
     rows, new = [Stops(stop, tok) for _ in prompts], []
-    for token in next_tokens(model, prompts, max_new_tokens, sampler, seed):
+    for token in tokens:
         new.append(token)                             # (B,)
         if not rows[0].watches: continue              # nothing to look at, nothing to wait for
         for row, said in zip(rows, token.tolist()): row.ended(said)
@@ -192,6 +196,7 @@ class StopFilter:
         stops: Sequence[Sequence],  # each a sequence of items: token ids, or bytes
     ):
         self.stops, self.held, self.done = [list(s) for s in stops], [], False
+        self.found = []             # the stop that ended it
         self.starts = [s[:n] for s in self.stops for n in range(1, len(s))]
 
     def longest(self, ends: list[list]) -> int:
@@ -211,7 +216,7 @@ class StopFilter:
             cut = len(self.held) - (whole or self.longest(self.starts))
             passed += self.held[:cut]
             self.held, self.done = self.held[cut:], whole > 0
-        if self.done: self.held = []
+            if self.done: self.found, self.held = self.held, []
         return passed
 
 # %% ../nbs/10_sampling.ipynb #10-123
@@ -221,9 +226,10 @@ class Stops:
         self,
         stop: Sequence | int | str | None,   # several of these, or just one id or string
         tok: Tokenizer | None = None,        # strings need it
+        keep: bool = False,                  # show the stop too, unless it is the end token
     ):
         ids, strings = sort_stops(stop, tok)
-        self.stop, self.tok, self.length = stop, tok, 0
+        self.tok, self.keep, self.length = tok, keep, 0
         self.watches, self.reads = bool(ids or strings), bool(strings)
         self.ids, self.bytes = StopFilter(ids), StopFilter(strings)
 
@@ -243,44 +249,56 @@ class Stops:
 
     def show(self, token: int) -> bytes:
         "The bytes that can be shown now that this token has come."
-        return bytes(self.bytes.feed(self.in_bytes(self.ids.feed([token]))))
+        sure = bytes(self.bytes.feed(self.in_bytes(self.ids.feed([token]))))
+        return sure + self.rest() if self.done else sure
 
     def rest(self) -> bytes:
-        "What was held back, once no more tokens come."
-        return bytes(self.bytes.feed(self.in_bytes(self.ids.held)) + self.bytes.held)
+        "What was held back, once no more tokens come; with `keep` also what stopped it."
+        held = self.bytes.feed(self.in_bytes(self.ids.held)) + self.bytes.held
+        if self.keep:
+            held += self.in_bytes(i for i in self.ids.found if i != self.tok.end_id)
+            held += self.bytes.found
+        return bytes(held)
 
 # %% ../nbs/10_sampling.ipynb #10-165
 def stream(
     model: GPT,                              # which writes
     tok: Tokenizer,                          # the model's own
-    prompt: str | Sequence[int] | Tensor,    # a text, the start of a document, or token ids
+    prompt: str | Sequence | Tensor,         # a text or token ids; a list of such
     max_new_tokens: int,                     # how many tokens to write at most
-    stop: Sequence | int | str | None = None,  # as for `generate`; None: the end token
+    stop: Sequence | int | str | None = None,  # as for `generate`; the end token ends it as well
     seed: int | None = None,                 # fixes the result
     temperature: float = 1.0,                # 0 takes the likeliest token
     top_k: int | None = None,                # draw among that many tokens
     top_p: float | None = None,              # draw among those that hold this share
     min_p: float | None = None,              # drop those below this share of the likeliest
     repetition_penalty: float = 1.0,         # above 1: used tokens become rarer
-) -> Iterator[str]:                          # pieces of the new text
+    keep_stop: bool = False,                 # show the stop too, unless it is the end token
+) -> Iterator[str | tuple[int, str]]:        # pieces of the new text; of many, each with its number
     "Write piece by piece: whole characters only, and nothing of what stops it."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
-    prompts = [only_prompt(prompt, tok)]
+    prompts = as_prompts(prompt, tok)
     check_prompts(model, prompts, max_new_tokens)
     tokens = next_tokens(model, prompts, max_new_tokens, sampler, seed)
-    return pieces(tokens, Stops(tok.end_id if stop is None else stop, tok))
+    told = pieces(tokens, [text_stops(stop, tok, keep_stop) for _ in prompts])
+    return told if is_nested(prompt) else (piece for _, piece in told)
 
 # %% ../nbs/10_sampling.ipynb #10-5c02
-def pieces(tokens: Iterable[Tensor | int], stops: Stops) -> Iterator[str]:
-    "The text of the tokens as far as it is sure."
-    whole = getincrementaldecoder("utf-8")("replace")   # keeps half a character until it is whole
-    for token in tokens:
-        piece = whole.decode(stops.show(int(token)))
-        if piece: yield piece
-        if stops.done: break
-    piece = whole.decode(stops.rest())
-    if piece: yield piece
+def pieces(
+    tokens: Iterable[Tensor],      # (B,) each, the next token of every row
+    rows: list[Stops],             # B
+) -> Iterator[tuple[int, str]]:    # row, and a piece of its text
+    "The text of each row as far as it is sure; rows that have ended say no more."
+    wholes = [getincrementaldecoder("utf-8")("replace") for _ in rows]   # halves wait in these
+    for column in tokens:
+        for i, token in enumerate(column.tolist()):
+            piece = "" if rows[i].done else wholes[i].decode(rows[i].show(token))
+            if piece: yield i, piece
+        if all(row.done for row in rows): return
+    for i, row in enumerate(rows):
+        piece = "" if row.done else wholes[i].decode(row.rest())
+        if piece: yield i, piece
 
 # %% ../nbs/10_sampling.ipynb #10-185
 class Beam(NamedTuple):
@@ -450,6 +468,11 @@ def is_nested(ids) -> bool:
     return isinstance(first, (list, tuple, str)) or getattr(first, "ndim", 0) > 0
 
 
+def holds_text(ids) -> bool:
+    "Whether `ids` is a text, or several."
+    return isinstance(ids[0] if is_nested(ids) else ids, str)
+
+
 def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)
     "The token ids of one prompt; a text is the start of a document."
     if isinstance(ids, str):
@@ -482,11 +505,15 @@ def like(ids, prompts: list[Tensor], new: list[Tensor], rows: list[Stops]):
     new = torch.stack(new, 1) if new else torch.empty(len(prompts), 0, dtype=torch.long)  # (B, n)
     ends = [row.length if row.done else new.shape[1] for row in rows]
     if isinstance(ids, Tensor): return append(ids, new, ends)
-    written = [row[:end] for row, end in zip(new.tolist(), ends)]
-    if isinstance(ids[0] if is_nested(ids) else ids, str):
-        full = ["".join(pieces(w, Stops(row.stop, row.tok))) for w, row in zip(written, rows)]
-    else: full = [prompt.tolist() + w for prompt, w in zip(prompts, written)]
+    full = [prompt.tolist() + row[:end] for prompt, row, end in zip(prompts, new.tolist(), ends)]
     return full if is_nested(ids) else full[0]
+
+
+def written(ids, tokens: Iterable[Tensor], rows: list[Stops]) -> str | list[str]:
+    "The new text; a list of them where `ids` is one."
+    texts = [""] * len(rows)
+    for i, piece in pieces(tokens, rows): texts[i] += piece
+    return texts if is_nested(ids) else texts[0]
 
 
 def append(ids: Tensor, new: Tensor, ends: list[int]) -> Tensor:
@@ -503,11 +530,21 @@ def as_ids(stop) -> list[int]:
     return [index(stop)] if single else [index(i) for i in stop]
 
 
+def several(stop) -> tuple:
+    "Stops as a tuple, also of one or none."
+    if stop is None: return ()
+    single = isinstance(stop, (str, int)) or getattr(stop, "ndim", None) == 0
+    return (stop,) if single else tuple(stop)
+
+
+def text_stops(stop, tok: Tokenizer, keep: bool) -> Stops:
+    "The stops of a text: those given, and the end token."
+    return Stops([*several(stop), tok.end_id], tok, keep)
+
+
 def sort_stops(stop, tok: Tokenizer | None) -> tuple[list[list[int]], list[bytes]]:
     "The stops that are ids, and those that are texts."
-    if stop is None: stop = ()
-    single = isinstance(stop, (str, int)) or getattr(stop, "ndim", None) == 0
-    stop = (stop,) if single else tuple(stop)
+    stop = several(stop)
     texts = [s for s in stop if isinstance(s, str)]
     ids = [as_ids(s) for s in stop if not isinstance(s, str)]
     if texts and tok is None:

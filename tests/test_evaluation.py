@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gpt_nb.data import tokenize
 from gpt_nb.evaluation import (
-    Calibration, OneAttention, Rival, Truth, divergence, evaluate, floor, lines_to_cross,
-    text_bytes, trained_rungs, true_next, true_rows)
+    Calibration, OneAttention, Rival, Truth, compare, divergence, embed, evaluate, floor,
+    lines_to_cross, score, text_bytes, trained_rungs, true_next, true_rows)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -283,3 +283,165 @@ def test_a_token_has_the_chance_of_the_words_that_begin_with_it():
     for i, p in chances.items():
         letter = letters.decode([i])
         assert p == pytest.approx(sum(q for word, q in words.items() if word[0] == letter))
+
+
+# ---- single texts
+
+def one_by_one(model, tok, text, context):
+    "Nats of a text and its end, straight from the definition: token by token, in windows."
+    ids, nats = [tok.end_id, *tok.encode(text), tok.end_id], []
+    with torch.no_grad():
+        for i in range(1, len(ids)):
+            start = (i - 1) // context * context
+            log_p = model(torch.tensor([ids[start:i]]))[0, -1].log_softmax(-1)
+            nats.append(-log_p[ids[i]].item())
+    return nats
+
+
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(st.text("ab 今🙂.", max_size=12), max_size=7), rows=st.integers(1, 9),
+       context=st.integers(1, 20))
+def test_score_is_the_definition(small, texts, rows, context):
+    "Empty texts, equal ones, texts longer than the context; in batches of any size."
+    tok, _, _ = small
+    torch.manual_seed(context)
+    model = GPT(GPTConfig("qwen3", tok.vocab_size, context, 1, 2, 32)).train()
+    found = score(model, tok, iter(texts), batch_size=rows)
+    assert model.training and len(found) == len(texts)
+    for text, got in zip(texts, found):
+        nats = one_by_one(model, tok, text, context)
+        assert got.bits == pytest.approx(sum(nats) / math.log(2), rel=1e-5)
+        assert got.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-5)
+        if text: assert got.bits_per_byte == pytest.approx(got.bits / len(text.encode()))
+        else: assert got.bits_per_byte is None
+
+
+@pytest.mark.parametrize("lang, level, kind", [
+    ("en", 1, "word"), ("en", 2, "char"), ("zh", 1, "char"), ("zh", 2, "word"), ("en", 3, "bpe")])
+def test_the_truth_scores_a_story_as_the_world_does(lang, level, kind):
+    world = Tales(lang, level)
+    texts = world.texts(300)
+    tok = trained(kind, texts)
+    found = score(Truth(world, tok, 1000), tok, texts[:12], batch_size=5)
+    assert [s.bits for s in found] == pytest.approx([-world.log2prob(t) for t in texts[:12]])
+
+
+def test_scores_add_up_to_the_evaluation(small):
+    tok, tokens, model = small
+    texts = tok.decode(tokens.val.tolist()).split("<|end|>")[1:-1]
+    bits = sum(s.bits for s in score(model, tok, texts))
+    whole = evaluate(model, tokens, tok)
+    assert bits == pytest.approx(whole.loss * whole.tokens / math.log(2), rel=1e-5)
+    size = sum(len(text.encode()) for text in texts)
+    assert bits / size == pytest.approx(whole.bits_per_byte, rel=1e-5)
+
+
+def test_unknown_words_hide_bytes():
+    tok = WordTokenizer.train(["a b c"], 100)
+    model = GPT(GPTConfig.from_depth(1, tok.vocab_size, 10))
+    known, unknown = score(model, tok, ["a b", "a zebra"])
+    assert known.bits_per_byte == pytest.approx(known.bits / 3)
+    assert unknown.bits_per_byte is None and unknown.bits > 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(st.text("ab 今🙂.", max_size=12), max_size=6), rows=st.integers(1, 7),
+       context=st.integers(1, 20), layer=st.integers(-3, 2))
+def test_embed_is_the_mean_over_a_texts_own_tokens(small, texts, rows, context, layer):
+    tok, _, _ = small
+    torch.manual_seed(context)
+    model = GPT(GPTConfig("gpt2", tok.vocab_size, context, 2, 2, 32))
+    found = embed(model, tok, iter(texts), layer, rows)
+    assert found.shape == (len(texts), 32) and not found.requires_grad
+    for text, got in zip(texts, found):
+        ids, kept = [tok.end_id, *tok.encode(text)], []
+        for a in range(0, len(ids), context):
+            part = torch.tensor([ids[a:a + context]])
+            states = [model.model.embed_tokens(part)]
+            states[0] = states[0] + model.model.embed_positions.weight[:part.shape[1]]
+            for block in model.model.layers: states.append(block(states[-1]))
+            states[-1] = model.model.norm(states[-1])
+            kept += states[layer][0]
+        want = torch.stack(kept[1:]).mean(0) if len(ids) > 1 else torch.zeros(32)
+        assert torch.allclose(got, want, atol=1e-5)
+
+
+def test_one_text_or_a_wrong_size_is_refused(small):
+    tok, _, model = small
+    other = GPT(GPTConfig("gpt2", 20, 300, 1, 2, 32))
+    for of in (score, embed):
+        with pytest.raises(TypeError, match=r"\[text\]"): of(model, tok, "Once")
+        with pytest.raises(ValueError, match="vocabulary of 320.*20"): of(other, tok, ["Once"])
+        with pytest.raises(ValueError, match="batch_size"): of(model, tok, ["Once"], batch_size=0)
+        assert len(of(model, tok, [])) == 0
+    for layer in (2, -3):
+        with pytest.raises(ValueError, match="0, the embeddings, to 1"):
+            embed(model, tok, ["Once"], layer)
+    with torch.no_grad():
+        broken = GPT(model.config)
+        broken.lm_head.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not numbers"): score(broken, tok, ["Once"])
+
+
+# ---- a part of a text, and several runs
+
+def test_a_limit_reads_rows_from_all_over_the_text(capsys):
+    ids = np.arange(20_001) // 100          # a text whose ids tell the place
+    model = GPT(GPTConfig("gpt2", 201, 10, 1, 2, 32)).eval()
+    read = []
+    model.register_forward_pre_hook(lambda model, given: read.extend(given[0][:, 0].tolist()))
+    part = evaluate(model, ids, limit=1000, progress=True)
+    assert 900 <= part.tokens <= 1000 + 320
+    gaps = np.diff(sorted(read))
+    assert max(gaps) <= 4 and min(read) == 0 and max(read) >= 196
+    assert "read" in capsys.readouterr().err
+    assert evaluate(model, ids, limit=10**9)[:3] == evaluate(model, ids)[:3]
+    assert capsys.readouterr().err == ""
+    assert evaluate(model, ids, limit=1).tokens == 10
+    with pytest.raises(ValueError, match="limit is 0"): evaluate(model, ids, limit=0)
+
+
+def test_a_limited_evaluation_counts_the_bytes_it_read(small):
+    tok, tokens, model = small
+    some = evaluate(model, tokens, tok, batch_size=2, limit=len(tokens.val) // 3)
+    assert some.tokens < len(tokens.val) / 2
+    assert some.bits_per_byte == pytest.approx(evaluate(model, tokens, tok).bits_per_byte, rel=0.2)
+    same = evaluate(model, tokens, tok, batch_size=7, limit=len(tokens.val) // 3)
+    assert same.loss == pytest.approx(some.loss, rel=1e-6) and same.tokens == some.tokens
+
+
+def test_compare_shows_what_differs(small, tmp_path):
+    tok, tokens, _ = small
+    runs, how = [], dict(batch_size=4, eval_every=1000, device="cpu")
+    for depth, lr in ((1, 0.01), (1, 0.02), (2, 0.01)):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, depth, 2, 32))
+        config, out = TrainConfig(steps=2, lr=lr, **how), tmp_path / f"{depth}-{lr}"
+        runs.append(train(model, tokens, config, tok, out=out, show=False))
+    rows = compare(runs, tokens)
+    assert [list(row) for row in rows] == 3 * [
+        ["name", "n_layer", "lr", "tokens", "seconds", "loss", "bits_per_byte"]]
+    assert [row["name"] for row in rows] == ["1-0.01", "1-0.02", "2-0.01"]
+    for row, run in zip(rows, runs):
+        found = evaluate(run, tokens)
+        assert (row["loss"], row["bits_per_byte"]) == (found.loss, found.bits_per_byte)
+        assert row["tokens"] == run.history[-1]["tokens"] > 0 and row["seconds"] == run.seconds
+    assert list(compare(runs[:1], tokens)[0]) == [
+        "name", "tokens", "seconds", "loss", "bits_per_byte"]
+    with pytest.raises(ValueError, match="at least one"): compare([], tokens)
+
+
+def test_compare_runs_with_tokenizers_of_their_own(small):
+    tok, tokens, _ = small
+    texts = tok.decode(tokens.train.tolist()).split("<|end|>")[1:-1]
+    letters = CharTokenizer.train(texts)
+    theirs, runs = tokenize(texts, letters, progress=False), []
+    for t, text in ((tok, tokens), (letters, theirs)):
+        model = GPT(GPTConfig("qwen3", t.vocab_size, 300, 1, 2, 32))
+        config = TrainConfig(steps=1, batch_size=2, device="cpu")
+        runs.append(train(model, text, config, t, show=False))
+    rows = compare(runs, [tokens, theirs])
+    assert [row["name"] for row in rows] == ["run 1", "run 2"]
+    assert [row["vocab_size"] for row in rows] == [tok.vocab_size, letters.vocab_size]
+    with pytest.raises(ValueError, match="give the tokenizer that made them"): compare(runs, tokens)
+    with pytest.raises(ValueError, match="1 texts for 2 runs"): compare(runs, [tokens])

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gpt_nb.attention import RopeScaling
 from gpt_nb.checkpoint import FAMILIES, config_to_hub, hub_to_config, load_tokenizer, to_stored
-from gpt_nb.model import GPT, GPTConfig, count_params, flops_per_token, memory, pick_device
+from gpt_nb.model import (
+    GPT, GPTConfig, activations, count_params, flops_per_token, memory, pick_device)
 from gpt_nb.tokenizer import CharTokenizer, write_beside
 
 transformers = pytest.importorskip("transformers")
@@ -153,6 +154,46 @@ def test_cache_equals_no_cache(family, tmp_path_factory, data):
         assert rows.isfinite().all() and plain.length == padded.length == 20
         for row, n in enumerate(pad): assert_close(rows[row, n:], model(ids[row:row + 1, n:])[0])
         assert_close(model(ids, pad=pad)[2, pad[2]:], rows[2, pad[2]:])
+
+
+@families
+@some
+@given(st.data())
+def test_activations_are_those_of_transformers(family, tmp_path_factory, data):
+    "Every hidden state and every pattern; with padding on the left, of each row alone."
+    theirs = their_model(data.draw(their_config(family)))
+    theirs.set_attn_implementation("eager")
+    folder = tmp_path_factory.mktemp("activations")
+    theirs.save_pretrained(folder)
+    ours = GPT.from_pretrained(folder)
+    ids = torch.randint(ours.config.vocab_size, (2, data.draw(st.sampled_from([1, 2, 24]))))
+    want = theirs(ids, output_hidden_states=True, output_attentions=True)
+    inside = activations(ours, ids)
+    assert [len(part) for part in inside] == [ours.config.n_layer + 1, ours.config.n_layer]
+    for mine, other in zip(inside.hidden_states, want.hidden_states, strict=True):
+        assert_close(mine, other)
+    for mine, other in zip(inside.attentions, want.attentions, strict=True):
+        assert_close(mine, other)
+        assert mine.triu(1).abs().max() == 0 and not mine.requires_grad
+    filled = torch.cat((torch.zeros(2, 5, dtype=torch.long), ids), 1)
+    if filled.shape[1] > ours.config.context: return
+    padded = activations(ours, filled, torch.tensor([5, 0]))
+    for mine, other in zip(padded.hidden_states, inside.hidden_states):
+        assert_close(mine[0, 5:], other[0])
+    for mine, other in zip(padded.attentions, inside.attentions):
+        assert_close(mine[0, :, 5:, 5:], other[0])
+        assert mine[0, :, 5:, :5].abs().max() == 0
+
+
+def test_nothing_listens_afterwards():
+    model = GPT(GPTConfig("qwen3", 60, 32, 2, 2, 16))
+    ids = torch.randint(60, (1, 5))
+    activations(model, ids)
+    with pytest.raises(ValueError, match="context"): activations(model, torch.zeros(1, 40).long())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+    assert model(ids).requires_grad
+    half = activations(model.bfloat16(), ids)
+    assert half.attentions[0].dtype == half.hidden_states[2].dtype == torch.bfloat16
 
 
 def tiny_config(family):

@@ -390,16 +390,95 @@ def test_stream_ends():
     assert said("天气".encode(), 5) == "天", "half a character at the end is not shown"
     assert said(b"ab\xffcd", 5) == "ab\ufffdcd", "bytes that are no text, as in decode"
     assert said([97, 256, 98], 9) == "a", "the end token ends, unseen"
-    assert said([97, 256, 98], 3, stop=()) == "a<|end|>b"
+    assert said([97, 256, 98], 3, stop=["b"]) == "a", "also where there are other stops"
     held = said(b"abab.", 4, stop=["abx", [98, 97, 99]])
     assert held == "abab", "what was held back comes at last"
     assert list(stream(Script(b"ab"), tok, "x", 0)) == []
+
+def upto(ids, ends):
+    "Ids before the first of `ends`."
+    return next((ids[:i] for i, token in enumerate(ids) if token in ends), ids)
 
 def test_stream_is_generate():
     model, tok = tiny(vocab_size=257), Bytes()
     ids = generate(model, [256] + tok.encode("Mia"), 50, top_p=0.9, seed=3)
     text = "".join(stream(model, tok, "Mia", 50, stop=(), seed=3, top_p=0.9))
-    assert text.rstrip("\ufffd") == tok.decode(ids[4:]).rstrip("\ufffd")
+    assert text.rstrip("\ufffd") == tok.decode(upto(ids[4:], [256])).rstrip("\ufffd")
+
+class Lines(Script):
+    "Says to each row the text of its own that its prompt, one byte, chooses."
+    def __init__(self, texts):
+        super().__init__(b"?")
+        self.texts = texts
+    def forward(self, ids, cache=None, pad=None):
+        if self.calls == 0: self.rows = [self.texts[row[-1]] for row in ids.tolist()]
+        logits = torch.zeros(*ids.shape, 257)
+        for i, text in enumerate(self.rows): logits[i, -1, text[self.calls % len(text)]] = 100.0
+        self.calls += 1
+        return logits
+
+end = Bytes.end_id
+LINES = {97: [*b"one. two. three", end, *b"four"],
+         98: [*"猫. and 狗".encode(), end],
+         99: [end, 120],
+         100: list(b"no end of it"),
+         101: [*b"on", end, *b"e."]}
+
+WHOLE = ["one. two. three", "猫. and 狗", "", "no end of itno end", "on"]
+
+@pytest.mark.parametrize("stop, short, kept", [
+    (None, WHOLE, WHOLE),
+    ((), WHOLE, WHOLE),
+    (end, WHOLE, WHOLE),
+    (".", ["one", "猫", *WHOLE[2:]], ["one.", "猫.", *WHOLE[2:]]),
+    ([". t", "and"], ["one", "猫. ", *WHOLE[2:]], ["one. t", "猫. and", *WHOLE[2:]]),
+    ([end, list(b"o e")], [*WHOLE[:3], "n", "on"], [*WHOLE[:3], "no e", "on"]),
+    ("one.", ["", *WHOLE[1:]], ["one.", *WHOLE[1:]])])
+def test_each_row_of_texts_ends_at_its_own_stop(stop, short, kept):
+    "At the end token and at every stop; the stop itself is cut off, or kept when asked."
+    tok, prompts, how = Bytes(), list("abcde"), dict(stop=stop, temperature=0)
+    assert generate(Lines(LINES), prompts, 18, tok=tok, **how) == short
+    assert generate(Lines(LINES), prompts, 18, tok=tok, keep_stop=True, **how) == kept
+    for keep, wanted in ((False, short), (True, kept)):
+        texts = [""] * 5
+        for i, piece in stream(Lines(LINES), tok, prompts, 18, keep_stop=keep, **how):
+            assert piece and "\ufffd" not in piece
+            texts[i] += piece
+        assert texts == wanted
+        alone = [generate(Lines(LINES), p, 18, tok=tok, keep_stop=keep, **how) for p in prompts]
+        assert alone == wanted
+
+def test_ids_stop_only_where_told():
+    "Also at no end token, whether the tokenizer is given or not; each row at its own stop."
+    tok, rows = Bytes(), [[97], [98], [99], [101]]
+    said = [LINES[i] for (i,) in rows]
+    def written(**how): return generate(Lines(LINES), rows, 4, temperature=0, **how)
+    for how in ({}, dict(tok=tok), dict(stop=None), dict(stop=[]), dict(keep_stop=True, tok=tok)):
+        assert written(**how) == [r + (s * 2)[:4] for r, s in zip(rows, said)], how
+    ended = written(stop=[end, "n"], tok=tok)
+    assert ended == [[97, *b"on"], [98, *said[1][:4]], [99, end], [101, *b"on"]]
+    grid = generate(Lines(LINES), torch.tensor(rows), 4, temperature=0, stop=[end, "n"], tok=tok)
+    assert [r[:len(e)] for r, e in zip(grid.tolist(), ended)] == ended
+    assert [set(r[len(e):]) <= {e[-1]} for r, e in zip(grid.tolist(), ended)] == [True] * 4
+
+def test_a_stream_of_texts_comes_as_it_is_written():
+    tok, model = Bytes(), Lines(LINES)
+    told = stream(model, tok, ["a", "d"], 10**6, temperature=0)
+    assert [next(told) for _ in range(4)] == [(0, "o"), (1, "n"), (0, "n"), (1, "o")]
+    assert model.calls == 2
+    assert list(stream(Lines(LINES), tok, [[97], [99]], 3, temperature=0)) == [
+        (0, "o"), (0, "n"), (0, "e")], "several prompts of ids are several texts too"
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.text("ab猫", min_size=1, max_size=6), min_size=1, max_size=5, unique=True),
+       st.integers(0, 100), st.sampled_from([None, "e", ["th", 65], [[97, 98]]]), st.booleans())
+def test_streams_of_texts_are_generate(prompts, seed, stop, keep):
+    model, tok = tiny(vocab_size=257, scale=6.0), Bytes()
+    how = dict(seed=seed, stop=stop, keep_stop=keep)
+    texts = [""] * len(prompts)
+    for i, piece in stream(model, tok, prompts, 20, **how): texts[i] += piece
+    assert texts == generate(model, prompts, 20, tok=tok, **how)
+    assert texts[-1] == "".join(stream(model, tok, prompts[-1], 20, **how))
 
 @pytest.mark.parametrize("n", [10**12, 10**20])
 def test_an_end_far_away_takes_no_memory(n):
@@ -543,7 +622,7 @@ def test_wrong_types_are_refused():
 def test_a_text_comes_back_as_text():
     model, tok = tiny(vocab_size=257), Bytes()
     one = generate(model, "Mia", 20, seed=2, tok=tok)
-    assert one == "".join(stream(model, tok, "Mia", 20, stop=(), seed=2))
+    assert one == "".join(stream(model, tok, "Mia", 20, seed=2))
     both = generate(model, ["Mia", "Once"], 20, seed=2, tok=tok)
     assert both == [one, generate(model, "Once", 20, seed=2, tok=tok)]
     said = Script(b"one. two")
@@ -551,7 +630,8 @@ def test_a_text_comes_back_as_text():
     said.calls = 0
     assert generate(said, "x", 8, temperature=0, stop=" t", tok=tok) == "one."
     assert generate(said, ("x", "y"), 0, tok=tok) == ["", ""]
-    with pytest.raises(TypeError, match="tok"): generate(model, ["Mia"], 3)
+    for given in ("Mia", ["Mia"], ("Mia", "Once")):
+        with pytest.raises(TypeError, match=r"'Mia'.*tok\.encode.*tok="): generate(model, given, 3)
 
 @pytest.mark.parametrize("rows", [269, 320])
 def test_an_id_without_a_token_is_no_text(rows):

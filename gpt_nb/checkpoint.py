@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'check_spec', 'read_cutter',
-           'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder', 'read_json', 'fetch',
-           'find_files', 'find_folder', 'pickled_weights', 'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'save_tokenizer', 'check_spec',
+           'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder',
+           'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import json
@@ -27,7 +27,7 @@ from .attention import RMSNorm, RopeScaling, settings
 from .block import MLP, SwiGLU
 from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, WORD_SPLIT, BPETokenizer, CharTokenizer,
                               Tokenizer, WordTokenizer, build_engine, check_pattern, compiled, cut,
-                              from_visible, normalise, split_step, write_beside)
+                              from_visible, normalise, split_step, write_beside, write_json)
 
 # %% ../nbs/07_checkpoint.ipynb #07-142
 @settings
@@ -71,7 +71,7 @@ GPT2_NAMES = dict(
     d_model="n_embd", d_ff="n_inner", tie_embeddings="tie_word_embeddings",
     norm_eps="layer_norm_epsilon")
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s001
 def without(*left_out: str) -> dict[str, str]:
     "Llama's names but for these fields."
     return {ours: theirs for ours, theirs in LLAMA_NAMES.items() if ours not in left_out}
@@ -84,6 +84,8 @@ LLAMA = Family(
     absent=dict(num_key_value_heads=None, head_dim=None, rms_norm_eps=1e-6,
                 tie_word_embeddings=False, attention_bias=False, mlp_bias=False),
     written=dict(hidden_act="silu", attention_dropout=0.0, pretraining_tp=1))
+
+# %% ../nbs/07_checkpoint.ipynb #07-s002
 QWEN2 = Family(
     "Qwen2ForCausalLM", without("d_head", "attention_bias", "mlp_bias"),
     attention_bias=True, out_bias=False, fixed=SILU, windows=True,
@@ -179,7 +181,7 @@ def known() -> str:
     "The names of all families, for an error."
     return f"one of {', '.join(FAMILIES)}"
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s025
 def check_config(c: GPTConfig) -> None:
     "Raise a ValueError where fields do not go together, or are no choice in the family."
     f, always = c.family, usual(c.family, c.d_model, c.n_head)
@@ -208,7 +210,7 @@ def check_tokens(c: GPTConfig) -> None:
         if i is not None and i >= c.vocab_size:
             raise ValueError(f"{name} is {i}, no token's id: those go from 0 to {c.vocab_size - 1}")
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s026
 def check_positions(c: GPTConfig) -> None:
     "Likewise for positions."
     if not c.family.rotary:
@@ -239,7 +241,7 @@ ROPE = {"rope_theta", "rope_scaling", "rope_parameters"}   # read by `read_rope`
 MEANS = {theirs: ours for names in (GPT2_NAMES, LLAMA_NAMES) for ours, theirs in names.items()}
 OFF = {"use_mrope", "rope_interleaved"}                     # ways of turning that are not ours
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s003
 def changes_logits(key: str, fields: dict[str, object], c: GPTConfig) -> bool:
     "Whether this key of a config.json asks for something that we do not compute."
     f, value = c.family, fields[key]
@@ -251,7 +253,7 @@ def changes_logits(key: str, fields: dict[str, object], c: GPTConfig) -> bool:
     if value in (None, [], {}) or key in OFF and value is False: return False
     return key not in MEANS or value != getattr(c, MEANS[key])   # or it says again what we have
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s004
 def windowed(key: str, fields: dict[str, object], c: GPTConfig) -> bool:
     "Whether by this key some layer sees the last tokens only."
     kinds = fields.get("layer_types") or []
@@ -273,6 +275,8 @@ TRAINING = """initializer_range attn_pdrop embd_pdrop resid_pdrop attention_drop
 HEADS = """id2label label2id num_labels _num_labels problem_type finetuning_task
     classifier_dropout n_special predict_special_tokens summary_activation
     summary_first_dropout summary_proj_to_labels summary_type summary_use_proj"""
+
+# %% ../nbs/07_checkpoint.ipynb #07-s005
 WRITING = """bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
     decoder_start_token_id prefix task_specific_params max_length min_length max_new_tokens
     min_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
@@ -321,7 +325,7 @@ ROPE_NAMES = {   # by rule: our names and theirs
     "yarn": dict(factor="factor", low="beta_slow", high="beta_fast", magnitude="attention_factor",
                  original="original_max_position_embeddings")}
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s006
 def write_rope(c: GPTConfig) -> dict[str, object]:
     "The entry `rope_parameters` of a config.json."
     s = c.rope_scaling
@@ -348,7 +352,7 @@ def read_rope(fields: dict[str, object]) -> dict[str, object]:   # rope_theta, r
     scaling = read_scaling(rule, names, rope, fields["max_position_embeddings"]) if names else None
     return dict(rope_theta=theta, rope_scaling=scaling)
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s007
 def read_scaling(rule: str, names: dict[str, str], rope: dict[str, object],
                  context: object) -> RopeScaling:
     "How positions are slowed down, with what is usual where the file leaves it out."
@@ -382,7 +386,7 @@ def to_stored(
         stored[name] = w
     return stored
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s008
 def from_stored(
     name: str,
     w: Tensor,       # as it lies in the file
@@ -426,12 +430,9 @@ IGNORED = re.compile(   # buffers that old files hold beside the parameters
     r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|"
     r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
-
-def open_weights(
-    files: list[Path],
-    f: Family,
-) -> dict[str, tuple[safe_open, str]]:   # name today -> open file, name in it
-    "Find every tensor without reading any."
+# %% ../nbs/07_checkpoint.ipynb #07-s009
+def open_weights(files: list[Path], f: Family) -> dict[str, tuple[safe_open, str]]:
+    "Every tensor by its name today: the open file, and its name in it. None is read."
     found = {}
     for path in files:
         try: file = safe_open(path, "pt")
@@ -451,11 +452,21 @@ def check_weights(
     folder: Path, dtype: torch.dtype | None,
 ) -> None:
     "Raise unless the files hold what the config asks for, judged by their headers alone."
-    want, tied = hub_state(model), model.config.tie_embeddings
     slices = {name: file.get_slice(stored) for name, (file, stored) in found.items()}
     shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
     kinds = {name: s.get_dtype() for name, s in slices.items()}
-    missing, extra = want.keys() - found.keys(), found.keys() - want.keys()
+    if faults := find_faults(shapes, kinds, model):
+        raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}")
+    if dtype is None and len(set(kinds.values())) > 1:
+        raise ValueError(f"the weights in {folder} are stored in several types, "
+                         f"{', '.join(sorted(set(kinds.values())))}: choose one for all, such as "
+                         "dtype=torch.float32")
+
+# %% ../nbs/07_checkpoint.ipynb #07-s101
+def find_faults(shapes: dict[str, tuple], kinds: dict[str, str], model: nn.Module) -> list[str]:
+    "What is missing, too much, of another shape or no float."
+    want, tied = hub_state(model), model.config.tie_embeddings
+    missing, extra = want.keys() - shapes.keys(), shapes.keys() - want.keys()
     if tied: extra -= {"lm_head.weight"}
     faults = [f"missing {list_some(missing)}"] if missing else []
     if extra: faults.append(f"unexpected {list_some(extra)}")
@@ -464,14 +475,9 @@ def check_weights(
     odd = [name for name, kind in kinds.items() if kind not in ("F64", "F32", "F16", "BF16")]
     faults += [f"{name} holds {kinds[name]}, not floats" for name in odd[:4]]
     if tied: faults += check_head(shapes, kinds, model.config.family)
-    if faults:
-        raise ValueError(f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}")
-    if dtype is None and len(set(kinds.values())) > 1:
-        raise ValueError(f"the weights in {folder} are stored in several types, "
-                         f"{', '.join(sorted(set(kinds.values())))}: choose one for all, such as "
-                         "dtype=torch.float32")
+    return faults
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s010
 def check_head(shapes: dict[str, tuple], kinds: dict[str, str], f: Family) -> list[str]:
     "A tied head that is stored all the same must look like the embedding it is."
     head, ours = "lm_head.weight", "model.embed_tokens.weight"
@@ -498,12 +504,7 @@ def fill_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 def save_model(model: nn.Module, folder: Path) -> None:
     "Write the three files of a checkpoint."
     c, state = model.config, hub_state(model)
-    with torch.device("meta"): plain = hub_state(type(model)(c))
-    odd = [name for name in state.keys() ^ plain.keys()]
-    odd += [name for name in state.keys() & plain.keys() if state[name].shape != plain[name].shape]
-    if odd:
-        raise ValueError(f"not the plain {c.arch} model that its config describes, merge or remove "
-                         f"first: {list_some(odd)}")
+    check_plain(model, state)
     folder.mkdir(parents=True, exist_ok=True)
     tensors, about = {name: w.contiguous() for name, w in state.items()}, {"format": "pt"}
     ids = {"bos_token_id": c.bos_token_id, "eos_token_id": c.eos_token_id}
@@ -512,11 +513,74 @@ def save_model(model: nn.Module, folder: Path) -> None:
     write_sorted(folder / "config.json", config_to_hub(c, model.model.embed_tokens.weight.dtype))
     write_sorted(folder / "generation_config.json", {"_from_model_config": True} | used)
 
+# %% ../nbs/07_checkpoint.ipynb #07-s105
+def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
+    "Raise where the model has other tensors than its config describes."
+    with torch.device("meta"): plain = hub_state(type(model)(model.config))
+    odd = [name for name in state.keys() ^ plain.keys()]
+    odd += [name for name in state.keys() & plain.keys() if state[name].shape != plain[name].shape]
+    if odd:
+        raise ValueError(f"not the plain {model.config.arch} model that its config describes, "
+                         f"merge or remove first: {list_some(odd)}")
 
+# %% ../nbs/07_checkpoint.ipynb #07-s011
 def write_sorted(path: Path, fields: dict[str, object]) -> None:
     "JSON as `transformers` writes it: two spaces, keys in order."
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     write_beside(path, lambda part: part.write_text(text))
+
+# %% ../nbs/07_checkpoint.ipynb #07-282
+def begin_texts(spec: dict, begin: int | None) -> dict:     # the content of a tokenizer.json
+    "Let others put the token with the id `begin` before each text; None: nothing."
+    given = spec.get("post_processor") or dict(type="Sequence", processors=[])
+    steps = given["processors"] if given["type"] == "Sequence" else [given]
+    steps = [step for step in steps if step["type"] == "ByteLevel"]     # which adds nothing
+    if begin is not None: steps.append(begin_step(spec, begin))
+    if len(steps) > 1: steps = [dict(type="Sequence", processors=steps)]
+    return spec | {"post_processor": steps[0] if steps else None}
+
+# %% ../nbs/07_checkpoint.ipynb #07-s012
+def begin_step(spec: dict, begin: int) -> dict:
+    "The entry of a `tokenizer.json` for a token before a text, or before two that belong together."
+    names = {token["id"]: token["content"] for token in spec["added_tokens"]}
+    if begin not in names:
+        raise ValueError(f"begin is {begin}, no special token; those are {names!r:.200}")
+    name = names[begin]
+    first = dict(SpecialToken=dict(id=name, type_id=0))
+    text, other = (dict(Sequence=dict(id=part, type_id=0)) for part in "AB")
+    return dict(type="TemplateProcessing", single=[first, text], pair=[first, text, other],
+                special_tokens={name: dict(id=name, ids=[begin], tokens=[name])})
+
+# %% ../nbs/07_checkpoint.ipynb #07-284
+def save_tokenizer(
+    tok: Tokenizer,
+    folder: str | Path,
+    begin: int | None,      # the token that stood before each text in training, if one did
+) -> None:
+    "A tokenizer's files as `transformers` reads them; a config beside them learns what pads."
+    config, folder = config_for_others(tok), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "tokenizer.json", begin_texts(tok.spec, begin))
+    write_json(folder / "tokenizer_config.json", config)
+    pad = tok.token_to_id(content_of(config.get("pad_token")) or "")
+    for path in (folder / "config.json", folder / "generation_config.json"):
+        if path.is_file(): write_sorted(path, read_json(path) | {"pad_token_id": pad})
+
+# %% ../nbs/07_checkpoint.ipynb #07-287
+def config_for_others(tok: Tokenizer) -> dict:
+    "A `tokenizer_config.json` that leaves it to tokenizer.json what stands before a text."
+    undo_it_or_run_code = {"add_bos_token", "add_eos_token", "auto_map"}
+    config = {key: value for key, value in tok.config.items() if key not in undo_it_or_run_code}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if content_of(config.get("pad_token")) not in tok.special_tokens:
+        names = {i: name for name, i in tok.special_tokens.items()}
+        config["pad_token"] = names[tok.end_id] if names else None
+    return config
+
+# %% ../nbs/07_checkpoint.ipynb #07-s013
+def content_of(token: str | dict | None) -> str | None:
+    "The name of a token, which a file may hold with its flags."
+    return token.get("content") if isinstance(token, dict) else token
 
 # %% ../nbs/07_checkpoint.ipynb #07-066
 def check_spec(spec: dict) -> None:
@@ -541,7 +605,7 @@ def check_spec(spec: dict) -> None:
 # %% ../nbs/07_checkpoint.ipynb #07-t001
 FLAGS = dict(id=int, content=str, special=bool, lstrip=bool, rstrip=bool, single_word=bool)
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s014
 def check_added(token: object) -> None:
     "Refuse an entry of added_tokens that is none, or that takes the space around it."
     right = isinstance(token, dict) and all(type(token.get(k)) is kind for k, kind in FLAGS.items())
@@ -553,7 +617,7 @@ def check_added(token: object) -> None:
         raise ValueError("added tokens that take the space around them are not supported: "
                          f"{token['content']!r:.60}")
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s015
 def check_ids(vocab: dict[str, int], added: dict[str, int]) -> None:
     "Refuse ids that two tokens share."
     names = {i: name for name, i in vocab.items()}
@@ -561,7 +625,7 @@ def check_ids(vocab: dict[str, int], added: dict[str, int]) -> None:
     if shared or len(names) < len(vocab) or len(set(added.values())) < len(added):
         raise ValueError(f"two tokens share an id{f', one is {shared[0]!r:.60}' if shared else ''}")
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s016
 def read_steps(step: object) -> list[dict]:
     "The steps that cut text, the last of which writes its bytes."
     several = isinstance(step, dict) and step.get("type") == "Sequence"
@@ -590,7 +654,7 @@ def read_cutter(
         raise ValueError(f"its text is cut by {steps!r:.200}, which drops what stands between")
     return scissors, splits
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s017
 def read_split(step: dict) -> str | dict:
     "The pattern that cuts as a step does, or the step itself where no pattern does."
     match step:
@@ -610,26 +674,26 @@ def read_split(step: dict) -> str | dict:
 some = [chr(i) for i in range(1, 0x20000, 37) if not 0xD800 <= i < 0xE000]
 PROBE = "".join(f"{c}a{c} {c}1{c}\n" for c in some)     # all kinds of characters side by side
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s018
 def cuts_all(pattern: str) -> bool:
     "Whether a text's matches are the whole text, so that what stands between them may be removed."
     from tokenizers import Regex, pre_tokenizers
     matches = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
     return "".join(cut(PROBE, matches)) == PROBE
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s019
 def in_two(merge: object) -> tuple[str, str]:
     "A merge's two tokens, or two that are no tokens."
     try: a, b = merge.split(" ") if isinstance(merge, str) else merge
     except (ValueError, TypeError): return "", ""
     return (a, b) if isinstance(a, str) and isinstance(b, str) else ("", "")
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s020
 def tokens_of_merges(model: dict) -> set[str]:
     "The tokens that merges are made of, and those they make."
     return {token for a, b in map(in_two, model["merges"]) for token in (a, b, a + b)}
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s021
 def read_merges(
     model: dict                 # "model" of a tokenizer.json
 ) -> list[tuple[int, int]]:     # pairs of ids
@@ -643,7 +707,7 @@ def read_merges(
         merges.append((vocab[a], vocab[b]))
     return merges
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s022
 def check_normalizer(normalizer: dict | None) -> None:
     "Refuse what rewrites text before it is cut, except into Unicode's form NFC."
     steps = [normalizer] if normalizer else []
@@ -658,26 +722,31 @@ def check_normalizer(normalizer: dict | None) -> None:
 def open_bpe(spec: dict) -> BPETokenizer:
     "The byte-level BPE that a checked `tokenizer.json` describes."
     model, added = spec["model"], spec.get("added_tokens", [])
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(key):
-            raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one "
-                             "of GPT-2, Llama 3 and Qwen")
-    vocab, special = model["vocab"], {t["content"]: t["id"] for t in added if t["special"]}
-    names = {t["content"] for t in added}
-    tokens = {from_visible(t): i for t, i in vocab.items() if t not in names}
-    merges, made = read_merges(model), tokens_of_merges(model)
-    also = [t for t in names & vocab.keys() if t in made or len(t) == 1]
-    tokens |= {from_visible(t): vocab[t] for t in also}
-    tok = BPETokenizer(merges, special_tokens=special, tokens=tokens)
-    tok.cutter, tok.splits = read_cutter(read_steps(spec["pre_tokenizer"]))
+    special = {t["content"]: t["id"] for t in added if t["special"]}
+    tokens = plain_tokens(model, {t["content"] for t in added})
     check_normalizer(spec.get("normalizer"))
+    tok = BPETokenizer(read_merges(model), special_tokens=special, tokens=tokens)
+    tok.cutter, tok.splits = read_cutter(read_steps(spec["pre_tokenizer"]))
     tok.whole_first = bool(model.get("ignore_merges"))
     tok.spec, tok.engine = spec, build_engine(spec)
+    tok.engine.post_processor = None    # it puts nothing before or behind
     tok.normalizer = tok.engine.normalizer
     add_always(tok, {t["content"]: t["id"] for t in added if not t["special"]})
     tok.late = {t["content"] for t in added if t.get("normalized", not t["special"])}
     check_added_ids(tok)
     return tok
+
+# %% ../nbs/07_checkpoint.ipynb #07-s102
+def plain_tokens(model: dict, added: set[str]) -> dict[bytes, int]:
+    "The tokens of a BPE that are bytes: all but the added ones, unless merges need those."
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(key):
+            raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one "
+                             "of GPT-2, Llama 3 and Qwen")
+    vocab, made = model["vocab"], tokens_of_merges(model)
+    also = [t for t in added & vocab.keys() if t in made or len(t) == 1]
+    names = [t for t in vocab if t not in added] + also
+    return {from_visible(t): vocab[t] for t in names}
 
 # %% ../nbs/07_checkpoint.ipynb #07-t005
 def add_always(tok: Tokenizer, names: dict[str, int]) -> None:
@@ -686,7 +755,7 @@ def add_always(tok: Tokenizer, names: dict[str, int]) -> None:
     tok.pieces |= {i: name.encode() for name, i in names.items()}
     tok.vocab_size = max(tok.pieces, default=-1) + 1
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s023
 def check_added_ids(tok: BPETokenizer) -> None:
     "Raise where the library numbers an added token otherwise, or where plain text makes it."
     if len({normalise(name, tok) for name in tok.late}) < len(tok.late):
@@ -709,12 +778,12 @@ def open_spec(
 ) -> Tokenizer:
     "The tokenizer that a `tokenizer.json` describes."
     check_spec(spec)
+    spec = without_begin(spec)
     tok = open_bpe(spec) if spec["model"].get("type", "BPE") == "BPE" else open_words(spec)
-    eos = config.get("eos_token")
-    tok.config, tok.eos_token = config, eos.get("content") if isinstance(eos, dict) else eos
+    tok.config, tok.eos_token = config, content_of(config.get("eos_token"))
     return tok
 
-
+# %% ../nbs/07_checkpoint.ipynb #07-s024
 def open_words(spec: dict) -> Tokenizer:
     "The tokenizer of words or characters that was saved here."
     steps, vocab = read_steps(spec["pre_tokenizer"]), dict(spec["model"]["vocab"])
@@ -728,8 +797,17 @@ def open_words(spec: dict) -> Tokenizer:
     if [vocab[name] for name in names] != list(range(len(names))):
         raise ValueError("its words are not numbered 0, 1, 2, ...")
     tok = kind(names, special)
-    if tok.spec != spec: raise ValueError("it is not as it was saved here")
+    around = dict(truncation=None, padding=None, post_processor=None)   # not about the words
+    if tok.spec != spec | around: raise ValueError("it is not as it was saved here")
     return tok
+
+# %% ../nbs/07_checkpoint.ipynb #07-t007
+def without_begin(spec: dict) -> dict:
+    "A `tokenizer.json` as it was before `save_tokenizer`: `encode` puts nothing before a text."
+    plain = begin_texts(spec, None)
+    ids = [token["id"] for token in spec.get("added_tokens", [])]
+    ours = [begin_texts(plain, i)["post_processor"] for i in ids]
+    return plain if spec.get("post_processor") in ours else spec
 
 # %% ../nbs/07_checkpoint.ipynb #07-067
 def load_tokenizer(
@@ -786,6 +864,7 @@ def no_folder(name: str | Path) -> str:
     return (f"there is no folder {str(name)!r:.200}: give a folder, a house model such as "
             "tales-en, or an id on the Hub such as Qwen/Qwen3-0.6B")
 
+# %% ../nbs/07_checkpoint.ipynb #07-s027
 def check_hub(hub: dict) -> None:
     "Raise for an option that `huggingface_hub` does not have, also where a folder needs none."
     known = {"revision", "cache_dir", "token", "local_files_only"}
@@ -793,62 +872,57 @@ def check_hub(hub: dict) -> None:
         raise TypeError(f"no option {', '.join(unknown)}: for the Hub there are "
                         f"{', '.join(sorted(known))}")
 
-# %% ../nbs/07_checkpoint.ipynb #07-238
-def fetch(
-    hub_id: str,                # e.g. "openai-community/gpt2"
-    file: str,
-    **hub                       # see `load_tokenizer`
-) -> Path | None:               # None: the repository has no such file
-    "One file from the Hugging Face Hub, or from its cache."
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    try: return Path(hf_hub_download(hub_id, file, **hub))
-    except LocalEntryNotFoundError as e: reason = e
-    except EntryNotFoundError: return None
-    except (OSError, ValueError) as e: reason = e
-    raise FileNotFoundError(f"there is no folder {hub_id}, and the Hub does not give {file}: "
-                            f"{reason}") from None
-
-# %% ../nbs/07_checkpoint.ipynb #07-239
-def find_files(
-    name: str | Path,           # a folder, a house model, or an id such as "Qwen/Qwen3-0.6B"
-    **hub                       # see `load_tokenizer`
-) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
-    "The two files of a tokenizer: of the folder or house model, if there is one, else of the Hub."
-    check_hub(hub)
-    names, folder = ("tokenizer.json", "tokenizer_config.json"), local_folder(name)
-    if folder: found = [folder / n if (folder / n).is_file() else None for n in names]
-    elif not regex.fullmatch(HUB_ID, str(name)): raise FileNotFoundError(no_folder(name))
-    else: found = [fetch(str(name), n, **hub) for n in names]
-    if found[0] is None:
-        raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not "
-                                "vocab.json, merges.txt or .model files)")
-    return tuple(found)
-
 # %% ../nbs/07_checkpoint.ipynb #07-240
-_FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-          "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+MODEL_FILES = [*TOKENIZER_FILES, "config.json", "generation_config.json", "model.safetensors",
+               "model.safetensors.index.json", "model-*.safetensors"]
 
-def find_folder(
-    name: str | Path,   # a folder, a house model such as "tales-en", or an id as "Qwen/Qwen3-0.6B"
-    **hub,              # revision, cache_dir, token, local_files_only: see `huggingface_hub`
-) -> Path:
-    "The folder of that name; for a model on the Hub, the one its files are, or lie already, in."
+
+def find_or_fetch(name: str | Path, files: list[str], **hub) -> Path:
+    "The folder of that name; for an id on the Hub, the one these files are, or lie already, in."
     check_hub(hub)
     if folder := local_folder(name): return folder
     if not regex.fullmatch(HUB_ID, str(name)): raise FileNotFoundError(no_folder(name))
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(name), allow_patterns=_FILES, **hub))
+    try: return Path(snapshot_download(str(name), allow_patterns=files, **hub))
     except Exception as e:
         why = str(e).strip().split("\n")[0].split(". ")[0]
         raise FileNotFoundError(f"no folder {name} here, and the Hugging Face Hub did not give a "
                                 f"model of that name: {why}") from e
+
+# %% ../nbs/07_checkpoint.ipynb #07-s103
+def run_of_copy(folder: Path) -> Path:
+    "The run's folder for a copy that it keeps of its model, RUN/checkpoints/000300; else the same."
+    run = folder.resolve().parent.parent
+    return run if folder.resolve().parent == run / "checkpoints" else folder
+
+# %% ../nbs/07_checkpoint.ipynb #07-239
+def find_folder(
+    name: str | Path,   # a folder, a house model such as "tales-en", or an id as "Qwen/Qwen3-0.6B"
+    **hub,              # revision, cache_dir, token, local_files_only: see `huggingface_hub`
+) -> Path:
+    "The folder of a model; one on the Hub is fetched, unless it lies here already."
+    return find_or_fetch(name, MODEL_FILES, **hub)
+
+# %% ../nbs/07_checkpoint.ipynb #07-s104
+def find_files(
+    name: str | Path,           # as for `find_folder`
+    **hub
+) -> tuple[Path, Path | None]:  # tokenizer.json, tokenizer_config.json
+    "The two files of a tokenizer."
+    folder = find_or_fetch(name, TOKENIZER_FILES, **hub)
+    if not (folder / "tokenizer.json").is_file(): folder = run_of_copy(folder)
+    path, config = (folder / file for file in TOKENIZER_FILES)
+    if path.is_file(): return path, config if config.is_file() else None
+    raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not vocab.json, "
+                            "merges.txt or .model files)")
 
 # %% ../nbs/07_checkpoint.ipynb #07-244
 _CONVERT = ("To convert them, in that folder: python -c \"import torch, safetensors.torch as s; "
             "s.save_file({{k: v.clone() for f in {} for k, v in "
             "torch.load(f, weights_only=True).items()}}, 'model.safetensors')\"")
 
+# %% ../nbs/07_checkpoint.ipynb #07-s029
 def pickled_weights(folder: Path) -> list[str]:
     "The pickled files that make a model: one, or all shards; not those of an optimizer."
     found = {path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)}

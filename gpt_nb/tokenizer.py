@@ -7,7 +7,7 @@ __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'E
            'CHAR_TO_BYTE', 'cutter', 'cut', 'count_pieces', 'replace_pair', 'train_merges', 'merge_pairs', 'Vocabulary',
            'check_text', 'read_texts', 'alternatives', 'number_special', 'Tokenizer', 'CharTokenizer', 'WordTokenizer',
            'byte_characters', 'from_visible', 'to_visible', 'number_tokens', 'rank_merges', 'BPETokenizer',
-           'split_step', 'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'save_tokenizer',
+           'split_step', 'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer',
            'build_engine']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
@@ -335,7 +335,7 @@ class Tokenizer(Vocabulary):
 
     def save(self, folder: str | Path) -> None:
         "Write `tokenizer.json` and `tokenizer_config.json`, for `tokenizers` and `transformers`."
-        save_tokenizer(self, Path(folder))
+        write_tokenizer(self, Path(folder))
 
 # %% ../nbs/01_tokenizer.ipynb #01-038
 CHAR_SPLIT = r"[\s\S]"
@@ -647,7 +647,7 @@ def write_json(path: Path, content: dict) -> None:
     write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def save_tokenizer(tok: Tokenizer, folder: Path) -> None:
+def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
     "Write the two files of a tokenizer."
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "tokenizer.json", tok.spec)

@@ -508,7 +508,7 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import load_model, load_tokenizer, local_folder, read_json
+from .checkpoint import load_model, load_tokenizer, local_folder, read_json, save_tokenizer
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
@@ -766,7 +766,8 @@ class RunFolder:
             self.trainer.backend.save(self.path / "state", state.tensors, state.info)
             self.saved = state.info["step"]
             self.trainer.backend.export(self.trainer.model, self.path)
-            if self.writes and self.run.tok: self.run.tok.save(self.path)
+            tok = self.run.tok
+            if self.writes and tok: save_tokenizer(tok, self.path, tok.end_id)
             if self.writes: write_record(self.trainer)
         self.free = time.perf_counter()
         self.cost = self.free - start
@@ -1024,8 +1025,8 @@ def train(
     c, end, out = config, tokens.end_id, Path(out) if out else None
     if backend is None: check_alone()
     if c.keep and out is None: raise ValueError(f"keep {c.keep} needs a folder: give out=")
-    if model.config.eos_token_id is None:
-        model.config = replace(model.config, bos_token_id=end, eos_token_id=end)
+    stop = end if model.config.eos_token_id is None else model.config.eos_token_id
+    model.config = replace(model.config, bos_token_id=end, eos_token_id=stop)
     run = Run(model, tok, c, [], out, floor=floor, options=options or {})
     trainer = Trainer(run, tokens, backend or Single())
     folder, device = RunFolder(trainer), trainer.machine.device

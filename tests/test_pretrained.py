@@ -15,14 +15,15 @@ import torch
 
 from gpt_nb.attention import RopeScaling, rope_frequencies, slow_down
 from gpt_nb.checkpoint import hub_state, load_tokenizer, open_spec
+from gpt_nb.data import tokenize
 from gpt_nb.model import GPT, GPTConfig, memory
 from gpt_nb.pretrained import (
     QWEN_SPLIT, check_gguf, export, export_gguf, export_onnx, kept_bytes, memory_needed,
-    model_card, top_next)
+    model_card, open_checkpoint, top_next)
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, CharTokenizer
-from gpt_nb.training import Run, TrainConfig
+from gpt_nb.training import Run, TrainConfig, train
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -349,6 +350,45 @@ def test_a_card_without_a_floor_or_a_log(tok):
     run.history, run.val_loss = [], None
     card = model_card(run, licence="mit")
     assert "license: mit" in card and "above" not in card and "unknown" in card
+
+
+@pytest.mark.parametrize("name", ["tales\nand a `line`|more\r\n# no heading", "texts/*.txt"])
+def test_a_card_holds_the_name_of_the_data_on_one_line(tok, name):
+    card = model_card(run_of(tiny("qwen3", tok), tok, options={"data": name}))
+    shown = name.replace("`", "'").split()
+    assert f"Trained with gpt_nb on `{' '.join(shown)}`. It knows" in card
+    rows = [line for line in card.splitlines() if line.startswith("| data")]
+    assert rows == [f"| data | `{' '.join(shown)}` |".replace("line'|", "line'\\|")]
+    assert "\n# no heading" not in card
+
+
+# ---- whatever opens
+
+def test_a_model_and_its_tokenizer_open_of_anything(tok, tmp_path):
+    texts = Tales().texts(40)
+    model, config = tiny("llama", tok), TrainConfig(steps=4, batch_size=2, keep=(2,))
+    run = train(model, tokenize(texts, tok, progress=False), config, tok, tmp_path / "run",
+                show=False)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
+    their_tok = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
+    their_tok.save_pretrained(tmp_path / "theirs")
+    export(run, "hf", tmp_path / "out")
+    for name in ("run", "theirs", "out", "run/checkpoints/000002"):
+        opened, again = open_checkpoint(tmp_path / name)
+        assert opened.config == run.model.config and again.encode(texts[0]) == tok.encode(texts[0])
+        assert again.end_id == tok.end_id
+        same = torch.equal(opened.lm_head.weight, run.model.lm_head.weight)
+        assert same == ("checkpoints" not in name)
+    for name in ("tales-en", "tales-zh", "growing/000200"):
+        opened, again = open_checkpoint(name, torch.float32)
+        assert again.vocab_size == opened.config.vocab_size
+    run.model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(FileNotFoundError, match="bare has no tokenizer.json"):
+        open_checkpoint(tmp_path / "bare")
+    BPETokenizer.train(texts, 700).save(tmp_path / "bare")
+    with pytest.raises(ValueError, match="do not belong together"):
+        open_checkpoint(tmp_path / "bare")
 
 
 # ---- the likeliest tokens

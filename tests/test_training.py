@@ -908,7 +908,8 @@ def test_transformers_opens_the_run_folder(tmp_path, arch):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     with torch.no_grad(): a, b = run.model(x), theirs(x).logits
     assert (a - b).abs().max() < 1e-5 * a.abs().max()
-    assert AutoTokenizer.from_pretrained(tmp_path)("the dog sat")["input_ids"] == x[0].tolist()
+    read = AutoTokenizer.from_pretrained(tmp_path)("the dog sat")["input_ids"]
+    assert read == [tok.end_id, *x[0].tolist()]      # a text begins as it did in training
     assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == tok.end_id
     again = Run.open(tmp_path)
     assert again.tok.encode("cat") == tok.encode("cat") and torch.equal(again.model(x), a)

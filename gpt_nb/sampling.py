@@ -463,14 +463,14 @@ def _evaluating(*models: torch.nn.Module) -> Iterator[None]:
 def is_nested(ids) -> bool:
     "Whether `ids` holds several prompts."
     if isinstance(ids, str): return False
-    if hasattr(ids, "ndim"): return ids.ndim > 1
-    first = ids[0] if len(ids) else 0
+    if getattr(ids, "ndim", 1) != 1: return ids.ndim > 1
+    first = next(iter(ids), 0)
     return isinstance(first, (list, tuple, str)) or getattr(first, "ndim", 0) > 0
 
 
 def holds_text(ids) -> bool:
     "Whether `ids` is a text, or several."
-    return isinstance(ids[0] if is_nested(ids) else ids, str)
+    return isinstance(next(iter(ids)) if is_nested(ids) else ids, str)
 
 
 def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)

@@ -6,6 +6,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -630,7 +631,10 @@ def test_a_text_comes_back_as_text():
     said.calls = 0
     assert generate(said, "x", 8, temperature=0, stop=" t", tok=tok) == "one."
     assert generate(said, ("x", "y"), 0, tok=tok) == ["", ""]
-    for given in ("Mia", ["Mia"], ("Mia", "Once")):
+    column = pd.Series({"a": "Mia", "b": "Once"})
+    for many in (("Mia", "Once"), np.array(["Mia", "Once"]), column):
+        assert generate(model, many, 20, seed=2, tok=tok) == both
+    for given in ("Mia", ["Mia"], ("Mia", "Once"), column):
         with pytest.raises(TypeError, match=r"'Mia'.*tok\.encode.*tok="): generate(model, given, 3)
 
 @pytest.mark.parametrize("rows", [269, 320])

@@ -860,11 +860,10 @@ def shape_for(options: dict, tok: "Tokenizer") -> "GPTConfig":
 # %% ../nbs/22_cli.ipynb #22-021ca
 def start_from(options: dict):   # (model, tok)
     "The model of --from, to go on with; its context may be cut where places are turned."
-    from gpt_nb.checkpoint import load_tokenizer, find_folder
-    from gpt_nb.model import GPT
+    from gpt_nb.pretrained import open_checkpoint
 
-    folder, name = find_folder(options["start"]), options["start"]
-    model, tok = GPT.from_pretrained(folder), load_tokenizer(folder)
+    name = options["start"]
+    model, tok = open_checkpoint(name)
     c, asked = model.config, options["context"]
     most = c.context if c.context <= 1024 or not c.family.rotary else 512
     context = asked or most
@@ -888,14 +887,15 @@ class Opened(NamedTuple):
 # %% ../nbs/22_cli.ipynb #22-60db
 def open_model(name: str, device: str | None) -> Opened:
     "The model of a run, of any other folder, of the house or of the Hub, with its tokenizer."
-    from gpt_nb.checkpoint import find_folder, load_tokenizer
-    from gpt_nb.model import GPT, pick_device
+    from gpt_nb.checkpoint import find_folder
+    from gpt_nb.model import pick_device
+    from gpt_nb.pretrained import open_checkpoint
     from gpt_nb.training import Run
 
     device = str(pick_device(device or "auto"))
     folder = find_folder(name)
     if not (folder / "training.json").is_file():
-        return Opened(GPT.from_pretrained(folder, device=device), load_tokenizer(folder), {})
+        return Opened(*open_checkpoint(folder, device=device), {})
     run = Run.open(folder, device=device)
     if run.tok is None: raise ValueError(f"{name} has no tokenizer: it cannot read a text")
     return Opened(run.model, run.tok, run.options)

@@ -224,7 +224,8 @@ Data = option(list[str], (
     "tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file, a folder, a pattern in quotes "
     "such as 'texts/*.txt', or hub:ORG/NAME. Several: give it again, or join them by +; "
     "@2 behind one: it is read twice as often  [default: tales]"), COMMON, metavar="TEXT")
-Minutes = option(float, "time to train  [default: 3]", COMMON, metavar="X")
+Minutes = option(float, "time to train  [default: 3, or less for a short text]", COMMON,
+                 metavar="X")
 Steps = option(int, "updates to make; with --minutes, what ends first", COMMON, metavar="N")
 Out = option(Path, "the run folder to write  [default: runs/TEXT]", COMMON, metavar="FOLDER")
 From = option(str, "go on with the model of a run, a folder or the Hub; its tokenizer comes along",

@@ -13,8 +13,13 @@ MADE = HERE / "_static" / "made"
 LABELS = {   # of the picture of what emerges
     "en": ("words that exist", "sentences that are well formed", "stories that hold",
            "stories that hold, by counting", "tokens read"),
-    "zh": ("存在的词", "合语法的句子", "前后一致的故事",
+    "zh": ("存在的词", "合乎语法的句子", "前后一致的故事",
            "前后一致的故事（计数模型）", "读过的词元"),
+}
+EXPECTED = {   # head of the table of measured runs
+    "en": ("text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
+           "stories that hold"),
+    "zh": ("文本", "机器", "参数", "分钟", "内存", "损失（最优值）", "前后一致的故事"),
 }
 COLORS = {"words": "#4c9be8", "sentences": "#f0883e", "story": "#3fb950"}
 SAID = {   # under each story of the slider
@@ -22,7 +27,7 @@ SAID = {   # under each story of the slider
            "{words:.0%} of words exist, {sentences:.0%} of sentences are well formed, "
            "{story:.0%} of stories hold."),
     "zh": ("读过的词元", "前后一致", "；",
-           "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合语法，"
+           "{words:.0%} 的词确实存在，{sentences:.0%} 的句子合乎语法，"
            "{story:.0%} 的故事前后一致。"),
 }
 
@@ -86,8 +91,8 @@ def chinese_chapter(c: Chapter) -> str:
 
 
 MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
-    "zh.html": "中文首页", "start-zh.html": "从这里开始", "notebooks/howto-zh.html": "怎样……？",
-    "glossary.html": "术语表",
+    "zh.html": "中文首页", "start-zh.html": "从这里开始",
+    "notebooks/howto-zh.html": "怎样……？", "glossary.html": "术语表",
     "notebooks/claims.html": "流行文章的错误（英文）", "use.html": "使用（英文）",
     "reference/index.html": "参考手册（英文）"}
 
@@ -182,49 +187,42 @@ def growing(lang: str) -> str:
     return f'<div class="growing">{page(dict(controls=[tokens], frames=rows))}</div>'
 
 
-HEADS = {   # of the table of runs
-    "en": ("text", "trained on", "parameters", "minutes", "memory", "loss (best possible)",
-           "stories that hold"),
-    "zh": ("文本", "训练所用", "参数", "分钟", "内存", "损失（最优）", "前后一致的故事"),
-}
-MACHINES = {"en": ("2 cores", "1 thread"), "zh": ("双核", "单线程")}
-COLON, AND = {"en": ": ", "zh": "："}, {"en": " and ", "zh": "、"}
-
-
-def expectations(lang: str) -> str:
+def expectations(lang: str = "en") -> str:
     "What to expect: runs that were measured, one row each."
-    head = HEADS[lang]
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row(lang)]
-    rows += [house_row(name, lang)
-             for name in ("growing", "tales-en", "tales-zh", "tales-both", "pydocs")]
-    return "\n".join(rows)
+    head = EXPECTED[lang]
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", demo_row()]
+    rows += map(house_row, ("growing", "tales-en", "tales-zh", "tales-both", "pydocs"))
+    table = "\n".join(rows)
+    return table if lang == "en" else in_chinese(table)
 
 
-def size_of(n: int, lang: str) -> str:  # of a model
-    "119 万, 1.2 million."
-    return f"{n / 1e6:.1f} million" if lang == "en" else f"{n / 1e4:.0f} 万"
+def in_chinese(table: str) -> str:
+    "The words in the rows of `expectations`, and numbers counted in ten thousands."
+    table = re.sub(r"([\d.]+) million", lambda m: f"{float(m[1]) * 100:g}&nbsp;万", table)
+    words = ("2 cores", "双核"), ("1 thread", "单线程"), (" % and ", " % 和 "), (" MB", "&nbsp;MB")
+    for english, chinese in words:
+        table = table.replace(english, chinese)
+    return table.replace("`: `", "`：`")
 
 
-def demo_row(lang: str) -> str:
+def demo_row() -> str:
     "From what README shows of the demo."
     text = (ROOT / "README.md").read_text("utf-8")
     loss, best = re.search(r"loss ([\d.]+) nats a word; no model .* than ([\d.]+):", text).groups()
     whole = re.search(r"(\d+)% of the stories hold", text)[1]
-    run = f"`tales`{COLON[lang]}`make demo` | {MACHINES[lang][0]} | {size_of(200_000, lang)} | 3 | "
+    run = "`tales`: `make demo` | 2 cores | 0.2 million | 3 | "
     return f"| {run} | {loss} ({best}) | {whole} % |"
 
 
-def house_row(name: str, lang: str) -> str:
+def house_row(name: str) -> str:
     folder = ROOT / "gpt_nb" / "models" / name
     card = (folder / "README.md").read_text("utf-8")
     about = json.loads((folder / "training.json").read_text("utf-8"))
     size = int(re.search(r"([\d,]+) parameters", card)[1].replace(",", ""))
     best = f" ({about['floor']:.3f})" if about["floor"] else ""
-    shares = re.findall(r"([\d.]+)% of whole stories", card)
-    holds = AND[lang].join(f"{share} %" for share in shares)
+    holds = " and ".join(f"{share} %" for share in re.findall(r"([\d.]+)% of whole stories", card))
     memory = training_memory(next(folder.glob("**/config.json")).parent, about["config"])
-    run = f"`{about['options']['data']}`{COLON[lang]}`{name}`"
-    run += f" | {MACHINES[lang][1]} | {size_of(size, lang)}"
+    run = f"`{about['options']['data']}`: `{name}` | 1 thread | {size / 1e6:.1f} million"
     took = f"{about['seconds'] / 60:.0f} | {memory:.0f} MB"
     return f"| {run} | {took} | {about['val_loss']:.3f}{best} | {holds} |"
 
@@ -266,8 +264,8 @@ def write_home(chapters: list[Chapter]) -> None:
             draw_emergence(MADE / f"emergence-{lang}-{theme}.svg", ink, lang)
     story, seed = house_story()
     text, both = (sum(c.minutes[i] for c in chapters) / 60 for i in (0, 1))
-    fill = {"STORY": html.escape(story), "SEED": seed,
-            "EXPECT": expectations("en"), "EXPECTZH": expectations("zh"),
+    fill = {"STORY": html.escape(story), "SEED": seed, "EXPECT": expectations(),
+            "EXPECTZH": expectations("zh"),
             "GROWINGEN": growing("en"), "GROWINGZH": growing("zh"),
             "CHAPTERS": chapter_table(chapters), "CHINESE": chinese_chapters(chapters),
             "TOC": toctrees(chapters), "HOURSTEXT": f"{text:.0f}", "HOURS": f"{both:.0f}"}

@@ -6,14 +6,9 @@ __all__ = ['rope_frequencies', 'rope_table', 'rope', 'RMSNorm', 'KVCache', 'caus
 
 # %% ../nbs/05_attention.ipynb #05-010
 import math
-from dataclasses import fields
-from numbers import Integral
-from typing import Annotated, Literal, dataclass_transform
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
 # %% ../nbs/05_attention.ipynb #05-114
@@ -42,8 +37,17 @@ def rope(
     sin: Tensor,  # same
 ) -> Tensor:      # (B, H, T, K)
     "Turn each pair, features i and i + K/2, by its token's angle (Su et al. 2021, equation 34)."
+    check_rotation(x, cos)
     a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+
+# %% ../nbs/05_attention.ipynb #05-11a
+def check_rotation(x: Tensor, cos: Tensor) -> None:
+    "Raise where the angles are not those of these tokens; torch would repeat one for all."
+    T, pairs = x.shape[-2], x.shape[-1] // 2
+    if cos.shape[-2:] != (T, pairs):
+        raise ValueError(f"{T} tokens with {pairs} pairs, but angles for {cos.shape[-2]} with "
+                         f"{cos.shape[-1]}: make them with rope_table, a position for each token")
 
 # %% ../nbs/05_attention.ipynb #05-129
 class RMSNorm(nn.Module):
@@ -60,7 +64,7 @@ class RMSNorm(nn.Module):
 
 # %% ../nbs/05_attention.ipynb #05-144
 class KVCache:
-    "Keys and values of the tokens read so far; no gradient flows through it."
+    "Keys and values of the tokens read so far. No gradient goes back into them: use `no_grad`."
     def __init__(self,
         n_layer: int, batch_size: int, n_kv_head: int,
         max_length: int,                       # room, in tokens
@@ -81,11 +85,12 @@ class KVCache:
         key: Tensor, value: Tensor,    # (B, H_kv, T, K) of the new tokens
     ) -> tuple[Tensor, Tensor]:        # (B, H_kv, length + T, K) of all tokens
         "Write the new tokens after those held and return all of this layer."
-        check_room(self, key)
+        check_room(self, key, value)
         end = self.length + key.shape[2]
         self.keys[layer, :, :, self.length:end] = key.detach()
         self.values[layer, :, :, self.length:end] = value.detach()
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        held = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return held[0].to(key.dtype), held[1].to(value.dtype)
 
     def truncate(self, length: int) -> None:
         "Forget all but the first `length` tokens."
@@ -97,14 +102,19 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 # %% ../nbs/05_attention.ipynb #05-14a
-def check_room(cache: KVCache, key: Tensor) -> None:
-    "Raise where new keys do not fit into the cache."
-    rows, new = key.shape[0], key.shape[2]
-    if rows != cache.keys.shape[1]:
-        raise ValueError(f"the cache was made for {cache.keys.shape[1]} rows, the batch has {rows}")
-    if cache.length + new > cache.max_length:
-        raise ValueError(f"the cache holds {cache.length} of at most {cache.max_length} tokens, "
-                         f"{new} more do not fit: make it with a larger max_length, "
+def check_room(cache: KVCache, key: Tensor, value: Tensor) -> None:
+    "Raise where new keys and values do not fit into the cache."
+    new, (_, rows, heads, room, width) = key.shape, cache.keys.shape
+    if new != value.shape:
+        raise ValueError(f"keys {tuple(new)}, values {tuple(value.shape)}: want one shape")
+    if new[0] != rows:
+        raise ValueError(f"the cache was made for {rows} rows, the batch has {new[0]}")
+    if new[1] != heads or new[3] != width:
+        raise ValueError(f"the cache was made for {heads} heads of keys of width {width}, "
+                         f"the layer has {new[1]} of width {new[3]}")
+    if cache.length + new[2] > room:
+        raise ValueError(f"the cache holds {cache.length} of at most {room} tokens, "
+                         f"{new[2]} more do not fit: make it with a larger max_length, "
                          "or keep only the last part of the text")
 
 # %% ../nbs/05_attention.ipynb #05-156
@@ -121,7 +131,7 @@ def causal_mask(
     mask = seen <= asks                                  # (T, S)
     if pad is None: return mask
     # a padding token sees itself: a softmax over nothing would be NaN
-    return mask & (seen >= pad[:, None, None, None]) | (seen == asks)   # (B, 1, T, S)
+    return (mask & (seen >= pad[:, None, None, None])) | (seen == asks)   # (B, 1, T, S)
 
 # %% ../nbs/05_attention.ipynb #05-16a
 def over_heads(
@@ -193,6 +203,14 @@ def head_sizes(
     if d_head is None and d_model % n_head:
         raise ValueError(f"d_model {d_model} is no multiple of n_head {n_head}: give d_head")
     return n_kv_head, d_head or d_model // n_head
+
+# %% ../nbs/05_attention.ipynb #05-5e07
+from dataclasses import fields
+from numbers import Integral
+from typing import Annotated, Literal, dataclass_transform
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 # %% ../nbs/05_attention.ipynb #05-5e02
 def in_words(

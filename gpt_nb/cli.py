@@ -224,7 +224,8 @@ Data = option(list[str], (
     "tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file, a folder, a pattern in quotes "
     "such as 'texts/*.txt', or hub:ORG/NAME. Several: give it again, or join them by +; "
     "@2 behind one: it is read twice as often  [default: tales]"), COMMON, metavar="TEXT")
-Minutes = option(float, "time to train  [default: 3]", COMMON, metavar="X")
+Minutes = option(float, "time to train  [default: 3, or less for a short text]", COMMON,
+                 metavar="X")
 Steps = option(int, "updates to make; with --minutes, what ends first", COMMON, metavar="N")
 Out = option(Path, "the run folder to write  [default: runs/TEXT]", COMMON, metavar="FOLDER")
 From = option(str, "go on with the model of a run, a folder or the Hub; its tokenizer comes along",
@@ -860,11 +861,10 @@ def shape_for(options: dict, tok: "Tokenizer") -> "GPTConfig":
 # %% ../nbs/22_cli.ipynb #22-021ca
 def start_from(options: dict):   # (model, tok)
     "The model of --from, to go on with; its context may be cut where places are turned."
-    from gpt_nb.checkpoint import load_tokenizer, find_folder
-    from gpt_nb.model import GPT
+    from gpt_nb.pretrained import open_checkpoint
 
-    folder, name = find_folder(options["start"]), options["start"]
-    model, tok = GPT.from_pretrained(folder), load_tokenizer(folder)
+    name = options["start"]
+    model, tok = open_checkpoint(name)
     c, asked = model.config, options["context"]
     most = c.context if c.context <= 1024 or not c.family.rotary else 512
     context = asked or most
@@ -888,14 +888,15 @@ class Opened(NamedTuple):
 # %% ../nbs/22_cli.ipynb #22-60db
 def open_model(name: str, device: str | None) -> Opened:
     "The model of a run, of any other folder, of the house or of the Hub, with its tokenizer."
-    from gpt_nb.checkpoint import find_folder, load_tokenizer
-    from gpt_nb.model import GPT, pick_device
+    from gpt_nb.checkpoint import find_folder
+    from gpt_nb.model import pick_device
+    from gpt_nb.pretrained import open_checkpoint
     from gpt_nb.training import Run
 
     device = str(pick_device(device or "auto"))
     folder = find_folder(name)
     if not (folder / "training.json").is_file():
-        return Opened(GPT.from_pretrained(folder, device=device), load_tokenizer(folder), {})
+        return Opened(*open_checkpoint(folder, device=device), {})
     run = Run.open(folder, device=device)
     if run.tok is None: raise ValueError(f"{name} has no tokenizer: it cannot read a text")
     return Opened(run.model, run.tok, run.options)

@@ -1100,15 +1100,12 @@ def hash_documents(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
 def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float,
             plan: Plan) -> str:
     "A name for the arrays that these documents, this plan and this tokenizer make."
-    digest = hashlib.blake2b(f"2 {_CHUNK} {val}".encode(), digest_size=8)
-    digest.update(hashes.tobytes() + lengths.tobytes())
-    cut = (plan.heads > 0) & (plan.heads < lengths)
-    if (plan.times != 1).any() or plan.again.any() or cut.any() and np.count_nonzero(lengths) > 1:
-        digest.update(plan.heads.tobytes() + plan.times.tobytes() + plan.again.tobytes())
-    with tempfile.TemporaryDirectory() as folder:
-        tok.save(folder)
-        for path in sorted(Path(folder).iterdir()):
-            digest.update(path.name.encode() + path.read_bytes())
+    digest = hashlib.blake2b(f"3 {_CHUNK} {val}".encode(), digest_size=8)
+    for array in (hashes, lengths, plan.heads, plan.times, plan.again):
+        digest.update(array.tobytes())
+    steps = "added_tokens", "normalizer", "pre_tokenizer", "model"
+    cut = {key: tok.spec.get(key) for key in steps}
+    digest.update(json.dumps(cut | dict(end_id=tok.end_id), sort_keys=True).encode())
     return digest.hexdigest()
 
 # %% ../nbs/02_data.ipynb #02-106

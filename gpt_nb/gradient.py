@@ -17,7 +17,7 @@ class Value:
     made = itertools.count()
 
     def __init__(self, data: float, parents: tuple = (), slopes: tuple = ()):
-        self.data, self.grad, self.number = data, 0.0, next(Value.made)
+        self.data, self.grad, self.number = float(data), 0.0, next(Value.made)
         self.parents, self.slopes = parents, slopes   # how fast this changes with each parent
 
     def __repr__(self): return f"Value({self.data:.4g}, grad={self.grad:.4g})"
@@ -60,7 +60,7 @@ class Value:
             for parent, slope in zip(each.parents, each.slopes):
                 slope_in[parent] += slope_in[each] * slope      # the chain rule
 
-def _value(x: float | Value) -> Value: return x if isinstance(x, Value) else Value(float(x))
+def _value(x: float | Value) -> Value: return x if isinstance(x, Value) else Value(x)
 
 # %% ../nbs/04_gradient.ipynb #04-4628
 class Bigram(nn.Module):
@@ -94,6 +94,7 @@ class WindowMLP(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, T) -> (B, T, V)
-        padded = F.pad(ids, (self.width - 1, 0), value=self.pad)
-        seen = padded.unfold(1, self.width, 1)   # (B, T, width), the last one is the token itself
+        T, padded = ids.shape[1], F.pad(ids, (self.width - 1, 0), value=self.pad)
+        seen = [padded[:, i:i + T] for i in range(self.width)]   # the last: the tokens themselves
+        seen = torch.stack(seen, -1)                             # (B, T, width)
         return self.layers(self.embed(seen).flatten(2))

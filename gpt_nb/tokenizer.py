@@ -6,9 +6,9 @@
 __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'END', 'END_NAMES', 'CHAR_SPLIT', 'BYTE_TO_CHAR',
            'CHAR_TO_BYTE', 'cutter', 'cut', 'count_pieces', 'replace_pair', 'train_merges', 'merge_pairs', 'Vocabulary',
            'check_text', 'read_texts', 'alternatives', 'number_special', 'Tokenizer', 'CharTokenizer', 'WordTokenizer',
-           'byte_characters', 'from_visible', 'to_visible', 'split_step', 'tokenizer_json', 'tokenizer_config',
-           'build_engine', 'number_tokens', 'rank_merges', 'BPETokenizer', 'write_beside', 'write_json',
-           'write_tokenizer']
+           'byte_characters', 'from_visible', 'to_visible', 'number_tokens', 'rank_merges', 'BPETokenizer',
+           'split_step', 'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer',
+           'build_engine']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -64,6 +64,18 @@ def count_pieces(
         for i in range(0, len(piece), longest): parts[piece[i:i + longest].encode()] += n
     return parts
 
+# %% ../nbs/01_tokenizer.ipynb #01-r3a1
+def count_pairs(
+    texts: list[str], times: list[int]          # every word, and how often it occurs
+) -> tuple[Counter, dict[str, set[int]]]:       # pair -> its count, and the words that hold it
+    "Count the pairs of all words."
+    counts, where = Counter(), defaultdict(set)
+    for i, text in enumerate(texts):
+        for a, b in zip(text, text[1:]):
+            counts[a + b] += times[i]
+            where[a + b].add(i)
+    return counts, where
+
 # %% ../nbs/01_tokenizer.ipynb #01-080
 def replace_pair(
     pair: str, new: str,                        # two characters, and the one that takes their place
@@ -93,11 +105,7 @@ def train_merges(
 ) -> list[tuple[int, int]]:         # the merges in order; the k-th makes token 256 + k
     "Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909); ties: the smallest ids win."
     texts, times = [w.decode("latin-1") for w in words], list(words.values())
-    counts, where, merges = Counter(), defaultdict(set), []     # here a character is a token
-    for i, text in enumerate(texts):
-        for a, b in zip(text, text[1:]):
-            counts[a + b] += times[i]
-            where[a + b].add(i)
+    (counts, where), merges = count_pairs(texts, times), []     # here a character is a token
     queue = [(-n, pair) for pair, n in counts.items()]
     heapify(queue)
     while queue and len(merges) < n_merges:
@@ -117,32 +125,21 @@ def merge_pairs(
     merges: dict[tuple[int, int], tuple[int, int]]      # pair -> (rank, the id in its place)
 ) -> list[int]:
     "Merge the pair of the lowest rank, of equal ones the leftmost, until none is left."
-    n, ids = len(ids), [*ids, -1]       # the -1 stands behind the last id and before the first
-    before, after = list(range(-1, n)), list(range(1, n + 2))
-    places, queue = {}, []              # pair -> where it stands; (rank, pair) of those pairs
-
-    def note(i: int, pair: tuple[int, int]) -> None:
-        if pair not in places:
-            places[pair] = []
-            heappush(queue, (merges[pair][0], pair))
-        places[pair].append(i)
-
-    for i, pair in enumerate(zip(ids, ids[1:])):
-        if pair in merges: note(i, pair)
+    ids, n = [*ids, -1], len(ids)
+    before, after = [n, *range(n)], [*range(1, n + 1), 0]
+    queue = [(merges[pair][0], i) for i, pair in enumerate(zip(ids, ids[1:])) if pair in merges]
+    heapify(queue)
     while queue:
-        rank, (left, right) = heappop(queue)
-        new, todo = merges[left, right][1], sorted(places.pop((left, right)), reverse=True)
-        while todo and not (queue and queue[0][0] < rank):  # a merge may make one of a lower rank
-            i = todo.pop()
-            j = after[i]
-            if ids[i] != left or ids[j] != right: continue  # another merge was here before
-            h, k = before[i], after[j]
-            ids[i], ids[j], after[i], before[k] = new, -2, k, i
-            if (ids[h], new) in merges: note(h, (ids[h], new))
-            if (new, ids[k]) in merges: note(i, (new, ids[k]))
-        if todo:
-            places.setdefault((left, right), []).extend(todo)
-            heappush(queue, (rank, (left, right)))
+        rank, left = heappop(queue)
+        right = after[left]
+        found, new = merges.get((ids[left], ids[right]), (None, None))
+        if found != rank: continue                      # another merge was here before
+        ids[left], ids[right] = new, -2
+        after[left] = after[right]
+        before[after[left]] = left
+        for i in (before[left], left):                  # the two pairs this has made
+            pair = ids[i], ids[after[i]]
+            if pair in merges: heappush(queue, (merges[pair][0], i))
     return [i for i in ids if i >= 0]
 
 # %% ../nbs/01_tokenizer.ipynb #01-023
@@ -236,7 +233,7 @@ def find(
         for piece in pieces:
             if piece != "": yield names.get(piece, piece)
 
-
+# %% ../nbs/01_tokenizer.ipynb #01-r3a4
 def find_added(text: str, names: dict[str, int], tok: "Tokenizer") -> Iterable[str | int]:
     "The added tokens of a text as ids, and the text between: first in the text as it is."
     early = {name: i for name, i in names.items() if name not in tok.late}
@@ -266,7 +263,7 @@ def chosen(
                          f"it has {list(tok.special_tokens)}")
     return {name: tok.special_tokens[name] for name in names}
 
-
+# %% ../nbs/01_tokenizer.ipynb #01-r3a5
 def forbid(text: str, names: Collection[str]) -> None:
     "Raise where a text holds one of these special tokens."
     found = alternatives(names).search(text) if names else None
@@ -349,7 +346,7 @@ class CharTokenizer(Tokenizer):
         characters: Iterable[str],                  # in the order of their ids
         special_tokens: Collection[str] = (END,)
     ):
-        self.ids = {c: i for i, c in enumerate(characters)}
+        self.ids = {c: i for i, c in enumerate(dict.fromkeys(characters))}
         pieces = {i: c.encode() for c, i in self.ids.items()}
         super().__init__(pieces, number_special(special_tokens, self.ids))
 
@@ -380,7 +377,8 @@ class WordTokenizer(Tokenizer):
         words: Iterable[str],                       # in the order of their ids
         special_tokens: Collection[str] = (END,)
     ):
-        self.ids, self.cutter = {w: i for i, w in enumerate(words)}, cutter(WORD_SPLIT)
+        self.ids = {w: i for i, w in enumerate(dict.fromkeys(words))}
+        self.cutter = cutter(WORD_SPLIT)
         if not isinstance(special_tokens, dict): special_tokens = with_unknown(special_tokens)
         pieces = {i: w.encode() for w, i in self.ids.items()}
         super().__init__(pieces, number_special(special_tokens, self.ids))
@@ -441,103 +439,7 @@ def to_visible(token: bytes) -> str:
     "A token as it stands in a `tokenizer.json`."
     return "".join(BYTE_TO_CHAR[b] for b in token)
 
-# %% ../nbs/01_tokenizer.ipynb #01-035
-def split_step(pattern: str) -> dict:
-    "The step of a `tokenizer.json` that cuts a text at every match of `pattern`."
-    return dict(type="Split", pattern=dict(Regex=pattern), behavior="Isolated", invert=False)
-
-
-def tokenizer_json(
-    model: dict,                    # type, vocabulary, merges
-    split: list[dict],              # the steps that cut a text into pieces
-    decoder: dict,                  # how tokens join
-    special_tokens: dict[str, int]  # name -> id
-) -> dict:
-    "The content of a `tokenizer.json` (the format of Hugging Face `tokenizers`)."
-    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    added = [dict(id=i, content=name, **flags) for name, i in special_tokens.items()]
-    return dict(version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
-                pre_tokenizer=dict(type="Sequence", pretokenizers=split), post_processor=None,
-                decoder=decoder, model=model)
-
-# %% ../nbs/01_tokenizer.ipynb #01-110
-def words_json(tok: Tokenizer, split: str, vocab: dict[str, int]) -> dict:
-    "The content of the `tokenizer.json` of a tokenizer of characters or words."
-    model = dict(type="WordLevel", vocab=vocab, unk_token=UNK)
-    return tokenizer_json(model, [split_step(split)], dict(type="Fuse"), tok.special_tokens)
-
-
-def bpe_json(tok: "BPETokenizer") -> dict:
-    "The content of the `tokenizer.json` of a byte-level BPE."
-    names = {i: to_visible(data) for data, i in tok.ids.items()}
-    vocab = {name: i for i, name in names.items()}
-    merges = [[names[a], names[b]] for a, b in tok.merges]
-    model = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None,
-                 end_of_word_suffix=None, fuse_unk=False, byte_fallback=False, ignore_merges=False,
-                 vocab=vocab, merges=merges)
-    to_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
-    steps = [*map(split_step, tok.splits), to_bytes]
-    return tokenizer_json(model, steps, to_bytes, tok.special_tokens)
-
-# %% ../nbs/01_tokenizer.ipynb #01-036
-def tokenizer_config(special_tokens: Collection[str]) -> dict:
-    "The content of the `tokenizer_config.json` that `transformers` reads beside it."
-    config = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
-    if END in special_tokens: config |= dict(bos_token=END, eos_token=END, pad_token=END)
-    return config | (dict(unk_token=UNK) if UNK in special_tokens else {})
-
-# %% ../nbs/01_tokenizer.ipynb #01-116
-def build_engine(spec: dict):       # the content of tokenizer.json -> a tokenizers.Tokenizer
-    "The same tokenizer in Rust, for bulk work; special tokens' names are plain text there too."
-    from tokenizers import Tokenizer as Engine
-    try: engine = Engine.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
-    except Exception as e: reason = e
-    else:
-        engine.encode_special_tokens = True
-        return engine
-    raise ValueError("this tokenizer.json has a part, such as the decoder, that the library "
-                     f"tokenizers does not know: {reason}")
-
-# %% ../nbs/01_tokenizer.ipynb #01-d1c5
-EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end
-
-
-def cut_long(
-    text: str,
-    engine,                     # of `build_engine`
-    longest: int = 2**20,       # characters
-    around: int = 1000          # characters left and right of a cut that must keep their ids
-) -> list[str]:
-    "A long text in parts to be encoded one by one, cut only where the ids stay the same."
-    start, parts = 0, []
-    while len(text) - start > longest:
-        for place in islice(EDGE.finditer(text, start + longest // 2), 100):
-            left, right = text[place.start() - around:place.start()], text[place.start():][:around]
-            a, b, both = (e.ids for e in engine.encode_batch_fast([left, right, left + right]))
-            if a + b == both: break
-        else: break             # nowhere: the rest stays whole
-        parts.append(text[start:place.start()])
-        start = place.start()
-    return [*parts, text[start:]]
-
-# %% ../nbs/01_tokenizer.ipynb #01-d1c6
-def encode_in_bulk(
-    tok: "BPETokenizer",
-    texts: Iterable[str],
-    at_once: int = 2**21        # characters
-) -> list[list[int]]:
-    "Many texts to ids on all cores, some million characters at a time."
-    if None in tok.byte_ids: return [tok.encode(text) for text in texts]    # the engine drops them
-    parts = [cut_long(text, tok.engine) for text in texts]
-    queue, ids = [part for row in parts for part in row], []
-    ends = accumulate(map(len, queue))
-    for _, group in groupby(zip(queue, ends), key=lambda pair: pair[1] // at_once):
-        batch = [part for part, _ in group]
-        ids += [e.ids for e in tok.engine.encode_batch_fast(batch, add_special_tokens=False)]
-    ids = iter(ids)
-    return [[i for found in islice(ids, len(row)) for i in found] for row in parts]
-
-
+# %% ../nbs/01_tokenizer.ipynb #01-r3a6
 def bytes_to_ids(piece: str, byte_ids: list[int | None]) -> list[int]:
     "One id a byte; a file may lack some."
     ids = [byte_ids[b] for b in piece.encode()]
@@ -563,6 +465,12 @@ TOKEN_OF_PATTERN = regex.compile(r"""(?xs)
   | (?P<odd> . )""")
 
 
+def odd(pattern: str, found: regex.Match) -> ValueError:
+    "What to say of a part that libraries read in different ways."
+    return ValueError(f"the split pattern {pattern!r:.60} has {found[0]!r} at character "
+                      f"{found.start()}, which not all libraries read alike: write it otherwise")
+
+# %% ../nbs/01_tokenizer.ipynb #01-r3a7
 def for_tokenizers(
     pattern: str        # as `tiktoken` reads it
 ) -> str:               # the same as `tokenizers` reads it
@@ -582,19 +490,13 @@ def for_tokenizers(
         out.append(part)
     return compiled("".join(out), pattern)
 
-
-def odd(pattern: str, found: regex.Match) -> ValueError:
-    "What to say of a part that libraries read in different ways."
-    return ValueError(f"the split pattern {pattern!r:.60} has {found[0]!r} at character "
-                      f"{found.start()}, which not all libraries read alike: write it otherwise")
-
 # %% ../nbs/01_tokenizer.ipynb #01-d1c8
 def plain_class(part: str) -> bool:
     "Whether what stands in a [...] means the same to all libraries."
     inside = part[1:-1] if part[0] == "[" else ""
     return "&&" not in inside and not regex.search(r"\\[a-oq-zA-OQ-Z](?<!\\[sSdDwWrntf])", inside)
 
-
+# %% ../nbs/01_tokenizer.ipynb #01-r3a8
 def check_pattern(pattern: str) -> None:
     "Refuse a pattern that takes all memory."
     shown, length = f"the split pattern {pattern!r:.60}", len(pattern)
@@ -617,7 +519,11 @@ def compiled(pattern: str, given: str) -> str:
 def number_tokens(merges: Iterable[tuple[int, int]]) -> dict[bytes, int]:
     "The id of each token: bytes are 0 to 255, the k-th merge makes 256 + k."
     tokens = [bytes([b]) for b in range(256)]
-    for a, b in merges: tokens.append(tokens[a] + tokens[b])
+    for a, b in merges:
+        if not 0 <= min(a, b) <= max(a, b) < len(tokens):
+            raise ValueError(f"the merge ({a}, {b}) comes before one of its tokens was made: "
+                             "give pairs of ids, in the order of their merging")
+        tokens.append(tokens[a] + tokens[b])
     return {data: i for i, data in enumerate(tokens)}
 
 
@@ -677,6 +583,51 @@ class BPETokenizer(Tokenizer):
     @cached_property
     def spec(self) -> dict: return bpe_json(self)
 
+# %% ../nbs/01_tokenizer.ipynb #01-035
+def split_step(pattern: str) -> dict:
+    "The step of a `tokenizer.json` that cuts a text at every match of `pattern`."
+    return dict(type="Split", pattern=dict(Regex=pattern), behavior="Isolated", invert=False)
+
+
+def tokenizer_json(
+    model: dict,                    # type, vocabulary, merges
+    split: list[dict],              # the steps that cut a text into pieces
+    decoder: dict,                  # how tokens join
+    special_tokens: dict[str, int]  # name -> id
+) -> dict:
+    "The content of a `tokenizer.json` (the format of Hugging Face `tokenizers`)."
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    added = [dict(id=i, content=name, **flags) for name, i in special_tokens.items()]
+    return dict(version="1.0", truncation=None, padding=None, added_tokens=added, normalizer=None,
+                pre_tokenizer=dict(type="Sequence", pretokenizers=split), post_processor=None,
+                decoder=decoder, model=model)
+
+# %% ../nbs/01_tokenizer.ipynb #01-110
+def words_json(tok: Tokenizer, split: str, vocab: dict[str, int]) -> dict:
+    "The content of the `tokenizer.json` of a tokenizer of characters or words."
+    model = dict(type="WordLevel", vocab=vocab, unk_token=UNK)
+    return tokenizer_json(model, [split_step(split)], dict(type="Fuse"), tok.special_tokens)
+
+
+def bpe_json(tok: "BPETokenizer") -> dict:
+    "The content of the `tokenizer.json` of a byte-level BPE."
+    names = {i: to_visible(data) for data, i in tok.ids.items()}
+    vocab = {name: i for i, name in names.items()}
+    merges = [[names[a], names[b]] for a, b in tok.merges]
+    model = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix=None,
+                 end_of_word_suffix=None, fuse_unk=False, byte_fallback=False, ignore_merges=False,
+                 vocab=vocab, merges=merges)
+    to_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    steps = [*map(split_step, tok.splits), to_bytes]
+    return tokenizer_json(model, steps, to_bytes, tok.special_tokens)
+
+# %% ../nbs/01_tokenizer.ipynb #01-036
+def tokenizer_config(special_tokens: Collection[str]) -> dict:
+    "The content of the `tokenizer_config.json` that `transformers` reads beside it."
+    config = dict(tokenizer_class="PreTrainedTokenizerFast", clean_up_tokenization_spaces=False)
+    if END in special_tokens: config |= dict(bos_token=END, eos_token=END, pad_token=END)
+    return config | (dict(unk_token=UNK) if UNK in special_tokens else {})
+
 # %% ../nbs/01_tokenizer.ipynb #01-156
 def write_beside(path: Path, write: Callable[[Path], None]) -> None:
     "Let `write` fill a file beside `path`, then rename it: `path` is always a whole file."
@@ -689,7 +640,7 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-
+# %% ../nbs/01_tokenizer.ipynb #01-r3b2
 def write_json(path: Path, content: dict) -> None:
     "Write a JSON file whole or not at all."
     text = json.dumps(content, ensure_ascii=False, indent=1)
@@ -701,3 +652,54 @@ def write_tokenizer(tok: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "tokenizer.json", tok.spec)
     write_json(folder / "tokenizer_config.json", tok.config)
+
+# %% ../nbs/01_tokenizer.ipynb #01-116
+def build_engine(spec: dict):       # the content of tokenizer.json -> a tokenizers.Tokenizer
+    "The same tokenizer in Rust, for bulk work; special tokens' names are plain text there too."
+    from tokenizers import Tokenizer as Engine
+    try: engine = Engine.from_str(json.dumps({**spec, "truncation": None, "padding": None}))
+    except Exception as e: reason = e
+    else:
+        engine.encode_special_tokens = True
+        return engine
+    raise ValueError("this tokenizer.json has a part, such as the decoder, that the library "
+                     f"tokenizers does not know: {reason}")
+
+# %% ../nbs/01_tokenizer.ipynb #01-d1c5
+EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end
+
+
+def cut_long(
+    text: str,
+    engine,                     # of `build_engine`
+    longest: int = 2**20,       # characters
+    around: int = 1000          # characters left and right of a cut that must keep their ids
+) -> list[str]:
+    "A long text in parts to be encoded one by one, cut only where the ids stay the same."
+    start, parts = 0, []
+    while len(text) - start > longest:
+        for place in islice(EDGE.finditer(text, start + longest // 2), 100):
+            left, right = text[place.start() - around:place.start()], text[place.start():][:around]
+            a, b, both = (e.ids for e in engine.encode_batch_fast([left, right, left + right]))
+            if a + b == both: break
+        else: break             # nowhere: the rest stays whole
+        parts.append(text[start:place.start()])
+        start = place.start()
+    return [*parts, text[start:]]
+
+# %% ../nbs/01_tokenizer.ipynb #01-d1c6
+def encode_in_bulk(
+    tok: "BPETokenizer",
+    texts: Iterable[str],
+    at_once: int = 2**21        # characters
+) -> list[list[int]]:
+    "Many texts to ids on all cores, some million characters at a time."
+    if None in tok.byte_ids: return [tok.encode(text) for text in texts]    # the engine drops them
+    parts = [cut_long(text, tok.engine) for text in texts]
+    queue, ids = [part for row in parts for part in row], []
+    ends = accumulate(map(len, queue))
+    for _, group in groupby(zip(queue, ends), key=lambda pair: pair[1] // at_once):
+        batch = [part for part, _ in group]
+        ids += [e.ids for e in tok.engine.encode_batch_fast(batch, add_special_tokens=False)]
+    ids = iter(ids)
+    return [[i for found in islice(ids, len(row)) for i in found] for row in parts]

@@ -180,8 +180,8 @@ def validation_loss(
     stride = 1 if max_tokens is None else math.ceil(len(ids) / max_tokens)
     total = count = 0
     model.eval()
-    for i, (x, y) in enumerate(windows(ids, model.config.context, end_id, batch_size)):
-        if i % stride: continue
+    for x, y in windows(ids, model.config.context, end_id, batch_size * stride):
+        x, y = x[::stride], y[::stride]                          # (B, T), evenly over the text
         n = int((y != -100).sum())
         total, count = total + n * model.loss(x.to(device), y.to(device)).item(), count + n
     model.train(was_training)
@@ -211,7 +211,7 @@ class Validation:
         if c.eval_tokens: return c.eval_tokens
         updates = progress.step / progress.used if progress.used else c.steps or 0   # of the run
         trained = (c.eval_every or updates / 20) * c.batch_size * model.config.context
-        few = min(20_000, max(1, trained / 10))
+        few = min(20_000, max(c.batch_size * model.config.context, trained / 10))
         return 2 ** int(math.log2(few))   # a pace that varies a little leaves the sample the same
 
 # %% ../nbs/09_training.ipynb #09-82a0
@@ -1026,8 +1026,8 @@ def train(
     c, end, out = config, tokens.end_id, Path(out) if out else None
     if backend is None: check_alone()
     if c.keep and out is None: raise ValueError(f"keep {c.keep} needs a folder: give out=")
-    if model.config.eos_token_id is None:
-        model.config = replace(model.config, bos_token_id=end, eos_token_id=end)
+    stop = end if model.config.eos_token_id is None else model.config.eos_token_id
+    model.config = replace(model.config, bos_token_id=end, eos_token_id=stop)
     run = Run(model, tok, c, [], out, floor=floor, options=options or {})
     trainer = Trainer(run, tokens, backend or Single())
     folder, device = RunFolder(trainer), trainer.machine.device

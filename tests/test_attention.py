@@ -271,6 +271,60 @@ def test_impossible_inputs():
     with pytest.raises(ValueError, match="max_length is 0"): KVCache(1, 1, 1, 0, 4)
 
 
+@pytest.mark.parametrize("T, K", [(1, 4), (5, 4), (3, 2), (3, 8)])
+def test_angles_of_other_tokens_or_another_width_are_refused(T, K):
+    "One angle for all tokens would fit torch's shapes, and be wrong."
+    angles = rope_table(torch.arange(T), rope_frequencies(K))
+    said = f"3 tokens with 2 pairs, but angles for {T} with {K // 2}"
+    with pytest.raises(ValueError, match=said):
+        Attention(8, 2)(torch.randn(1, 3, 8), angles)
+
+
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("own", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_angles_and_cache_of_another_precision(own, kept, qk_norm):
+    layer = Attention(8, 2, 1, qk_norm=qk_norm).to(own).requires_grad_(False)
+    x, cache = torch.randn(2, 5, 8, dtype=own), KVCache(1, 2, 1, 5, 4, dtype=kept)
+    first = layer(x[:, :3], rotation_of(layer, 0, 3), cache=cache)
+    cache.length += 3
+    then = layer(x[:, 3:], rotation_of(layer, 3, 2), cache=cache)
+    whole = layer(x, rotation_of(layer, 0, 5))
+    rough = torch.bfloat16 in (own, kept)
+    close(torch.cat([first, then], 1), whole, 3e-2 if rough else 1e-5)
+    assert whole.dtype == own and cache.keys.dtype == kept
+
+
+@pytest.mark.parametrize("B, T", [(1, 0), (0, 3), (0, 0)])
+def test_no_tokens_or_no_texts(B, T):
+    layer, cache = Attention(8, 4, 2, qk_norm=True), KVCache(1, B, 2, 4, 2)
+    assert layer(torch.randn(B, T, 8), rotation_of(layer, 0, T)).shape == (B, T, 8)
+    cache.length = 1
+    assert layer(torch.randn(B, T, 8), rotation_of(layer, 1, T), cache=cache).shape == (B, T, 8)
+
+
+def test_views_are_read_as_their_copies():
+    layer = Attention(8, 4, 2).requires_grad_(False)
+    for x in (torch.randn(8, 5, 2).transpose(0, 2), torch.randn(1, 5, 8).expand(2, 5, 8),
+              torch.randn(2, 10, 8)[:, ::2]):
+        assert not x.is_contiguous()
+        close(layer(x, rotation_of(layer, 0, 5)), layer(x.contiguous(), rotation_of(layer, 0, 5)))
+
+
+def test_gradients_after_a_cache_are_those_of_the_new_tokens():
+    "What is kept is a constant: a detached past gives the same gradients."
+    layer = Attention(8, 2)
+    past, new = torch.randn(1, 3, 8), torch.randn(1, 2, 8, requires_grad=True)
+    cache = KVCache(1, 1, 2, 5, 4)
+    with torch.no_grad(): layer(past, rotation_of(layer, 0, 3), cache=cache)
+    cache.length += 3
+    query_only = torch.autograd.grad(
+        layer(new, rotation_of(layer, 3, 2), cache=cache).pow(2).sum(), layer.q_proj.weight)[0]
+    whole = layer(torch.cat([past, new], 1), rotation_of(layer, 0, 5))[:, 3:]
+    through_all = torch.autograd.grad(whole.pow(2).sum(), layer.q_proj.weight)[0]
+    close(query_only, through_all)
+
+
 def test_impossible_use_of_a_cache():
     layer, cache = Attention(8, 2), KVCache(1, 2, 2, 4, 4)
     layer(torch.randn(2, 3, 8), cache=cache)
@@ -279,6 +333,12 @@ def test_impossible_use_of_a_cache():
         layer(torch.randn(2, 2, 8), cache=cache)
     with pytest.raises(ValueError, match="made for 2 rows, the batch has 1"):
         layer(torch.randn(1, 1, 8), cache=cache)
+    for other in (KVCache(1, 2, 1, 4, 4), KVCache(1, 2, 2, 4, 1)):   # torch would repeat the 1
+        with pytest.raises(ValueError, match="the cache was made for . heads of keys of width ., "
+                                             "the layer has 2 of width 4"):
+            layer(torch.randn(2, 1, 8), cache=other)
+    with pytest.raises(ValueError, match=r"keys \(2, 2, 1, 4\), values \(2, 2, 2, 4\): want one"):
+        cache.append(0, torch.zeros(2, 2, 1, 4), torch.zeros(2, 2, 2, 4))
     for length in (-1, 4):
         with pytest.raises(ValueError, match=f"length {length} is outside 0 to 3"):
             cache.truncate(length)

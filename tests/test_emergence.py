@@ -1,4 +1,6 @@
 "What holds of stories and of Python source, as a model writes them."
+import time
+
 import pytest
 import torch
 
@@ -67,8 +69,18 @@ def test_unknown_names(source, unknown):
     ("x = (1, [2)]", False),
     ("x = )(", False),
     ('x = "a', False),
-    ("x = r'\\'", False)])
+    ("x = r'\\'", False),
+    ("x = \'\'\'abc'", False),
+    ("x = '' \"\" '# ['  # it's (", True)])
 def test_balanced(source, holds): assert balanced(source) == holds
+
+
+@pytest.mark.parametrize("part", ['"\\', "'''a\n", '"""\\', "'", "'abc\n", "("])
+def test_a_megabyte_is_judged_in_a_moment(part):
+    "Each quote that is never closed used to be followed to the end of the text."
+    begin = time.process_time()
+    assert not balanced(part * (1_000_001 // len(part) | 1))
+    assert time.process_time() - begin < 10
 
 
 def test_checking_python_survives_depth_and_rubbish():
@@ -84,6 +96,8 @@ def test_functions_are_cut_out_whole():
     source = f"import x\n\n{f}\n\n\n{g}\n@d\ndef h():\n    return 2"
     assert functions(source) == [f, g]
     assert functions(f + "\n") == [] and functions("") == []
+    odd = "def f():\n    return 'a\u2028b\x85c\x0cd'"           # no ends of lines to Python
+    assert functions(odd + "\nend") == [odd] == functions(odd.replace("\n", "\r\n") + "\r\nend")
 
 
 def test_rivals_do_not_write(small):
@@ -100,6 +114,8 @@ def test_functions_are_written_from_the_margin(small):
     written = write_functions(model, tok, 5, seed=0)
     assert written == write_functions(model, tok, 5, seed=0)
     assert all(f.startswith("def") for f in written)
+    assert write_functions(model, tok, 0) == []
+    with pytest.raises(ValueError, match="n is -1"): write_functions(model, tok, -1)
     assert check_python("def double(x):\n    return 2 * x") == PythonHolds(1, 1, 1)
 
 

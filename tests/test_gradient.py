@@ -106,7 +106,18 @@ def test_what_has_no_value_says_so():
     with pytest.raises(ValueError): Value(-1.0).log()
     with pytest.raises(ZeroDivisionError): 1 / Value(0.0)
     with pytest.raises((TypeError, ValueError)): Value(1.0) + "one"
+    with pytest.raises(TypeError, match="complex"): Value(-1.0)**0.5
+    with pytest.raises((TypeError, ValueError)): Value("one")
     assert repr(Value(math.pi)) == "Value(3.142, grad=0)"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_powers_at_zero_are_those_of_torch(n):
+    x, t = Value(0.0), torch.zeros((), requires_grad=True)
+    y, z = x**n, t**n
+    y.backward()
+    z.backward()
+    assert (y.data, x.grad) == (z.item(), t.grad.item())
 
 
 def test_bigram_knows_the_last_token_only():
@@ -147,3 +158,12 @@ def test_window_mlp_pads_with_the_token_it_is_given():
     net, ids = WindowMLP(7, 3, 16, width=4, pad=5), torch.tensor([[1, 2, 3]])
     longer = torch.tensor([[5, 5, 5, 1, 2, 3]])
     assert torch.allclose(net(ids), net(longer)[:, 3:], atol=1e-6)
+
+
+NETS = Bigram(7), WindowMLP(7, 3, 16, width=4), WindowMLP(7, 3, 16, width=1)
+
+
+@pytest.mark.parametrize("net", NETS, ids=["bigram", "width 4", "width 1"])
+@pytest.mark.parametrize("B, T", [(2, 0), (0, 3), (2, 1)])
+def test_texts_of_no_token_and_of_one(net, B, T):
+    assert net(torch.zeros(B, T, dtype=torch.long)).shape == (B, T, 7)

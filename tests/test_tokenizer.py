@@ -152,6 +152,18 @@ def test_merge_pairs_takes_the_lowest_rank_first_in_any_order_of_ranks(text, ord
     assert merge_pairs(ids, merges) == naive
 
 
+def test_what_is_given_twice_gets_one_id():
+    "Else a character would have the id of a special token."
+    assert CharTokenizer("aab").ids == {"a": 0, "b": 1}
+    for tok in (CharTokenizer("aa"), WordTokenizer(["a", "a"])):
+        assert tok.encode("a") == [0] and set(tok.special_tokens.values()).isdisjoint([0])
+
+
+@pytest.mark.parametrize("merges", [[(97, 256)], [(97, 98), (257, 99)], [(-1, 98)]])
+def test_merges_come_after_their_parts(merges):
+    with pytest.raises(ValueError, match="comes before one of its tokens"): BPETokenizer(merges)
+
+
 def test_words_and_characters_round_trip(every):
     for tok in every[2:]:
         for text in CHINESE + ENGLISH: assert tok.decode(tok.encode(text)) == text

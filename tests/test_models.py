@@ -116,7 +116,8 @@ def test_others_read_texts_as_in_training(folder):
 
 
 def test_a_model_is_stored_so_that_others_read_texts_as_in_training(tmp_path):
-    spec = importlib.util.spec_from_file_location("models", HOUSE.parents[1] / "tools" / "models.py")
+    path = HOUSE.parents[1] / "tools" / "models.py"
+    spec = importlib.util.spec_from_file_location("models", path)
     tools = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tools)
     tok = BPETokenizer.train(Tales("zh").texts(20), 300)

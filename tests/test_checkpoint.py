@@ -382,12 +382,13 @@ def test_a_wrong_yarn_and_a_missing_one_are_named():
         with pytest.raises(ValueError, match=says): hub_to_config(plain | {"rope_parameters": rope})
 
 
-@pytest.mark.parametrize("name", ["", " ", "a b", "../nothing", "a/b/c", "~", "/etc/passwd", "http://x/y"])
+@pytest.mark.parametrize("name", ["", " ", "a b", "../nothing", "a/b/c", "~", "/etc/passwd",
+                                  "http://x/y", "Once upon a time. " * 300, "a" * 5000])
 def test_what_is_no_name_is_told_what_names_there_are(name):
     for opened in (GPT.from_pretrained, load_tokenizer):
         with pytest.raises(FileNotFoundError) as error: opened(name)
         give = "give a folder, a house model such as tales-en, or an id on the Hub such as"
-        assert str(error.value) == f"there is no folder {name!r}: {give} Qwen/Qwen3-0.6B"
+        assert str(error.value) == f"there is no folder {name!r:.200}: {give} Qwen/Qwen3-0.6B"
 
 
 def test_an_index_of_many_wrong_names_is_one_line(tmp_path):

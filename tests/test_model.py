@@ -344,12 +344,12 @@ def test_old_rope_fields_and_a_stored_tied_head(saved):
     assert again.lm_head.weight is again.model.embed_tokens.weight
     save_file(state | {"lm_head.weight": embedding + 1}, path)
     with pytest.raises(ValueError, match="ties the head"): GPT.from_pretrained(folder)
-    says = (r"lm_head.weight is .* should be as model.embed_tokens.weight, to which it is tied, "
-            r"\(50, 16\) F32")
     for head in (torch.zeros(51, 16), torch.zeros(50, 16, dtype=torch.bfloat16)):
         save_file(state | {"lm_head.weight": head}, path)
-        for dtype in (None, torch.float32):
-            with pytest.raises(ValueError, match=says): GPT.from_pretrained(folder, dtype=dtype)
+        says = "in several types" if head.dtype == torch.bfloat16 else "ties the head"
+        with pytest.raises(ValueError, match=says): GPT.from_pretrained(folder)
+        with pytest.raises(ValueError, match="ties the head"):
+            GPT.from_pretrained(folder, dtype=torch.float32)
 
 
 def test_shards(saved):

@@ -1,5 +1,10 @@
 "The house models: they open by their names, are as good as their records say, and small."
+import importlib.util
+import json
+import os
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
@@ -10,7 +15,9 @@ from gpt_nb.checkpoint import load_tokenizer, local_folder
 from gpt_nb.data import load_texts, tokenize, world_of
 from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross
-from gpt_nb.model import GPT
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.tales import Tales
+from gpt_nb.tokenizer import BPETokenizer
 from gpt_nb.training import Run
 
 HOUSE = Path(gpt_nb.__file__).parent / "models"
@@ -86,3 +93,34 @@ def test_a_folder_comes_before_a_house_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "growing").mkdir()
     assert local_folder("growing") == Path("growing")
+
+
+FOLDERS = sorted(path.parent for path in HOUSE.rglob("tokenizer.json"))
+TEXTS = ["Once there was a kind girl.", "从前花园里", "the end", ""]
+
+
+def reads_as_in_training(folder, tok):
+    "Whether `transformers` puts the end token before a text, and knows what pads a batch."
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS: assert theirs(text).input_ids == [tok.end_id, *tok.encode(text)]
+    for name in ("config.json", "generation_config.json"):
+        pad = json.loads((folder / name).read_text("utf-8"))["pad_token_id"]
+        assert pad == theirs.pad_token_id == tok.end_id
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_others_read_texts_as_in_training(folder):
+    tok = load_tokenizer(folder)
+    assert tok.encode("") == [] and tok.end_id not in tok.encode(TEXTS[0])   # here nothing is added
+    reads_as_in_training(folder, tok)
+
+
+def test_a_model_is_stored_so_that_others_read_texts_as_in_training(tmp_path):
+    path = HOUSE.parents[1] / "tools" / "models.py"
+    spec = importlib.util.spec_from_file_location("models", path)
+    tools = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tools)
+    tok = BPETokenizer.train(Tales("zh").texts(20), 300)
+    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    tools.store(GPT(GPTConfig("qwen3", tok.vocab_size, 16, 1, 2, 16, **ends)), tok, tmp_path)
+    reads_as_in_training(tmp_path, tok)

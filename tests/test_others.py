@@ -67,14 +67,18 @@ def test_transformers_reads_of_a_run_folder_the_ids_that_training_saw(kind, text
 
 
 @pytest.mark.parametrize("name", ["tales-en", "tales-zh", "pydocs", "growing/000200"])
-def test_folders_that_say_nothing_of_the_first_token_open_as_before(name, tmp_path):
-    tok, file = load_tokenizer(name), local_folder(name) / "tokenizer.json"
-    assert tok.spec == json.loads(file.read_text("utf-8"))
-    save_tokenizer(tok, tmp_path, tok.end_id)
+def test_folders_that_say_nothing_of_the_first_token_open_too(name, tmp_path):
+    tok, folder = load_tokenizer(name), local_folder(name)
+    written = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    assert written["post_processor"]["type"] == "TemplateProcessing"
+    assert tok.spec == written | dict(post_processor=None)
+    tok.save(tmp_path)                                   # as chapter 01 writes it
     again = load_tokenizer(tmp_path)
     assert (again.spec, again.config) == (tok.spec, tok.config)
     text = CHINESE[0] if name == "tales-zh" else ENGLISH[0]
     assert again.encode(text) == tok.encode(text)
+    save_tokenizer(again, tmp_path, tok.end_id)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,10 +115,11 @@ def test_the_author_s_pad_token_stays(tmp_path):
         assert transformers.AutoTokenizer.from_pretrained(tmp_path).pad_token == "<|pad|>"
         config = transformers.AutoConfig.from_pretrained(tmp_path)
         assert config.pad_token_id == tok.special_tokens["<|pad|>"]
-    tok.config = {"eos_token": "<|end|>", "pad_token": "[PAD]"}      # which is no token
-    save_tokenizer(tok, tmp_path, tok.end_id)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert (theirs.pad_token, len(theirs)) == ("<|end|>", tok.vocab_size)
+    for pad in ("[PAD]", ["<|pad|>"], {"content": 7}, 5, None):      # which are no tokens
+        tok.config = {"eos_token": "<|end|>", "pad_token": pad}
+        save_tokenizer(tok, tmp_path, tok.end_id)
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        assert (theirs.pad_token, len(theirs)) == ("<|end|>", tok.vocab_size)
 
 
 # ---- somebody's checkpoint: opened, trained on, opened by them again
@@ -234,6 +239,43 @@ def test_a_classifier_on_our_export_learns_from_padded_batches(arch, tmp_path):
     assert (sides["right"] - alone).abs().max() < 1e-4
     assert (alone.argmax(1) == torch.tensor([0, 1] * 3)).all()
     if arch != "gpt2": assert (sides["left"] - alone).abs().max() < 1e-4   # positions turn
+
+
+def ends_learned(folder, tok, collator, rows, **opened):
+    "Whether the end token's row moved, and how likely the end is where the texts had it."
+    model = open_theirs(folder, **opened)
+    before = model.get_input_embeddings().weight[tok.eos_token_id].clone()
+    args = transformers.TrainingArguments(
+        folder.parent / "trainer", max_steps=30, per_device_train_batch_size=16,
+        learning_rate=3e-3, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
+        logging_strategy="no")
+    trainer = transformers.Trainer(model, args, train_dataset=rows, data_collator=collator,
+                                   processing_class=tok)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    read = torch.tensor([rows[0]["input_ids"][:-1]])
+    with torch.no_grad(): end = model.eval()(read).logits[0, -1].softmax(-1)[tok.eos_token_id]
+    trainer.save_model(folder.parent / "trained")
+    classifier = open_theirs(folder.parent / "trained", "SequenceClassification")
+    assert classifier.config.pad_token_id == tok.pad_token_id        # noted all the same
+    return not torch.equal(model.get_input_embeddings().weight[tok.eos_token_id], before), end
+
+
+def test_the_end_is_learned_there_as_chapter_14_says(house):
+    "On texts that end after one sentence: the collator for labels learns it, the usual one not."
+    folder, tok, _ = house
+    texts = [text.split(".")[0] + "." for text in Tales(level=2).texts(64, seed=5)]
+    rows = [dict(tok(text + tok.eos_token)) for text in texts]
+    assert all(row["input_ids"][0] == row["input_ids"][-1] == tok.eos_token_id for row in rows)
+    usual = transformers.DataCollatorForLanguageModeling(tok, mlm=False)
+    moved, end = ends_learned(folder, tok, usual, rows)
+    assert not moved and end < 0.01
+    rows = [row | {"labels": row["input_ids"]} for row in rows]
+    better = transformers.DataCollatorForSeq2Seq(tok)
+    moved, end = ends_learned(folder, tok, better, rows)
+    assert not moved and end > 0.9                       # of Llama and Qwen a row is held still
+    moved, end = ends_learned(folder, tok, better, rows, pad_token_id=None)
+    assert moved and end > 0.9
 
 
 def test_lora_on_our_export_merged_opens_here(house, tmp_path):

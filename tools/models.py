@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gpt_nb.checkpoint import save_tokenizer
 from gpt_nb.cli import cache_folder, make_tokenizer
 from gpt_nb.data import load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import share_that_holds, write_stories
@@ -128,7 +129,7 @@ def measure(model: GPT, tok, tokens, data: str, best: float | None) -> dict[str,
 def store(model: GPT, tok, folder: Path) -> GPT:
     "Write a model in bfloat16, and open what was written."
     model.to(torch.bfloat16).save_pretrained(folder)
-    tok.save(folder)
+    save_tokenizer(tok, folder, tok.end_id)
     return GPT.from_pretrained(folder, dtype=torch.float32).eval()
 
 

@@ -303,7 +303,8 @@ def text_rows(
     first: int,              # the token before each text
     rows: list[list[int]],   # the tokens of each text
     context: int,            # T, the longest row; what is longer is read in windows
-    batch_size: int,         # B
+    batch_size: int,         # B, at most
+    most: float = math.inf,  # tokens read at once, at most, where a row is not longer
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:   # whose rows, x (B, T), y (B, T)
     "Texts as documents, opened and ended as in training, by length; -100 in y is padding."
     parts = []
@@ -311,8 +312,11 @@ def text_rows(
         ids = torch.tensor([first, *row, tok.end_id])
         parts += [(i, ids[a:a + context + 1]) for a in range(0, len(ids) - 1, context)]
     parts.sort(key=lambda part: len(part[1]))
-    for a in range(0, len(parts), batch_size):
-        which, some = zip(*parts[a:a + batch_size])
+    done = 0
+    while done < len(parts):
+        now = parts[done:done + batch_size]
+        while len(now) > 1 and len(now) * len(now[-1][1]) > most: now = now[:len(now) // 2]
+        done, (which, some) = done + len(now), zip(*now)
         ids = pad_sequence(some, batch_first=True, padding_value=-100)   # (B, T + 1)
         x, y = ids[:, :-1], ids[:, 1:]
         yield list(which), x.where(x != -100, tok.end_id), y
@@ -331,15 +335,16 @@ def score(
     model: GPT | Run,
     tok: Tokenizer,
     texts: Iterable[str],    # each a document: its end is guessed too
-    batch_size: int = 32,    # rows read at once: changes speed and memory only
+    batch_size: int = 32,    # rows read at once, at most: changes speed and memory only
 ) -> list[Score]:            # one a text
     "How likely each text is. One longer than the context is read in windows, each token once."
     model, texts = check_model(model, tok), list(read_texts(texts))
     check_fit(model, tok.vocab_size, batch_size)
     rows, nats = tok.encode_batch(texts), [0.0] * len(texts)
     device, first = next(model.parameters()).device, first_id(model, tok)
+    most = 2**28 / model.config.vocab_size   # tokens whose logits fill a gigabyte
     with _evaluating(model):
-        for which, x, y in text_rows(tok, first, rows, model.config.context, batch_size):
+        for which, x, y in text_rows(tok, first, rows, model.config.context, batch_size, most):
             logits = model(x.to(device)).float().cpu()                               # (B, T, V)
             check_numbers(logits)
             each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")

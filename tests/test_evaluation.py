@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpt_nb.data import tokenize
 from gpt_nb.evaluation import (
     Calibration, OneAttention, Rival, Truth, compare, divergence, embed, evaluate, floor,
-    lines_to_cross, score, text_bytes, trained_rungs, true_next, true_rows)
+    lines_to_cross, score, text_bytes, text_rows, trained_rungs, true_next, true_rows)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -397,6 +397,34 @@ def test_a_text_opens_as_the_config_says(small):
     longer = [text, text + " named Tom"]
     assert score(model, tok, longer)[0].bits == pytest.approx(nats / math.log(2), rel=1e-5)
     assert torch.allclose(embed(model, tok, longer)[0], states[1:].mean(0), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(0, 30), max_size=20), batch_size=st.integers(1, 9),
+       most=st.integers(1, 100))
+def test_few_long_rows_are_read_at_once(small, lengths, batch_size, most):
+    "Where logits would take much memory; each row is read once, an own token for each place."
+    tok, _, _ = small
+    rows, read = [[9] * n for n in lengths], []
+    for which, x, y in text_rows(tok, 3, rows, 40, batch_size, most):
+        assert len(which) <= batch_size and (len(which) == 1 or x.numel() <= most)
+        for i, row, after in zip(which, x.tolist(), y.tolist()):
+            n = lengths[i]
+            assert row[:n + 1] == [3, *rows[i]] and set(row[n + 1:]) <= {tok.end_id}
+            assert after[:n + 1] == [*rows[i], tok.end_id] and set(after[n + 1:]) <= {-100}
+        read += which
+    assert sorted(read) == list(range(len(rows)))
+
+
+def test_scores_fill_a_gigabyte_at_most(small, monkeypatch):
+    tok, _, model = small
+    asked = []
+    def watched(*args):
+        asked.append(args[-1])
+        return text_rows(*args)
+    monkeypatch.setattr("gpt_nb.evaluation.text_rows", watched)
+    score(model, tok, ["Once"])
+    assert asked == [2**30 / 4 / model.config.vocab_size]
 
 
 def test_what_is_no_gpt_is_told_apart(small):

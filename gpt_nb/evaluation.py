@@ -29,7 +29,7 @@ from .data import Tokens, windows
 from .gradient import Bigram, WindowMLP
 from .model import GPT, GPTConfig, hidden_states
 from .ngram import NGram, bits_per_byte
-from .sampling import _evaluating
+from .sampling import _evaluating, check_whole, end_ids, first_id
 from .tales import Tales, surface
 from .tokenizer import END, Tokenizer, read_texts
 from .training import Run, TrainConfig, train
@@ -88,7 +88,8 @@ def model_of(model_or_run: GPT | Run) -> GPT:
 def text_of(tokens: Tokens | np.ndarray, tok: Tokenizer | None, model: GPT) -> tuple:
     "The ids to read, (n,), and the token that ends a text."
     if isinstance(tokens, Tokens): return tokens.val, tokens.end_id
-    return np.asarray(tokens), tok.end_id if tok else model.config.eos_token_id
+    ends = [tok.end_id] if tok else end_ids(model.config.eos_token_id)
+    return np.asarray(tokens), ends[0] if ends else None
 
 # %% ../nbs/11_evaluation.ipynb #11-7c02
 def some_windows(
@@ -243,6 +244,9 @@ class Rival(GPT):
         raise TypeError(f"{type(self).__name__} can only be evaluated: to write, take a GPT, "
                         "or let the world itself tell with Tales.texts")
 
+    def save_pretrained(self, folder):
+        raise TypeError(f"{type(self).__name__} is no GPT that others could open: save its net")
+
 # %% ../nbs/11_evaluation.ipynb #11-168f
 class Truth(Rival):
     "The world in the place of a model: its logits are the logarithms of the true probabilities."
@@ -296,18 +300,23 @@ class Score(NamedTuple):
 # %% ../nbs/11_evaluation.ipynb #11-7d11
 def text_rows(
     tok: Tokenizer,
+    first: int,              # the token before each text
     rows: list[list[int]],   # the tokens of each text
     context: int,            # T, the longest row; what is longer is read in windows
-    batch_size: int,         # B
+    batch_size: int,         # B, at most
+    most: float = math.inf,  # tokens read at once, at most, where a row is not longer
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:   # whose rows, x (B, T), y (B, T)
-    "Texts as documents, the end token before and after each, by length; -100 in y is padding."
+    "Texts as documents, opened and ended as in training, by length; -100 in y is padding."
     parts = []
     for i, row in enumerate(rows):
-        ids = torch.tensor([tok.end_id, *row, tok.end_id])
+        ids = torch.tensor([first, *row, tok.end_id])
         parts += [(i, ids[a:a + context + 1]) for a in range(0, len(ids) - 1, context)]
     parts.sort(key=lambda part: len(part[1]))
-    for a in range(0, len(parts), batch_size):
-        which, some = zip(*parts[a:a + batch_size])
+    done = 0
+    while done < len(parts):
+        now = parts[done:done + batch_size]
+        while len(now) > 1 and len(now) * len(now[-1][1]) > most: now = now[:len(now) // 2]
+        done, (which, some) = done + len(now), zip(*now)
         ids = pad_sequence(some, batch_first=True, padding_value=-100)   # (B, T + 1)
         x, y = ids[:, :-1], ids[:, 1:]
         yield list(which), x.where(x != -100, tok.end_id), y
@@ -325,16 +334,17 @@ def as_score(nats: float, text: str, ids: list[int], tok: Tokenizer) -> Score:
 def score(
     model: GPT | Run,
     tok: Tokenizer,
-    texts: Iterable[str],    # each a document: the end token opens it and is guessed at its end
-    batch_size: int = 32,    # rows read at once: changes speed and memory only
+    texts: Iterable[str],    # each a document: its end is guessed too
+    batch_size: int = 32,    # rows read at once, at most: changes speed and memory only
 ) -> list[Score]:            # one a text
     "How likely each text is. One longer than the context is read in windows, each token once."
-    model, texts = model_of(model), list(read_texts(texts))
+    model, texts = check_model(model, tok), list(read_texts(texts))
     check_fit(model, tok.vocab_size, batch_size)
     rows, nats = tok.encode_batch(texts), [0.0] * len(texts)
-    device = next(model.parameters()).device
+    device, first = next(model.parameters()).device, first_id(model, tok)
+    most = 2**28 / model.config.vocab_size   # tokens whose logits fill a gigabyte
     with _evaluating(model):
-        for which, x, y in text_rows(tok, rows, model.config.context, batch_size):
+        for which, x, y in text_rows(tok, first, rows, model.config.context, batch_size, most):
             logits = model(x.to(device)).float().cpu()                               # (B, T, V)
             check_numbers(logits)
             each = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
@@ -352,15 +362,18 @@ def embed(
     batch_size: int = 32,    # rows read at once: changes speed and memory only
 ) -> Tensor:                 # (texts, D) float32, on the CPU
     "The mean of the hidden states of each text's own tokens; a text of none is all zeros."
-    model, rows = model_of(model), tok.encode_batch(texts)
+    model = check_model(model, tok)
+    rows, first = tok.encode_batch(texts), first_id(model, tok)
     check_fit(model, tok.vocab_size, batch_size)
     check_layer(layer, model.config.n_layer)
     sums, counts = torch.zeros(len(rows), model.config.d_model), torch.zeros(len(rows), 1)
     device = next(model.parameters()).device
     with _evaluating(model):
-        for which, x, _ in text_rows(tok, rows, model.config.context, batch_size):
+        for which, x, _ in text_rows(tok, first, rows, model.config.context, batch_size):
             states = hidden_states(model, x.to(device))[layer].float().cpu()    # (B, T, D)
-            own = (x != tok.end_id)[..., None].float()   # (B, T, 1) 0: what opens, ends and pads it
+            check_numbers(states)
+            own = (x != tok.end_id) & (x != first)        # (B, T) False: what opens, ends and pads
+            own = own[..., None].float()
             sums.index_add_(0, torch.tensor(which), (states * own).sum(1))
             counts.index_add_(0, torch.tensor(which), own.sum(1))
     return sums / counts.clamp(min=1)
@@ -536,6 +549,10 @@ def check_input(
 ) -> None:
     "Raise where `evaluate` was given what does not go together."
     check_tok(tokens, tok)
+    if ids.dtype.kind in "USO":
+        raise TypeError("the text must come as Tokens of `tokenize`, or as token ids (n,): "
+                        "`score` takes texts")
+    if limit is not None: check_whole("limit", limit)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: read at least one token, or all with None")
     if len(ids) and ids.min() < 0:
@@ -546,8 +563,17 @@ def check_input(
     check_fit(model, max(known, tok.vocab_size if tok else 0), batch_size)
 
 # %% ../nbs/11_evaluation.ipynb #11-7f10
+def check_model(model: GPT | Run, tok: Tokenizer) -> GPT:
+    "The model, also of a Run; raise where one of the two is something else."
+    model = model_of(model)
+    if isinstance(model, nn.Module) and isinstance(tok, Tokenizer): return model
+    raise TypeError(f"given are a {type(model).__name__} and a {type(tok).__name__}: give a GPT or "
+                    "a Run, and then its tokenizer")
+
+
 def check_fit(model: GPT, known: int, batch_size: int) -> None:
     "Raise where a model has no row for each of the `known` tokens, or is to read no rows."
+    check_whole("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: at least one row is read at once")
     if known > model.config.vocab_size:
@@ -557,6 +583,7 @@ def check_fit(model: GPT, known: int, batch_size: int) -> None:
 
 def check_layer(layer: int, n_layer: int) -> None:
     "Raise where a model has no such hidden states."
+    check_whole("layer", layer)
     if not -n_layer - 1 <= layer <= n_layer:
         raise ValueError(f"layer is {layer}: the hidden states of this model are 0, the "
                          f"embeddings, to {n_layer}, after the last norm; -1 is the last")
@@ -564,16 +591,18 @@ def check_layer(layer: int, n_layer: int) -> None:
 # %% ../nbs/11_evaluation.ipynb #11-7f11
 def names_of(runs: Sequence[Run]) -> list[str]:
     "The folder of each run, by its last part where that is enough; else its number."
+    odd = [type(run).__name__ for run in runs if not isinstance(run, Run)]
+    if odd: raise TypeError(f"a {odd[0]} is no Run: give what train or Run.open(folder) returns")
     if not runs: raise ValueError("there are no runs to compare: give at least one")
     folders = [run.folder or Path(f"run {i}") for i, run in enumerate(runs, 1)]
-    names = [folder.name for folder in folders]
+    names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 # %% ../nbs/11_evaluation.ipynb #11-e8b1
-def check_numbers(logits: Tensor) -> None:
-    "Raise where a model's answer is no number."
-    if logits.isnan().any():
-        raise FloatingPointError("the model's logits are not numbers: its training went wrong, "
+def check_numbers(x: Tensor) -> None:
+    "Raise where what a model computed is no number."
+    if x.isnan().any():
+        raise FloatingPointError("what the model gives are not numbers: its training went wrong, "
                                  "or its file is damaged")
 
 # %% ../nbs/11_evaluation.ipynb #11-24cc

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import NamedTuple
 
 import torch
@@ -175,7 +176,8 @@ def memory(
 ) -> dict[str, int]:             # bytes
     "What lies in memory: weights and cache to write; three times the weights more to train."
     weights = sum(count_params(c).values()) * bytes_each
-    cache = 2 * c.n_layer * batch_size * c.n_kv_head * (length or c.context) * c.d_head * bytes_each
+    if length is None: length = c.context
+    cache = 2 * c.n_layer * batch_size * c.n_kv_head * length * c.d_head * bytes_each
     return {"weights": weights, "cache": cache, "gradients": weights, "optimizer": 2 * weights}
 
 # %% ../nbs/08_model.ipynb #08-7a02
@@ -184,8 +186,11 @@ def watched(
     modules: Iterable[nn.Module],
     note: Callable[[nn.Module, tuple], None],   # called with the module and what it was given
 ) -> Iterator[None]:
-    "While this is open, each of the modules first calls `note`, whenever it runs."
-    hooks = [module.register_forward_pre_hook(note) for module in modules]
+    "While this is open, each of the modules first calls `note`, whenever this thread runs it."
+    here = get_ident()
+    def listen(module, given):
+        if get_ident() == here: note(module, given)   # other threads may use the model meanwhile
+    hooks = [module.register_forward_pre_hook(listen) for module in modules]
     try: yield
     finally:
         for hook in hooks: hook.remove()
@@ -198,9 +203,9 @@ def hidden_states(
     pad: Tensor | None = None,    # (B,) how many tokens on the left of each row are padding
 ) -> tuple[Tensor, ...]:          # n_layer + 1 of (B, T, D)
     "The stream as it enters each layer, and after the last norm: those of `transformers`."
-    states = []
+    inner, states = transformer_of(model), []
     def note(layer, given): states.append(given[0])
-    with watched(model.model.layers, note): last = model.model(ids, pad=pad)
+    with watched(inner.layers, note): last = inner(ids, pad=pad)
     return (*states, last)
 
 # %% ../nbs/08_model.ipynb #08-7a06
@@ -232,16 +237,14 @@ def activations(
     "Hidden states and attention patterns of every layer."
     patterns = []
     def note(attention, given): patterns.append(attention_weights(attention, *given[:3]))
-    layers = [layer.self_attn for layer in model.model.layers]
+    layers = [layer.self_attn for layer in transformer_of(model).layers]
     with watched(layers, note): states = hidden_states(model, ids, pad)
     return Activations(states, tuple(patterns))
 
 # %% ../nbs/08_model.ipynb #08-047
 def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:
     "Raise where `ids` is no (B, T) batch of tokens that fits."
-    if not isinstance(ids, Tensor) or ids.is_floating_point():
-        given = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise TypeError(f"ids must be a tensor of whole numbers, not {given}")
+    check_kind("ids", ids, torch.int64, torch.int32)
     shape = tuple(ids.shape)
     if ids.dim() != 2 or not ids.numel():
         raise ValueError(f"ids must have shape (B, T) with at least one token, not {shape}")
@@ -262,8 +265,16 @@ def outside(ids: Tensor, c: GPTConfig) -> int | None:
     return high if high >= c.vocab_size else None
 
 
+def check_kind(name: str, x: Tensor, *kinds: torch.dtype) -> None:
+    "Raise where `x` is no tensor of such numbers."
+    given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if given in kinds: return
+    raise TypeError(f"{name} must be a tensor of whole numbers (torch.long), not {given}")
+
+
 def check_targets(targets: Tensor, ids: Tensor, c: GPTConfig) -> None:
     "Raise where `targets` are not one token, or -100, for each of `ids`."
+    check_kind("targets", targets, torch.int64)
     if targets.shape != ids.shape:
         raise ValueError(f"targets must have the shape of ids, {tuple(ids.shape)}, "
                          f"not {tuple(targets.shape)}")
@@ -271,6 +282,14 @@ def check_targets(targets: Tensor, ids: Tensor, c: GPTConfig) -> None:
     if (odd := outside(targets.where(targets != -100, 0), c)) is not None:
         raise ValueError(f"target {odd} is neither -100 nor in the vocabulary, "
                          f"0 to {c.vocab_size - 1}")
+
+
+def transformer_of(model: GPT) -> Transformer:
+    "The model without its head."
+    inner = getattr(model, "model", None)
+    if inner is not None and isinstance(model.config, GPTConfig): return inner
+    raise TypeError(f"hidden states are those of a GPT, and this is a {type(model).__name__}: give "
+                    "a GPT, such as run.model or GPT.from_pretrained(folder)")
 
 # %% ../nbs/08_model.ipynb #08-177
 def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "cuda:1", "mps"

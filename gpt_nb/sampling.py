@@ -10,7 +10,9 @@ from codecs import getincrementaldecoder
 from collections import Counter
 from contextlib import contextmanager
 from operator import index
-from typing import Annotated, Iterable, Iterator, NamedTuple, Sequence
+from threading import Lock
+from typing import Annotated, Collection, Iterable, Iterator, NamedTuple, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -140,21 +142,21 @@ def next_tokens(
     B, width = text.shape
     start, goal = [width - len(p) for p in prompts], width + max_new_tokens
     used = None if sampler.repetition_penalty == 1 else used_tokens(prompts, model)
-    written, cache = [text], None                   # grow as needed: the end may be far away
+    told, cache = [text], None                      # grow as needed: the end may be far away
     with _evaluating(model):
         for end, dart in zip(range(width, goal), row_darts(prompts, seed, device)):
-            fresh, reads = written[-1], cache is None or end - min(start) > context
+            fresh, reads = told[-1], cache is None or end - min(start) > context
             if reads:                               # the prompts, or the last half of a full window
                 start = [slide(s, end, context) for s in start]
-                first, written = min(start), [torch.cat(written, 1)]         # (B, end)
+                first, told = min(start), [torch.cat(told, 1)]               # (B, end)
                 pad = torch.tensor(start, device=device) - first if max(start) > first else None
-                cache, fresh = model.new_cache(B, min(context, goal - first)), written[0][:, first:]
+                cache, fresh = model.new_cache(B, min(context, goal - first)), told[0][:, first:]
             for part in fresh.split(512, dim=1):    # in parts, for logits take memory
                 logits = model(part, cache=cache, pad=pad)[:, -1]            # (B, V)
             if reads: check_finite(logits.amax(-1), "The model's logits")
             token = sampler(logits, dart, used)
             if used is not None: used.scatter_(1, token[:, None], True)
-            written.append(token[:, None])
+            told.append(token[:, None])
             yield token
 
 # %% ../nbs/10_sampling.ipynb #10-126
@@ -175,11 +177,12 @@ def generate(
     "Continue one or many. Ids stop only where told, texts also at the end token."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
-    prompts = as_prompts(ids, tok)
+    ids = readable(ids)
+    prompts = as_prompts(ids, model, tok)
     check_prompts(model, prompts, max_new_tokens)
     tokens = next_tokens(model, prompts, max_new_tokens, sampler, seed)
     if holds_text(ids):
-        return written(ids, tokens, [text_stops(stop, tok, keep_stop) for _ in prompts])
+        return written(ids, tokens, [text_stops(model, tok, stop, keep_stop) for _ in prompts])
     rows, new = [Stops(stop, tok) for _ in prompts], []
     for token in tokens:
         new.append(token)                             # (B,)
@@ -226,10 +229,12 @@ class Stops:
         self,
         stop: Sequence | int | str | None,   # several of these, or just one id or string
         tok: Tokenizer | None = None,        # strings need it
-        keep: bool = False,                  # show the stop too, unless it is the end token
+        keep: bool = False,                  # show the stop too
+        ends: Collection[int] = (),          # tokens that end it as well, and are never shown
     ):
         ids, strings = sort_stops(stop, tok)
-        self.tok, self.keep, self.length = tok, keep, 0
+        ids += [[end] for end in ends]
+        self.tok, self.keep, self.ends, self.length = tok, keep, ends, 0
         self.watches, self.reads = bool(ids or strings), bool(strings)
         self.ids, self.bytes = StopFilter(ids), StopFilter(strings)
 
@@ -256,7 +261,7 @@ class Stops:
         "What was held back, once no more tokens come; with `keep` also what stopped it."
         held = self.bytes.feed(self.in_bytes(self.ids.held)) + self.bytes.held
         if self.keep:
-            held += self.in_bytes(i for i in self.ids.found if i != self.tok.end_id)
+            held += self.in_bytes(i for i in self.ids.found if i not in self.ends)
             held += self.bytes.found
         return bytes(held)
 
@@ -278,10 +283,11 @@ def stream(
     "Write piece by piece: whole characters only, and nothing of what stops it."
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
                       repetition_penalty=repetition_penalty)
-    prompts = as_prompts(prompt, tok)
+    prompt = readable(prompt)
+    prompts = as_prompts(prompt, model, tok)
     check_prompts(model, prompts, max_new_tokens)
     tokens = next_tokens(model, prompts, max_new_tokens, sampler, seed)
-    told = pieces(tokens, [text_stops(stop, tok, keep_stop) for _ in prompts])
+    told = pieces(tokens, [text_stops(model, tok, stop, keep_stop) for _ in prompts])
     return told if is_nested(prompt) else (piece for _, piece in told)
 
 # %% ../nbs/10_sampling.ipynb #10-5c02
@@ -339,13 +345,13 @@ def beam_search(
     max_new_tokens: int,          # how many tokens to write at most; with the prompt in the context
     width: int = 4,               # W, how many beginnings to keep at each step
     length_penalty: float = 1.0,  # 0 ranks by probability, 1 by probability per token
-    stop: Sequence[int] = (),     # token ids that end a text
+    stop: Sequence[int] | int = (),   # token ids that end a text
 ) -> list[Beam]:                  # at most `width`, best first
     "Grow the `width` best beginnings by every token, keep the best (Sutskever et al. 2014, 3.2)."
-    prompt = only_prompt(ids).to(next(model.parameters()).device)
+    prompt = only_prompt(ids, model).to(next(model.parameters()).device)
     check_beams(width, length_penalty)
     check_prompts(model, [prompt], max_new_tokens, room=max_new_tokens)
-    ends = torch.tensor(list(stop), dtype=torch.long, device=prompt.device)
+    ends = torch.tensor(end_ids(stop), dtype=torch.long, device=prompt.device)
     cache, fresh = model.new_cache(1, len(prompt) + max_new_tokens), prompt[None]
     text, log_prob, ended = fresh[:, :0], torch.zeros(1, device=prompt.device), []
     with _evaluating(model):
@@ -399,9 +405,10 @@ def speculative(
     seed: int | None = None,     # fixes the result
 ) -> list[int]:                  # prompt + new tokens
     "`draft` guesses, `model` judges in one pass; the distribution stays its own (Leviathan 2023)."
+    check_whole("lookahead", lookahead)
     if lookahead < 1: raise ValueError(f"lookahead is {lookahead}: expected at least 1")
     sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    prompt = only_prompt(ids)
+    prompt = only_prompt(ids, model)
     for m in (model, draft): check_prompts(m, [prompt], max_new_tokens, room=max_new_tokens)
     text, goal, V = prompt.tolist(), len(prompt) + max_new_tokens, model.config.vocab_size
     generator = new_generator(seed)
@@ -452,14 +459,37 @@ def used_tokens(prompts: list[Tensor], model: GPT) -> Tensor:
 
 @contextmanager
 def _evaluating(*models: torch.nn.Module) -> Iterator[None]:
-    "Dropout off, and afterwards as it was."
-    modes = [model.training for model in models]
-    for model in models: model.eval()
+    "Dropout off, and as it was when the last of those who use the model is done."
+    for model in models: _begin(model)
     try: yield
     finally:
-        for model, mode in zip(models, modes): model.train(mode)
+        for model in models: _end(model)
+
+
+_USED, _ONE_AT_A_TIME = WeakKeyDictionary(), Lock()   # model -> how many use it, its mode before
+
+
+def _begin(model: torch.nn.Module) -> None:
+    with _ONE_AT_A_TIME:
+        users, mode = _USED.get(model, (0, model.training))
+        _USED[model] = users + 1, mode
+        model.eval()
+
+
+def _end(model: torch.nn.Module) -> None:
+    with _ONE_AT_A_TIME:
+        users, mode = _USED.pop(model)
+        if users > 1: _USED[model] = users - 1, mode
+        else: model.train(mode)
 
 # %% ../nbs/10_sampling.ipynb #10-5d05
+def readable(ids):
+    "Prompts that can be read more than once."
+    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Iterable):
+        raise TypeError(f"ids is {ids!r:.40}; expected a text, token ids, or a list of such")
+    return list(ids) if isinstance(ids, Iterator) else ids
+
+
 def is_nested(ids) -> bool:
     "Whether `ids` holds several prompts."
     if isinstance(ids, str): return False
@@ -473,29 +503,40 @@ def holds_text(ids) -> bool:
     return isinstance(next(iter(ids)) if is_nested(ids) else ids, str)
 
 
-def as_prompt(ids, tok: Tokenizer | None = None) -> Tensor:  # (T,)
+def first_id(model: GPT, tok: Tokenizer) -> int:
+    "The token that opens a document: the one the config names, else the end token."
+    named = getattr(model.config, "bos_token_id", None)
+    return tok.end_id if named is None else named
+
+# %% ../nbs/10_sampling.ipynb #10-5d06
+def as_prompt(ids, model: GPT, tok: Tokenizer | None = None) -> Tensor:  # (T,)
     "The token ids of one prompt; a text is the start of a document."
     if isinstance(ids, str):
-        if tok is None:
+        if not hasattr(tok, "end_id"):
             raise TypeError(f"ids is the text {ids[:20]!r}; encode it first, tok.encode(text), "
-                            "or give the tokenizer (tok=)")
-        ids = [tok.end_id, *tok.encode(ids)]
-    row = torch.as_tensor(ids)
+                            "or give the tokenizer (tok=), such as load_tokenizer(folder)")
+        ids = [first_id(model, tok), *tok.encode(ids)]
+    try: row = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise TypeError(f"ids holds {ids!r:.40}; expected whole numbers: {e}") from None
     if row.numel() and (row.ndim != 1 or row.is_floating_point()):
         raise TypeError(f"ids holds {row.dtype} of shape {tuple(row.shape)}; "
                         "expected whole numbers, one prompt a row")
     return row.long()
 
-# %% ../nbs/10_sampling.ipynb #10-5d06
-def as_prompts(ids, tok: Tokenizer | None = None) -> list[Tensor]:
+
+def as_prompts(ids, model: GPT, tok: Tokenizer | None = None) -> list[Tensor]:
     "One prompt or several of any kind, each as a (T,) tensor."
+    if not hasattr(model, "config") or not hasattr(model.config, "context"):
+        raise TypeError(f"model is a {type(model).__name__}; expected a GPT, such as run.model "
+                        "or GPT.from_pretrained(folder)")
     if isinstance(ids, Tensor): ids = ids.cpu()     # one wait, where its numbers are looked at
-    return [as_prompt(row, tok) for row in (ids if is_nested(ids) else [ids])]
+    return [as_prompt(row, model, tok) for row in (ids if is_nested(ids) else [ids])]
 
 
-def only_prompt(ids, tok: Tokenizer | None = None) -> Tensor:
+def only_prompt(ids, model: GPT) -> Tensor:
     "The only prompt."
-    prompts = as_prompts(ids, tok)
+    prompts = as_prompts(readable(ids), model)
     if len(prompts) != 1: raise ValueError(f"ids holds {len(prompts)} prompts; give one at a time")
     return prompts[0]
 
@@ -524,22 +565,38 @@ def append(ids: Tensor, new: Tensor, ends: list[int]) -> Tensor:
     return torch.cat((ids, full if ids.ndim > 1 else full[0]), -1)
 
 # %% ../nbs/10_sampling.ipynb #10-5d09
+def is_one(stop) -> bool:
+    "Whether `stop` is a single stop, no sequence of them."
+    if isinstance(stop, (str, bytes)) or not isinstance(stop, Iterable): return True
+    return getattr(stop, "ndim", None) == 0
+
+
 def as_ids(stop) -> list[int]:
     "A stop that is a token, or a sequence of them."
-    single = isinstance(stop, int) or getattr(stop, "ndim", None) == 0
-    return [index(stop)] if single else [index(i) for i in stop]
+    try:
+        if isinstance(stop, bytes): raise TypeError
+        return [index(stop)] if is_one(stop) else [index(i) for i in stop]
+    except TypeError:
+        raise TypeError(f"stop holds {stop!r:.40}; expected texts (str), token ids, or sequences "
+                        "of token ids") from None
 
 
 def several(stop) -> tuple:
     "Stops as a tuple, also of one or none."
     if stop is None: return ()
-    single = isinstance(stop, (str, int)) or getattr(stop, "ndim", None) == 0
-    return (stop,) if single else tuple(stop)
+    return (stop,) if is_one(stop) else tuple(stop)
 
 
-def text_stops(stop, tok: Tokenizer, keep: bool) -> Stops:
-    "The stops of a text: those given, and the end token."
-    return Stops([*several(stop), tok.end_id], tok, keep)
+def text_stops(model: GPT, tok: Tokenizer, stop, keep: bool) -> Stops:
+    "The stops of a text: those given, the end token, and what else ends a text for this model."
+    named = end_ids(getattr(model.config, "eos_token_id", None))
+    return Stops(stop, tok, keep, {tok.end_id, *named})
+
+
+def end_ids(stop) -> list[int]:
+    "Stops that are one token each."
+    try: return [index(one) for one in several(stop)]
+    except TypeError: raise TypeError(f"stop is {stop!r:.40}; expected token ids") from None
 
 
 def sort_stops(stop, tok: Tokenizer | None) -> tuple[list[list[int]], list[bytes]]:
@@ -563,8 +620,16 @@ def check_finite(x: Tensor, name: str) -> None:
                          "weights finite?")
 
 
+def check_whole(name: str, number: int) -> None:
+    "Raise where this is no whole number."
+    try: index(number)
+    except TypeError:
+        raise TypeError(f"{name} is {number!r:.40}; expected a whole number") from None
+
+
 def check_beams(width: int, length_penalty: float) -> None:
     "Raise where these make no search."
+    check_whole("width", width)
     if width < 1: raise ValueError(f"width is {width}: expected at least 1")
     if not length_penalty >= 0:
         raise ValueError(f"length_penalty is {length_penalty}: expected 0 or more")
@@ -576,7 +641,8 @@ def check_prompts(
 ) -> None:
     "Raise ValueError for what the model cannot continue."
     vocab_size, context = model.config.vocab_size, model.config.context
-    if not max_new_tokens >= 0:
+    check_whole("max_new_tokens", max_new_tokens)
+    if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
     if not prompts or not all(map(len, prompts)):
         raise ValueError("The prompt is empty; give at least one token, such as the tokenizer's "

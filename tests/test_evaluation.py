@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gpt_nb.data import tokenize
 from gpt_nb.evaluation import (
     Calibration, OneAttention, Rival, Truth, compare, divergence, embed, evaluate, floor,
-    lines_to_cross, score, text_bytes, trained_rungs, true_next, true_rows)
+    lines_to_cross, score, text_bytes, text_rows, trained_rungs, true_next, true_rows)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.ngram import NGram
 from gpt_nb.tales import Tales
@@ -381,6 +381,88 @@ def test_one_text_or_a_wrong_size_is_refused(small):
         broken = GPT(model.config)
         broken.lm_head.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="not numbers"): score(broken, tok, ["Once"])
+
+
+def test_a_text_opens_as_the_config_says(small):
+    "The token that begins a text in a checkpoint of others opens it; it is no part of the text."
+    tok, _, _ = small
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("gpt2", tok.vocab_size, 300, 1, 2, 32, bos_token_id=3))
+    text, end = "Once a boy", tok.end_id
+    ids = torch.tensor([[3, *tok.encode(text), end]])
+    with torch.no_grad():
+        log_p = model(ids[:, :-1])[0].log_softmax(-1)
+        states = model.model(ids[:, :-1])[0]
+    nats = -log_p.gather(1, ids[0, 1:, None]).sum().item()
+    longer = [text, text + " named Tom"]
+    assert score(model, tok, longer)[0].bits == pytest.approx(nats / math.log(2), rel=1e-5)
+    assert torch.allclose(embed(model, tok, longer)[0], states[1:].mean(0), atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(0, 30), max_size=20), batch_size=st.integers(1, 9),
+       most=st.integers(1, 100))
+def test_few_long_rows_are_read_at_once(small, lengths, batch_size, most):
+    "Where logits would take much memory; each row is read once, an own token for each place."
+    tok, _, _ = small
+    rows, read = [[9] * n for n in lengths], []
+    for which, x, y in text_rows(tok, 3, rows, 40, batch_size, most):
+        assert len(which) <= batch_size and (len(which) == 1 or x.numel() <= most)
+        for i, row, after in zip(which, x.tolist(), y.tolist()):
+            n = lengths[i]
+            assert row[:n + 1] == [3, *rows[i]] and set(row[n + 1:]) <= {tok.end_id}
+            assert after[:n + 1] == [*rows[i], tok.end_id] and set(after[n + 1:]) <= {-100}
+        read += which
+    assert sorted(read) == list(range(len(rows)))
+
+
+def test_scores_fill_a_gigabyte_at_most(small, monkeypatch):
+    tok, _, model = small
+    asked = []
+    def watched(*args):
+        asked.append(args[-1])
+        return text_rows(*args)
+    monkeypatch.setattr("gpt_nb.evaluation.text_rows", watched)
+    score(model, tok, ["Once"])
+    assert asked == [2**30 / 4 / model.config.vocab_size]
+
+
+def test_what_is_no_gpt_is_told_apart(small):
+    tok, tokens, model = small
+    truth = Truth(Tales(), tok, 300)
+    with pytest.raises(TypeError, match="a Truth: give a GPT"): embed(truth, tok, ["Once"])
+    with pytest.raises(TypeError, match="no GPT that others"): truth.save_pretrained("nowhere")
+    for of in (score, embed):
+        with pytest.raises(TypeError, match="a GPT and a NoneType"): of(model, None, ["Once"])
+        with pytest.raises(TypeError, match="and then its tokenizer"): of(tok, model, ["Once"])
+        for bad in (1.5, "3", None):
+            with pytest.raises(TypeError, match="batch_size is"):
+                of(model, tok, ["Once"], batch_size=bad)
+    for bad in (1.0, None, "last"):
+        with pytest.raises(TypeError, match="layer is .*whole"): embed(model, tok, ["Once"], bad)
+    for bad in (["Once a boy"], "Once"):
+        with pytest.raises(TypeError, match="`score` takes texts"): evaluate(model, bad, tok)
+    for bad in (1.5, math.nan, "5"):
+        with pytest.raises(TypeError, match="limit is"): evaluate(model, tokens, tok, limit=bad)
+    for bad in ([model], ["runs/a"]):
+        with pytest.raises(TypeError, match="no Run: give"): compare(bad, tokens)
+    broken = GPT(model.config)
+    with torch.no_grad(): broken.model.norm.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not numbers"): embed(broken, tok, ["Once"])
+
+
+def test_ids_alone_end_where_the_config_says():
+    "With several end tokens the first of them ends a document."
+    torch.manual_seed(0)
+    ids = np.array([2, 5, 6, 2, 7, 8, 9, 2])
+    losses = []
+    for ends in (2, (2, 4)):
+        model = GPT(GPTConfig("gpt2", 20, 16, 1, 2, 32, eos_token_id=ends)).eval()
+        with torch.no_grad():
+            for p in model.parameters(): p.copy_(torch.linspace(-1, 1, p.numel()).view_as(p))
+        losses.append(evaluate(model, ids).loss)
+        assert losses[-1] == pytest.approx(plain_loss(model, ids, 16, 2) / 7, rel=1e-5)
+    assert losses[0] == losses[1]
 
 
 # ---- a part of a text, and several runs

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from threading import Thread
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gpt_nb.attention import RopeScaling
 from gpt_nb.checkpoint import FAMILIES, config_to_hub, hub_to_config, load_tokenizer, to_stored
 from gpt_nb.model import (
-    GPT, GPTConfig, activations, count_params, flops_per_token, memory, pick_device)
+    GPT, GPTConfig, activations, count_params, flops_per_token, hidden_states, memory, pick_device)
 from gpt_nb.tokenizer import CharTokenizer, write_beside
 
 transformers = pytest.importorskip("transformers")
@@ -194,6 +195,32 @@ def test_nothing_listens_afterwards():
     assert model(ids).requires_grad
     half = activations(model.bfloat16(), ids)
     assert half.attentions[0].dtype == half.hidden_states[2].dtype == torch.bfloat16
+
+
+def test_each_thread_looks_at_its_own():
+    "What others do with a model meanwhile is not listened to."
+    model = GPT(GPTConfig("qwen3", 60, 64, 3, 2, 16))
+    texts = [torch.randint(60, (1, 40)) for _ in range(3)]
+    alone, odd = [activations(model, ids) for ids in texts], []
+
+    def look(ids, want):
+        for _ in range(15):
+            found = activations(model, ids)
+            for part, wanted in zip(found, want):
+                if len(part) != len(wanted) or not all(map(torch.equal, part, wanted)):
+                    odd.append(len(part))
+
+    threads = [Thread(target=look, args=pair) for pair in zip(texts, alone)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    assert odd == []
+
+
+@pytest.mark.parametrize("what", ["tales-en", None, torch.nn.Linear(2, 2)])
+def test_what_has_no_hidden_states(what):
+    for look in (activations, hidden_states):
+        with pytest.raises(TypeError, match=f"this is a {type(what).__name__}: give a GPT"):
+            look(what, torch.ones(1, 1).long())
 
 
 def tiny_config(family):
@@ -653,7 +680,7 @@ def test_counts(arch):
         assert sum(count_params(config).values()) == model.n_params == size
         parts = vars(model.new_cache(2)).values()
         in_cache = sum(part.nbytes for part in parts if isinstance(part, torch.Tensor))
-        assert memory(config, 2)["cache"] == in_cache
+        assert memory(config, 2)["cache"] == in_cache and memory(config, 2, 0)["cache"] == 0
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             model(torch.zeros(2, 9, dtype=torch.long))
         assert counter.get_total_flops() == flops_per_token(config, 9) * 18
@@ -710,8 +737,11 @@ def test_wrong_input():
     model, ids = GPT(GPTConfig("llama", **TINY)), torch.randint(50, (2, 8))
     for bad in (ids + 50, ids - 51, ids[0], ids[:, :0], torch.zeros(1, 33, dtype=torch.long)):
         with pytest.raises(ValueError): model(bad)
-    for bad in (ids.float(), ids.tolist(), "text"):
-        with pytest.raises(TypeError): model(bad)
+    for bad in (ids.float(), ids.bool(), ids.byte(), ids.tolist(), "text"):
+        with pytest.raises(TypeError, match="ids must be a tensor of whole numbers"): model(bad)
+    for bad in (ids.int(), ids.float(), ids.tolist()):
+        with pytest.raises(TypeError, match="targets must be a tensor"): model.loss(ids, bad)
+    assert torch.equal(model(ids.int()), model(ids))
     for targets in (ids + 50, ids[:, 1:], ids * 0 - 5):
         with pytest.raises(ValueError): model.loss(ids, targets)
     with pytest.raises(ValueError, match="pad"): model(ids, pad=torch.tensor([1]))

@@ -3,6 +3,7 @@ and against the exact distribution."""
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import (Sampler, StopFilter, beam_search, draw, generate, keep_min_p,
                              keep_top_k, keep_top_p, penalize, speculative, stream)
 from gpt_nb.tokenizer import BPETokenizer
+from gpt_nb.training import TrainConfig
 
 torch.set_num_threads(1)
 
@@ -608,7 +610,23 @@ def test_bad_input_is_refused(how, named):
 def test_wrong_types_are_refused():
     model = tiny(context=16)
     with pytest.raises(TypeError, match="encode"): generate(model, "Mia", 3)
-    with pytest.raises(TypeError): generate(model, [1.5], 3)
+    for bad in ([1.5], [1, None], None, b"Mia", 5, [[1], [1.5]]):
+        with pytest.raises(TypeError, match="^ids .*expected"): generate(model, bad, 3)
+    for bad in (1.5, "3", None):
+        with pytest.raises(TypeError, match="max_new_tokens is .*whole"): generate(model, [1], bad)
+        for name in ("width", "lookahead"):
+            with pytest.raises(TypeError, match=f"{name} is .*whole"):
+                if name == "width": beam_search(model, [1], 3, width=bad)
+                else: speculative(model, model, [1], 3, lookahead=bad)
+    for bad in (1.5, [1.5], [None], b".", [b"."], [["."]]):
+        with pytest.raises(TypeError, match="stop holds .*texts"): generate(model, [1], 3, stop=bad)
+    for bad in ("a", ["a"], [[1]], 1.5):
+        with pytest.raises(TypeError, match="stop is .*token ids"):
+            beam_search(model, [1], 3, stop=bad)
+    run = SimpleNamespace(model=model, config=TrainConfig(steps=1))
+    for bad in ("tales-en", Bytes(), run):
+        with pytest.raises(TypeError, match="model is a .*run.model"): generate(bad, [1], 3)
+        with pytest.raises(TypeError, match="model is a .*run.model"): stream(bad, model, "Mia", 3)
     with pytest.raises(TypeError, match="temprature"): stream(model, Bytes(), [1], 3, temprature=1)
     with pytest.raises(ValueError, match="context"): beam_search(model, [1] * 10, 7)
     with pytest.raises(ValueError, match="context"): speculative(model, tiny(context=5), [1] * 4, 3)
@@ -634,8 +652,43 @@ def test_a_text_comes_back_as_text():
     column = pd.Series({"a": "Mia", "b": "Once"})
     for many in (("Mia", "Once"), np.array(["Mia", "Once"]), column):
         assert generate(model, many, 20, seed=2, tok=tok) == both
+    for many in (iter(["Mia", "Once"]), (text for text in ("Mia", "Once"))):
+        assert generate(model, many, 20, seed=2, tok=tok) == both
+    told = list(stream(model, tok, iter(["Mia", "Once"]), 20, seed=2))
+    assert ["".join(piece for i, piece in told if i == row) for row in (0, 1)] == both
+    assert generate(model, iter([1, 2]), 5, seed=2) == generate(model, [1, 2], 5, seed=2)
+    assert beam_search(model, iter([1, 2]), 3) == beam_search(model, [1, 2], 3)
     for given in ("Mia", ["Mia"], ("Mia", "Once"), column):
         with pytest.raises(TypeError, match=r"'Mia'.*tok\.encode.*tok="): generate(model, given, 3)
+
+def test_a_text_begins_and_ends_as_the_config_says():
+    "Checkpoints of others: a token of its own begins a text, several end one."
+    model, tok = tiny(vocab_size=257), Bytes()
+    plain = generate(model, [256, *b"Mia"], 40, temperature=0)
+    assert generate(model, "Mia", 5, temperature=0, tok=tok) == tok.decode(plain[4:9])
+    model.config = replace(model.config, bos_token_id=7)
+    new = generate(model, [7, *b"Mia"], 40, temperature=0)[4:]
+    first, second = list(dict.fromkeys(new))[3:5]
+    for ends in (first, (second, first)):
+        model.config = replace(model.config, eos_token_id=ends)
+        want = bytes(new[:new.index(first)]).decode(errors="replace")
+        for keep in (False, True):
+            how = dict(temperature=0, keep_stop=keep)
+            assert generate(model, "Mia", 40, tok=tok, **how) == want
+            assert "".join(stream(model, tok, "Mia", 40, **how)) == want
+    found = beam_search(model, [7, *b"Mia"], 20, width=3, stop=first)
+    assert found == beam_search(model, [7, *b"Mia"], 20, width=3, stop=[first])
+
+def test_streams_side_by_side_leave_the_model_as_it_was():
+    model, tok = tiny(vocab_size=257), Bytes()
+    for mode in (True, False):
+        model.train(mode)
+        one, other = (stream(model, tok, "Mia", 5, seed=0) for _ in range(2))
+        next(one), next(other)
+        one.close()
+        assert not model.training
+        other.close()
+        assert model.training == mode
 
 @pytest.mark.parametrize("rows", [269, 320])
 def test_an_id_without_a_token_is_no_text(rows):

@@ -494,6 +494,7 @@ def test_names_are_joined_and_weighed(tmp_path, monkeypatch):
     ("tales@-1", ValueError, "weight -1"), ("tales@nan", ValueError, "weight nan"),
     ("tales@inf", ValueError, "weight inf"), ("tales@x", ValueError, "unknown text 'tales@x'"),
     ("tales+", ValueError, "unknown text ''"), ("tales+none/*.txt", FileNotFoundError, "none/"),
+    ({"tales": 2}, TypeError, "names no text"), (b"tales", TypeError, "names no text"),
     ([], TypeError, "names no text"), (None, TypeError, "names no text"), ([3], TypeError, "3"),
 ])
 def test_names_that_cannot_be_read(name, error, message):
@@ -535,9 +536,12 @@ def test_a_mark_of_the_byte_order_is_heeded(tmp_path, encoding, asked):
 
 
 def test_utf16_without_a_mark(tmp_path):
-    for order in ("utf-16-le", "utf-16-be"):
-        for text in (CHINESE, ENGLISH):
-            assert read(tmp_path, "a.txt", text.encode(order), encoding="utf-16") == [text]
+    one_line = "从前城堡里住着一个贫穷的男孩，名叫小明。他有一只猫，一条狗和一座小屋。"   # 一 has a byte 0
+    texts = [CHINESE, ENGLISH, one_line, one_line * 50, "abc", "Привет, мир", "犬が一匹いる。", "가 나는",
+             "Zażółć", "שלום עולם", "สวัสดี ชาวโลก"]
+    for order, text in itertools.product(("-le", "-be"), texts):
+        for plain in ("utf-16", "utf-32"):
+            assert read(tmp_path, "a.txt", text.encode(plain + order), encoding=plain) == [text]
 
 
 def test_a_folder_of_two_encodings(tmp_path):
@@ -1127,6 +1131,11 @@ def test_windows_score_each_token_but_the_first_once(lengths, context, size, end
     ids = stream(lengths)[cut_head:]
     ids = ids[:len(ids) - cut_tail]
     if len(ids) < 2: return
+    def rows(every):
+        read = windows(ids, context, end_id, size, every)
+        return [a[b != -100].tolist() for x, y in read for a, b in zip(x, y)]
+
+    assert all(rows(every) == rows(1)[::every] for every in (2, 3, 99))
     pairs, seen = [], []
     for x, y in windows(ids, context, end_id, batch_size=size):
         assert x.shape == y.shape and x.shape[0] <= size and x.shape[1] <= context
@@ -1144,6 +1153,7 @@ def test_windows_of_whole_documents():
     assert len(x) == 3   # one does not fit: windows of 4
     with pytest.raises(ValueError, match="1 tokens"): windows(np.zeros(1, int), 4)
     with pytest.raises(ValueError, match="context=0"): windows(stream([2, 4, 3]), 0)
+    with pytest.raises(ValueError, match="every=0"): windows(stream([2, 4, 3]), 4, every=0)
 
 
 # ---------------------------------------------------------------- the module

@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 SKIP = "skip-execution"
+STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def shrink(data: dict) -> None:
@@ -103,6 +104,8 @@ def execute(path: Path) -> float:
         for o in c.outputs:
             if "execution_count" in o: o["execution_count"] = None
             shrink(o.get("data", {}))
+    for widget in nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {}).values():
+        for o in widget["state"].get("outputs", ()): shrink(o.get("data", {}))
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nb.metadata.pop("language_info", None)
     nbformat.write(nb, path)

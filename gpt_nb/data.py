@@ -1118,7 +1118,8 @@ def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float,
     digest = hashlib.blake2b(f"3 {_CHUNK} {val}".encode(), digest_size=8)
     for array in (hashes, lengths, plan.heads, plan.times, plan.again):
         digest.update(array.tobytes())
-    cut = {key: tok.spec[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+    steps = "added_tokens", "normalizer", "pre_tokenizer", "model"
+    cut = {key: tok.spec.get(key) for key in steps}
     digest.update(json.dumps(cut | dict(end_id=tok.end_id), sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -37,7 +37,8 @@ class Letters:
     def encode_batch(self, texts):
         self.seen += len(texts)
         return [self.encode(t) for t in texts]
-    def save(self, folder): Path(folder, "tokenizer.json").write_text(self.chars)
+    @property
+    def spec(self): return dict(model=self.chars)
 
 
 @pytest.fixture(autouse=True)

@@ -377,7 +377,7 @@ def windows(
     context: int,               # T, the longest row
     end_id: int | None = None,  # as in `Batches`: a row is one whole document if all fit
     batch_size: int = 32,       # B
-    every: int = 1,             # only each so-manieth row, to read a sample of a long text
+    every: int = 1,             # 2 is every second row, and so on: a sample of a long text
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # x (B, T), y (B, T); -100 in y is padding
     "Rows for evaluation: each token but the first is predicted exactly once, documents by length."
     ids = check_ids(ids)
@@ -1190,7 +1190,7 @@ def tokenize(
     texts, temporary = texts if hasattr(texts, "weights") else Mix([texts]), None
     if not cache_dir:
         temporary = tempfile.TemporaryDirectory(prefix="gpt_nb-", ignore_cleanup_errors=True)
-    root = Path(cache_dir or temporary.name)
+    root = Path(os.path.expanduser(cache_dir or temporary.name))
     root.mkdir(parents=True, exist_ok=True)
     hashes, lengths = hash_documents(texts)
     plan = plan_reading(texts, hashes, lengths, val)

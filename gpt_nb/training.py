@@ -193,11 +193,12 @@ class Validation:
         self.tokens, self.config, self.machine = tokens, config, machine
 
     def __call__(self, model: GPT, progress: "Progress") -> float | None:
-        "Nats per token, of a sample while the run goes on; None without text."
+        "Nats per token, of a sample while the run goes on, of all at its end; None without text."
         c, text = self.config, self.tokens.val
         if len(text) < 2: return None
         most = self.size(model, progress)
-        if progress.used == 1: most = max(most, progress.tokens) if c.minutes else None   # None: all
+        if progress.used == 1 and c.minutes: most = max(most, progress.tokens)
+        elif progress.used == 1: most = None   # all of it
         with self.machine.autocast():
             rows = c.batch_size // c.accumulate   # as many as are known to fit into memory
             loss = validation_loss(model, text, self.tokens.end_id, rows, most)
@@ -457,6 +458,7 @@ def plot_runs(
     ax: "Axes | None" = None,         # to draw on; None: new ones
 ) -> "Figure":
     "Runs in one picture: validation losses with dots and names, training losses thin."
+    if not runs: raise ValueError("no runs: give at least one")
     ax, names = ax or new_axes(), names or names_of(runs)
     if len(names) != len(runs): raise ValueError(f"{len(runs)} runs and {len(names)} names")
     colors = [f"C{i}" for i in range(10) if i != 3]   # C3 is that of the best possible
@@ -704,7 +706,7 @@ def read_log(folder: Path) -> list[dict]:
 # %% ../nbs/09_training.ipynb #09-94a1
 def open_run(cls: type[Run], name: str | Path, device: str) -> Run:
     "A run folder or a house model: its record, tokenizer and model. The log is left for later."
-    folder = local_folder(name)
+    folder = local_folder(os.path.expanduser(name))
     if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
     if not (folder / "training.json").is_file():
         raise FileNotFoundError(f"{name} has no training.json, the record of a run: "
@@ -772,8 +774,7 @@ class RunFolder:
             tok = self.run.tok
             if self.writes and tok: save_tokenizer(tok, self.path, tok.end_id)
             if self.writes: write_record(self.trainer)
-        self.free = time.perf_counter()
-        self.cost = self.free - start
+        self.free, self.cost = time.perf_counter(), time.perf_counter() - start
 
 # %% ../nbs/09_training.ipynb #09-129d
 def is_due(folder: RunFolder) -> bool:
@@ -981,6 +982,16 @@ def check_alone() -> None:
                      "own. Start one, without torchrun, or give train a backend")
 
 # %% ../nbs/09_training.ipynb #09-142b
+def check_kinds(model: GPT, tokens: Tokens, config: TrainConfig) -> None:
+    "Raise a TypeError where something else was given for one of them."
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}: give a GPT; of a Run, its model")
+    if not hasattr(tokens, "vocab_size"):
+        raise TypeError(f"tokens is {type(tokens).__name__}: give what tokenize(texts, tok) gives")
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config is {type(config).__name__}: give TrainConfig(...)")
+
+
 def check_tokenizer(tok: Tokenizer | None, tokens: Tokens) -> None:
     "Raise a ValueError where the tokens were made with another tokenizer."
     if tok is None or (tok.vocab_size, tok.end_id) == (tokens.vocab_size, tokens.end_id): return
@@ -1043,7 +1054,8 @@ def train(
     options: dict | None = None,     # kept in training.json beside the settings
 ) -> Run:
     "Train. Ctrl-C ends the step, saves and raises; `resume=True` goes on as if nothing had been."
-    c, out = config, Path(out) if out else None
+    check_kinds(model, tokens, config)
+    c, out = config, Path(os.path.expanduser(out)) if out else None
     if backend is None: check_alone()
     if c.keep and out is None: raise ValueError(f"keep {c.keep} needs a folder: give out=")
     run = Run(model, tok, c, [], out, floor=floor, options=options or {})

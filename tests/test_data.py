@@ -504,7 +504,8 @@ def test_names_that_cannot_be_read(name, error, message):
 
 # ---------------------------------------------------------------- load_texts: encodings
 
-CHINESE = "全国人民代表大会常务委员会第十次会议今天上午在北京举行。\n会议审议了国务院的报告。\n" * 20
+CHINESE = ("全国人民代表大会常务委员会第十次会议今天上午在北京举行。\n"
+           "会议审议了国务院的报告。\n") * 20
 TRADITIONAL = "全國人民代表大會常務委員會第十次會議今天上午在北京舉行。\n" * 20
 JAPANESE, KOREAN = "吾輩は猫である。名前はまだ無い。\n" * 20, "오늘은 날씨가 좋습니다.\n" * 20
 FRENCH, ENGLISH = "Le café est déjà fermé à l'été.\n" * 20, "A kite is not a boat.\n" * 20
@@ -537,9 +538,9 @@ def test_a_mark_of_the_byte_order_is_heeded(tmp_path, encoding, asked):
 
 
 def test_utf16_without_a_mark(tmp_path):
-    one_line = "从前城堡里住着一个贫穷的男孩，名叫小明。他有一只猫，一条狗和一座小屋。"   # 一 has a byte 0
-    texts = [CHINESE, ENGLISH, one_line, one_line * 50, "abc", "Привет, мир", "犬が一匹いる。", "가 나는",
-             "Zażółć", "שלום עולם", "สวัสดี ชาวโลก"]
+    one_line = "从前城堡里住着一个贫穷的男孩，名叫小明。他有一只猫和一座小屋。"   # 一 has a byte 0
+    texts = [CHINESE, ENGLISH, one_line, one_line * 50, "abc", "Привет, мир", "犬が一匹いる。",
+             "가 나는", "Zażółć", "שלום עולם", "สวัสดี ชาวโลก"]
     for order, text in itertools.product(("-le", "-be"), texts):
         for plain in ("utf-16", "utf-32"):
             assert read(tmp_path, "a.txt", text.encode(plain + order), encoding=plain) == [text]
@@ -560,10 +561,13 @@ def test_a_folder_of_two_encodings(tmp_path):
     (CHINESE.encode("gb18030"), "big5", "is not big5 text .byte .*as gb18030 it reads '全国人民"),
     (CHINESE.encode("gb18030"), "ascii", "is not ascii text .byte .*as gb18030 it reads"),
     (CHINESE.encode("gb18030"), "utf-16", "is not utf-16 text .*: as gb18030 it reads"),
-    (ENGLISH.encode(), "utf-16", "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
-    (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
+    (ENGLISH.encode(), "utf-16",
+     "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
+    (CHINESE.encode()[:302], None,
+     r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
     (b"plain " * 400_000 + b"\xff", None, "byte 0xff at 2,400,000.: say how it is written"),
-    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None, "as koi8-r it reads 'Прив"),
+    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None,
+     "as koi8-r it reads 'Прив"),
     (b"\xef\xbb\xbf" + CHINESE.encode() + b"\xff", None,
      f"byte 0xff at {3 + len(CHINESE.encode()):,}.: up to there it is UTF-8"),
     (b"A", "undefined", "encoding='undefined' .* is no encoding of text"),

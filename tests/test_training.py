@@ -857,6 +857,7 @@ def test_two_runs_stay_in_one_picture():
 
 
 def test_many_runs_in_one_picture(tmp_path):
+    with pytest.raises(ValueError, match="no runs"): plot_runs([])
     runs = [go(tmp_path / name, replace(CONFIG, lr=lr, muon_lr=lr))
             for name, lr in (("good", 0.02), ("slow", 1e-3), ("none", 0.0))]
     runs[0].floor = runs[1].floor = 0.5
@@ -959,6 +960,22 @@ def test_a_state_with_other_ends_is_resumed(whole, tmp_path):
     Single().save(tmp_path / "run" / "state", tensors, info)
     longer = go(tmp_path / "run", replace(CONFIG, steps=22), make_model(seed=1), resume=True)
     assert longer.history[-1]["step"] == 22 and longer.model.config.eos_token_id == END
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(model=Run(make_model(), None, CONFIG, [])), "model is Run: give a GPT; of a Run, its"),
+    (dict(tokens=["a text"]), "tokens is list: give what tokenize"),
+    (dict(config=dict(steps=3)), "config is dict: give TrainConfig"),
+])
+def test_things_in_the_wrong_place_are_named(changes, words):
+    with pytest.raises(TypeError, match=words): go(**changes)
+
+
+def test_home_is_found_in_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = go("~/runs/a", replace(CONFIG, steps=1))
+    assert run.folder == tmp_path / "runs" / "a" and Run.open("~/runs/a").val_loss == run.val_loss
+    assert not Path("~").exists()
 
 
 def test_what_is_refused_leaves_no_trace(whole, tmp_path):

@@ -5,16 +5,121 @@
 # %% auto #0
 __all__ = ['Stopped', 'say', 'run_app', 'main']
 
-# %% ../nbs/22_cli.ipynb #22-008
+# %% ../nbs/22_cli.ipynb #22-007
 import json
 import os
+import re
 import sys
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from inspect import signature
+from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Optional
 
+if TYPE_CHECKING:   # to import these takes seconds, and `--help` needs none of them
+    import numpy as np
+
+    from gpt_nb.data import Tokens
+    from gpt_nb.evaluation import Evaluation
+    from gpt_nb.model import GPT, GPTConfig
+    from gpt_nb.tales import Tales
+    from gpt_nb.tokenizer import Tokenizer
+    from gpt_nb.training import Run, TrainConfig
+
+# %% ../nbs/22_cli.ipynb #22-92a
+def measure_text(
+    texts: Sequence[str],
+) -> tuple[int, float]:   # characters, and the share of them that is Chinese or Japanese
+    "How much text there is, and in which kind of writing."
+    beginnings = "".join(text[:20_000] for text in islice(texts, 200))
+    share = len(HAN.findall(beginnings)) / max(1, len(beginnings))
+    return sum(map(len, texts)), share
+
+
+HAN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+# %% ../nbs/22_cli.ipynb #22-92b
+def choose_tokenizer(
+    size: int,      # characters of the text
+    share: float,   # of them that are Chinese or Japanese
+) -> str:           # as --tokenizer takes it
+    "Characters in a short Chinese text; else pieces, the more of them the longer the text."
+    if share > 0.3: kinds = {0: "char", 300_000: "bpe:4096", 10_000_000: "bpe:8192"}
+    else: kinds = {0: "bpe:512", 400_000: "bpe:1024", 1_500_000: "bpe:2048", 10_000_000: "bpe:4096"}
+    return kinds[max(least for least in kinds if least <= size)]
+
+# %% ../nbs/22_cli.ipynb #22-92d
+class Budget(NamedTuple):
+    "How much a run can read."
+    steps: int | None
+    minutes: float | None
+    per_step: float   # tokens of an update
+    pace: float       # of this machine: work a second, counted as `flops_per_token` does
+    text: int         # tokens to train on
+
+    def tokens(self, shape: "GPTConfig") -> float:
+        "Read in the updates, or in the minutes, by a model of this shape; whichever is less."
+        from gpt_nb.model import flops_per_token
+
+        work = flops_per_token(shape, shape.context)
+        by_steps = self.steps * self.per_step if self.steps else float("inf")
+        by_minutes = 60 * self.minutes * self.pace / work if self.minutes else float("inf")
+        return min(by_steps, by_minutes)
+
+# %% ../nbs/22_cli.ipynb #22-92c
+PER_WEIGHT = 1.5   # tokens that a model should read for each of its weights
+AS_NEW = 4         # readings of a text that teach nearly as much as new text
+
+# %% ../nbs/22_cli.ipynb #22-92ca
+def choose_depth(
+    vocab_size: int,
+    context: int,
+    budget: Budget,
+    deepest: int = 12,
+) -> int:   # layers
+    "The deepest model that gets enough to read; one layer if none does."
+    fit = 1
+    for depth in range(2, deepest + 1):
+        shape = shape_of(depth, vocab_size, context)
+        read = min(budget.tokens(shape), AS_NEW * budget.text)
+        if read >= PER_WEIGHT * n_weights(shape): fit = depth
+    return fit
+
+# %% ../nbs/22_cli.ipynb #22-92cb
+def shape_of(depth: int, vocab_size: int, context: int) -> "GPTConfig":
+    "A model of that depth."
+    from gpt_nb.model import GPTConfig
+
+    return GPTConfig.from_depth(depth, vocab_size, context, tie_embeddings=False)
+
+# %% ../nbs/22_cli.ipynb #22-92cc
+def n_weights(shape: "GPTConfig") -> int:
+    "How many numbers a model of this shape learns."
+    from gpt_nb.model import count_params
+
+    return sum(count_params(shape).values())
+
+# %% ../nbs/22_cli.ipynb #22-92h
+def in_words(options: dict, shape: "GPTConfig", epochs: float) -> str:
+    "What was chosen, and how often the text will be read."
+    layers, pieces = shape.n_layer, options["tokenizer"]
+    chosen = [f"{layers} layer{'s' * (layers > 1)}", f"context {shape.context}"]
+    if pieces: chosen.append(f"tokenizer {pieces}")
+    time = "minutes" if options["minutes"] else "steps"
+    often = f"{epochs:.1f}" if epochs < 9.95 else f"{epochs:,.0f}"
+    if epochs < 0.95: read = f"{often} of an epoch: give more {time} or fewer layers"
+    elif epochs <= BY_HEART: read = f"{often} epochs"
+    else: read = f"{often} epochs, in which the text is learned by heart: more text would help"
+    return f"{', '.join(chosen)}; about {read}"
+
+
+MOST, BY_HEART = 8, 20   # epochs that are taken unasked; with more, the text is known by heart
+
+# %% ../nbs/22_cli.ipynb #22-008
 import typer
+from typer.core import TyperCommand
 
 UsageProblem = typer.BadParameter.__mro__[2]  # click's exception, wherever typer keeps it
 
@@ -24,221 +129,364 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train a small GPT, let it write, measure it. Start with: gpt-nb demo")
 
+# %% ../nbs/22_cli.ipynb #22-90a
+class Grouped(TyperCommand):
+    "A command whose help shows its options in groups, in the order in which they stand."
+
+    def format_options(self, ctx, formatter) -> None:
+        groups = {}
+        for param in self.get_params(ctx):
+            group = getattr(param, "rich_help_panel", None) or "Other"
+            if param.param_type_name == "argument": group = "Arguments"
+            groups.setdefault(group, []).append(param.get_help_record(ctx))
+        for group, rows in groups.items():
+            with formatter.section(group): formatter.write_dl(list(filter(None, rows)))
+
+# %% ../nbs/22_cli.ipynb #22-90aa
+def command(name: str):   # a decorator
+    "Make a function the command of that name."
+    return app.command(name, cls=Grouped)
+
+# %% ../nbs/22_cli.ipynb #22-90ab
+def option(kind: type, about: str, group: str = "Options", *names: str, **more) -> object:
+    "The type of a parameter that is an option; one that is not given is None."
+    how = typer.Option(*names, help=about, rich_help_panel=group, show_default=False, **more)
+    return Annotated[Optional[kind], how]
+
+# %% ../nbs/22_cli.ipynb #22-026a
+ModelName = Annotated[str, typer.Argument(
+    help="a run, any folder that holds a model, a house model such as tales-en, or ORG/NAME "
+         "of the Hugging Face Hub", metavar="MODEL")]
+Prompt = option(str, "how the text begins", metavar="TEXT")
+Prompts = option(Path, "a file with a prompt in each line, or - for stdin: writes a line of JSON "
+                 "for each, with prompt and text", metavar="FILE")
+Length = Annotated[int, typer.Option(min=0, help="write at most so many", metavar="N",
+                                     rich_help_panel="Options")]
+Stop = option(list[str], "end where this text comes, which is left out; may be given again",
+              metavar="TEXT")
+Device = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", metavar="NAME")
+Seed = option(int, "fixes the result", min=0, metavar="N")
+HOW = "How it chooses"
+Temperature = option(float, "0 takes the likeliest token  [default: 1]", HOW, metavar="X")
+TopK = option(int, "draw among so many tokens", HOW, metavar="N")
+TopP = option(float, "draw among those that hold this share of the probability", HOW, metavar="X")
+MinP = option(float, "drop those below this share of the likeliest", HOW, metavar="X")
+
 # %% ../nbs/22_cli.ipynb #22-026
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")]
-RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
-Share = Annotated[Optional[float], typer.Option(
-    help="draw among the tokens that hold this share of the probability")]
-LeastShare = Annotated[Optional[float], typer.Option(
-    help="drop tokens less likely than this share of the likeliest")]
-
-
-@app.command()
-def sample(
-    run: RunFolder,
-    prompt: Annotated[str, typer.Option(help="how the text begins")] = "",
-    tokens: Annotated[int, typer.Option(min=0, help="write at most so many")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token")] = 1.0,
-    top_k: Annotated[Optional[int], typer.Option(help="draw among so many tokens")] = None,
-    top_p: Share = None,
-    min_p: LeastShare = None,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="fixes the result")] = None,
-    device: Device = "auto",
+@command("sample")
+def sample_command(
+    model: ModelName, prompt: Prompt = None, prompts: Prompts = None, tokens: Length = 200,
+    stop: Stop = None, seed: Seed = None, device: Device = None,
+    temperature: Temperature = 1.0, top_k: TopK = None, top_p: TopP = None, min_p: MinP = None,
 ) -> None:
     "Let a model write: the prompt and its text on stdout, all else on stderr."
+    if prompt is not None and prompts is not None: raise ValueError(ONE_OR_MANY)
+    how = dict(stop=stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    opened = open_model(model, device)
+    if prompts is not None: return write_many(opened, read_prompts(prompts), tokens, seed, how)
+    pieces = continue_texts(opened, [prompt or ""], tokens, seed, how)
+    write(prompt or "")
+    for _, piece in pieces: write(piece)
+    write("\n")
+
+# %% ../nbs/22_cli.ipynb #22-026b
+def continue_texts(
+    opened: "Opened", prompts: list[str], tokens: int, seed: int | None, how: dict,
+) -> Iterator[tuple[int, str]]:   # number of the prompt, and a piece of what follows it
+    "What a model writes after each prompt, piece by piece."
     from gpt_nb.sampling import stream
 
-    opened = open_run(run, device)
-    how = dict(seed=seed, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    pieces = stream(opened.model, opened.tok, prompt, tokens, **how)
-    sys.stdout.write(prompt)
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    c, tok = opened.model.config, opened.tok
+    first = () if c.bos_token_id is None else (c.bos_token_id,)
+    rows = [[*first, *tok.encode(prompt)] or [tok.end_id] for prompt in prompts]
+    ends = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
+    stop = [*(how["stop"] or ()), *(end for end in ends if end is not None)]
+    return stream(opened.model, tok, rows, tokens, seed=seed, **how | dict(stop=stop))
 
-# %% ../nbs/22_cli.ipynb #22-60d
-def open_run(folder: Path, device: str):  # Run
-    "The run in a folder, or a house model, with its tokenizer, on a device."
-    from gpt_nb.model import pick_device
-    from gpt_nb.training import Run
-
-    run = Run.open(folder, device=str(pick_device(device)))
-    if run.tok is None: raise ValueError(f"{folder} has no tokenizer: it cannot read a text")
-    return run
+# %% ../nbs/22_cli.ipynb #22-026c
+def write_many(
+    opened: "Opened", prompts: list[str], tokens: int, seed: int | None, how: dict,
+    at_once: int = 32,
+) -> None:
+    "A line of JSON for each prompt, in order."
+    for i in range(0, len(prompts), at_once):
+        rows = prompts[i:i + at_once]
+        texts = [""] * len(rows)
+        own = None if seed is None else seed + i
+        for row, piece in continue_texts(opened, rows, tokens, own, how): texts[row] += piece
+        for prompt, text in zip(rows, texts):
+            write(json.dumps(dict(prompt=prompt, text=text), ensure_ascii=False) + "\n")
 
 # %% ../nbs/22_cli.ipynb #22-025
-Data = Annotated[Optional[str], typer.Option(help=(
-    "tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file or glob such as 'texts/*.txt', "
-    "or hub:ORG/NAME  [default: tales]"))]
-Cutting = Annotated[Optional[str], typer.Option(help=(
-    "char, word, bpe:N or a folder  "
-    "[default: word for tales, bpe:800 for tales-zh, else bpe:2048]"))]
-Layers = Annotated[Optional[int], typer.Option(
-    min=1, help="layers; the width follows  [default: 2 for tales, else 4]")]
-Shape = Annotated[Optional[str], typer.Option(
-    help="instead of --depth: a config.json of gpt2, llama, qwen2 or qwen3")]
-Context = Annotated[Optional[int], typer.Option(
-    min=1, help="tokens the model reads at once  [default: the longest story, else 256]")]
-Steps = Annotated[Optional[int], typer.Option(min=1, help="updates to make")]
-Minutes = Annotated[Optional[float], typer.Option(
-    help="time to train instead of --steps  [default: 3]")]
-Out = Annotated[Optional[Path], typer.Option(help="the run folder to write  [default: runs/DATA]")]
-Resume = Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")]
-Seed = Annotated[Optional[int], typer.Option(min=0, help="fixes the result  [default: 0]")]
-Where = Annotated[Optional[str], typer.Option(
-    help="auto, cpu, cuda, cuda:1 or mps  [default: auto]")]
+COMMON, TEXT, SHAPE = "Options", "Which text", "Which model"
+LEARN = "How it learns (all of these, and more, may stand in the file of --settings)"
+Data = option(list[str], (
+    "tales, tales-zh (tales:2 is level 2), pydocs, pycode, a file, a folder, a pattern in quotes "
+    "such as 'texts/*.txt', or hub:ORG/NAME. Several: give it again, or join them by +; "
+    "@2 behind one: it is read twice as often  [default: tales]"), COMMON, metavar="TEXT")
+Minutes = option(float, "time to train  [default: 3, or less for a short text]", COMMON,
+                 metavar="X")
+Steps = option(int, "updates to make; with --minutes, what ends first", COMMON, metavar="N")
+Out = option(Path, "the run folder to write  [default: runs/TEXT]", COMMON, metavar="FOLDER")
+From = option(str, "go on with the model of a run, a folder or the Hub; its tokenizer comes along",
+              COMMON, "--from", metavar="MODEL")
+
+# %% ../nbs/22_cli.ipynb #22-025a
+Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
+    "go on with the run in --out where it stopped; with more --steps or --minutes: train it "
+    "longer"))]
+RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="N")
+Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
+
+# %% ../nbs/22_cli.ipynb #22-025b
+Column = option(str, "of a table: which holds the text, if not text or the only one", TEXT,
+                metavar="NAME")
+Encoding = option(str, "of the files, such as gb18030  [default: utf-8]", TEXT, metavar="NAME")
+FITS = "[default: what fits text and time]"
+Cutting = option(str, f"char, word, bpe:N or a folder  {FITS}", SHAPE, metavar="KIND")
+Layers = option(int, f"layers; the width follows  {FITS}", SHAPE, min=1, metavar="N")
+Context = option(int, f"tokens the model reads at once  {FITS}", SHAPE, min=1, metavar="N")
+Config = option(Path, "instead of --depth: a config.json of gpt2, llama, qwen2 or qwen3, or the "
+                "folder it is in", SHAPE, metavar="FILE")
+
+# %% ../nbs/22_cli.ipynb #22-91a
+Rate = option(float, "AdamW's rate at its peak", LEARN, "--lr", metavar="X")
+MuonRate = option(float, "Muon's", LEARN, "--muon-lr", metavar="X")
+Rows = option(int, "rows of an update", LEARN, metavar="N")
+Optimizer = option(str, "muon, or adamw for all weights", LEARN, metavar="NAME")
+Decay = option(float, "share of the rate by which matrices shrink", LEARN, metavar="X")
+Warmup = option(int, "updates until the rates are at their peak", LEARN, metavar="N")
+EvalEvery = option(int, "updates between two evaluations, each saved  [default: twenty a run]",
+                   LEARN, metavar="N")
+Precision = option(str, "auto, float32 or bfloat16", LEARN, metavar="NAME")
+Compile = option(bool, "torch.compile  [default: on CUDA]", LEARN, "--compile/--no-compile")
+Settings = option(Path, "a .json or .toml file with any field of TrainConfig; an option given "
+                  "beside it wins", LEARN, metavar="FILE")
 
 # %% ../nbs/22_cli.ipynb #22-60f
-@app.command("train")
+@command("train")
 def train_command(
-    data: Data = None, tokenizer: Cutting = None, depth: Layers = None, config: Shape = None,
-    context: Context = None, steps: Steps = None, minutes: Minutes = None, out: Out = None,
-    resume: Resume = False, device: Where = None, seed: Seed = None,
+    data: Data = None, minutes: Minutes = None, steps: Steps = None, out: Out = None,
+    start: From = None, resume: Resume = False, seed: RunSeed = None, device: Where = None,
+    column: Column = None, encoding: Encoding = None,
+    tokenizer: Cutting = None, depth: Layers = None, context: Context = None, config: Config = None,
+    lr: Rate = None, muon_lr: MuonRate = None, batch_size: Rows = None,
+    optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
+    eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
+    settings: Settings = None,
 ) -> None:
     "Train a model and leave a run folder that transformers and vLLM open too."
-    from gpt_nb.model import pick_device
-
-    pick_device(device or "auto")
-    if data == "": raise ValueError(NO_DATA)
-    if depth is not None and config is not None:
-        raise ValueError("--depth and --config exclude each other: give one")
-    given = dict(data=data, tokenizer=tokenizer, depth=depth, config=config, context=context,
-                 steps=steps, minutes=minutes, seed=seed, device=device)
-    out = out or default_folder(data or "tales")
-    if resume: options = recall_options(out, given)
-    else: options = fill_in_options(given | dict(data=data or "tales", seed=seed or 0))
+    given = {name: value for name, value in locals().items() if name not in ("out", "resume")}
+    stated = state_options(given)
+    out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
+    options = recall_options(out, stated) if resume else new_options(stated)
     run, tokens = train_run(options, out, resume)
-    report(run, tokens, options)
+    report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
 
+# %% ../nbs/22_cli.ipynb #22-021
+def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, model)
+    "Texts, tokenizer, token arrays and a model; what was not asked for is chosen."
+    import datasets
+    import torch
+
+    from gpt_nb.data import tokenize
+    from gpt_nb.model import GPT
+
+    say(f"reading {options['data']} ...")
+    bars = sys.stderr.isatty()
+    if not bars: datasets.disable_progress_bars()
+    texts = read_texts(options["data"], options)
+    model, tok = start_from(options) if options["start"] else (None, None)
+    if tok is None: tok = find_tokenizer(options, texts, out if resume else None)
+    tokens = tokenize(texts, tok, cache_folder(), progress=bars)
+    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} "
+        f"to validate, {tok.vocab_size:,} in the vocabulary")
+    if model: check_known(tokens.train, tok, options["data"], options["start"])
+    if not resume: options = plan(options, tok, tokens, model)
+    torch.manual_seed(options["seed"])
+    return options, tok, tokens, model or GPT(shape_for(options, tok))
+
+# %% ../nbs/22_cli.ipynb #22-022
+def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
+    "Train a new model, or go on with one."
+    from gpt_nb.data import world_of
+    from gpt_nb.evaluation import floor
+    from gpt_nb.training import check_alone, check_new, train
+
+    check_alone()
+    if not resume: check_new(out)
+    options, tok, tokens, model = prepare(options, out, resume)
+    world = world_of(options["data"])
+    best = floor(world, tokens.val, tokens.end_id) if world else None
+    aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
+    say(f"{model.n_params:,} parameters{aim}")
+    noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
+    config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
+    try: run = train(model, tokens, config, tok, out=out, **how)
+    except KeyboardInterrupt as e:
+        if not (out / "training.json").is_file(): raise
+        why, again = str(e).partition(":")[0] or "stopped", f"--out {quote(str(out))} --resume"
+        raise Stopped(f"{why}. Go on with: gpt-nb train {again}") from e
+    run.plot().savefig(out / "run.png")
+    return run, tokens
+
+# %% ../nbs/22_cli.ipynb #22-022a
+def fingerprint(tokens: "Tokens") -> str:
+    "A name for these very tokens."
+    from gpt_nb.training import checksum
+
+    return f"{len(tokens.train)}-{checksum(tokens.train):08x}-{checksum(tokens.val):08x}"
+
 # %% ../nbs/22_cli.ipynb #22-027
-Text = Annotated[Optional[str], typer.Option(help=(
-    "as for train; of the run's own data the validation part is read  [default: the run's own]"))]
+Text = option(list[str], "as for train; of the run's own text its validation part is read  "
+              "[default: the run's own]", "Options", metavar="TEXT")
+Limit = option(int, "read about so many tokens, evenly chosen  [default: all]", "Options", min=2,
+               metavar="N")
 
-
-@app.command("eval")
-def eval_command(run: RunFolder, data: Text = None, device: Device = "auto") -> None:
+# %% ../nbs/22_cli.ipynb #22-027a
+@command("eval")
+def eval_command(
+    model: ModelName, data: Text = None, limit: Limit = None, device: Device = None,
+    column: Column = None, encoding: Encoding = None,
+) -> None:
     "Measure a model on text: loss, perplexity, accuracy, calibration, bits per byte."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import evaluate, floor
 
-    opened = open_run(run, device)
-    if data == "": raise ValueError(NO_DATA)
-    data = data or opened.options.get("data")
-    if data is None: raise ValueError(f"{run} does not say what it was trained on: give --data")
-    ids, end_id, mine = read_ids(opened, data)
-    unknown = check_known(ids, opened, data)
-    result, world = evaluate(opened.model, ids, opened.tok), world_of(data)
-    best = f" (best possible {floor(world, ids, end_id):.4f})" if world else ""
+    opened = open_model(model, device)
+    name = own_text(opened, model) if data is None else "+".join(data)
+    if not name: raise ValueError(NO_DATA)
+    ids, end_id, mine = read_ids(opened, name, dict(column=column, encoding=encoding))
+    unknown = check_known(ids, opened.tok, name, model)
+    bars = dict(limit=limit, progress=sys.stderr.isatty())
+    result, world = evaluate(opened.model, ids, opened.tok, **bars), world_of(name)
+    print(f"{'validation part of ' * mine}{name}: {result.tokens:,} tokens")
+    show_result(result, floor(world, ids, end_id) if world else None, unknown)
+
+# %% ../nbs/22_cli.ipynb #22-027b
+def show_result(result: "Evaluation", best: float | None, unknown: float) -> None:
+    "A line for each measure."
     bits = f"unknown: {unknown:.1%} of the words are <|unk|>, which hides their bytes"
     if result.bits_per_byte is not None: bits = f"{result.bits_per_byte:.4f}"
-    print(f"{'validation part of ' if mine else ''}{data}: {len(ids):,} tokens")
-    print(f"loss           {result.loss:.4f} nats a token{best}")
+    possible = f" (best possible {best:.4f})" if best else ""
+    print(f"loss           {result.loss:.4f} nats a token{possible}")
     print(f"perplexity     {result.perplexity:.3f}")
     print(f"accuracy       {result.accuracy:.2%}")
     print(f"calibration    {result.calibration.error:.4f} expected error of the first choice")
     print(f"bits per byte  {bits}")
 
-# %% ../nbs/22_cli.ipynb #22-60h
-def read_ids(run, data: str):  # (ids, end_id, whether they are the run's own validation part)
-    "The tokens that `eval` reads."
-    from gpt_nb.data import load_texts, tokenize
+# %% ../nbs/22_cli.ipynb #22-95a
+Runs = Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN...")]
+Picture = option(Path, "the picture to write: .png, .svg or .pdf  [default: compare.png]",
+                 "Options", metavar="FILE")
 
-    texts, bars = load_texts(data), sys.stderr.isatty()
-    own = run.options.get("data")
-    if own is not None and same_text(data, own):
-        tokens = tokenize(texts, run.tok, cache_folder(), val=0.1, progress=bars)
-        noted = run.options.get("tokens")
-        if noted in (None, tokens.folder.name): return tokens.val, tokens.end_id, True
-        say(f"{data} has the name of the text this run was trained on, but is another: all is read")
-    tokens = tokenize(texts, run.tok, cache_folder(), val=0, progress=bars)
-    return tokens.train, tokens.end_id, False
+# %% ../nbs/22_cli.ipynb #22-95aa
+@command("compare")
+def compare_command(runs: Runs, picture: Picture = None, device: Device = None) -> None:
+    "Runs side by side: a table of what differs and what came of it, a picture of their losses."
+    from gpt_nb.training import Run, plot_runs
 
+    picture = picture or Path("compare.png")
+    opened = [Run.open(folder, device or "auto") for folder in runs]
+    figure = plot_runs(opened)
+    try: figure.savefig(picture)
+    except ValueError as e: raise ValueError(f"--picture {picture}: {e}") from e
+    show_in_jupyter(figure)
+    rows, notes = compare_runs(opened)
+    print_columns(rows)
+    for note in notes: print(note)
+    say(f"{picture} shows their losses")
 
-def same_text(a: str, b: str) -> bool:
-    "Whether two values of --data mean the same text, by their names."
-    from gpt_nb.data import world_of
+# %% ../nbs/22_cli.ipynb #22-95b
+def compare_runs(
+    runs: "list[Run]",
+) -> tuple[list[dict], list[str]]:   # a row a run, and what has to be known of them
+    "What differs in the settings of runs and what each reached on its own validation text."
+    from gpt_nb.evaluation import compare
 
-    def parts(name):
-        return sorted(repr(world_of(p) or os.path.realpath(p)) for p in name.split("+"))
+    tokens = [validation_of(run) for run in runs]
+    rows = compare(runs, tokens)
+    for run, row in zip(runs, rows):
+        for name in ("bos_token_id", "eos_token_id", "device"): row.pop(name, None)
+        row |= stories_that_hold(run)
+    texts = [run.options["data"] for run in runs]
+    if not all(same_text(text, texts[0]) for text in texts):
+        for row, text in zip(rows, texts): row["data"] = text
+        return rows, ["not comparable: these runs were trained on different texts"]
+    if len({fingerprint(each) for each in tokens}) > 1:
+        return rows, ["their tokens differ: compare the bits a byte, not the loss"]
+    return rows, []
 
-    return parts(a) == parts(b)
-
-
-def check_known(ids, run, data: str) -> float:  # the share of unknown words
-    "Raise where most words are unknown."
-    import numpy as np
-
-    unknown = float(np.mean(np.asarray(ids) == run.tok.special_tokens.get("<|unk|>", -1)))
-    if unknown <= 0.5: return unknown
-    raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to this run, which was "
-                     f"trained on {run.options.get('data')}: give it text of the same kind")
+# %% ../nbs/22_cli.ipynb #22-026d
+RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
 
 # %% ../nbs/22_cli.ipynb #22-d94e
-Target = Annotated[str, typer.Option(help=(
+Target = Annotated[str, typer.Option(metavar="FORM", rich_help_panel="Options", help=(
     "hf: a folder for transformers and vLLM; onnx: a file for ONNX runtimes; "
     "gguf: a file for llama.cpp"))]
-NewFolder = Annotated[Path, typer.Option(help="a new folder")]
-Licence = Annotated[str, typer.Option(
-    help="of the weights, for the card, as the Hub abbreviates it: apache-2.0, mit ...")]
+NewFolder = Annotated[Path, typer.Option(help="a new folder", metavar="FOLDER",
+                                         rich_help_panel="Options")]
+Licence = option(str, "of the weights, for the card, as the Hub abbreviates it: apache-2.0, mit "
+                 "...  [default: other]", "Options", metavar="NAME")
 NEXT = {"hf": "vllm serve {out}", "onnx": "onnxruntime.InferenceSession opens it",
         "gguf": "llama-server -m {path}"}
 
-
-@app.command("export")
-def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = "other") -> None:
+# %% ../nbs/22_cli.ipynb #22-d94ea
+@command("export")
+def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = None) -> None:
     "Write a run's model for other programs, with its tokenizer and a card."
     from gpt_nb.pretrained import export
     from gpt_nb.training import Run
 
-    try: path = export(Run.open(run), to, out, licence)
+    try: path = export(Run.open(run), to, out, licence or "other")
     except ImportError as e: raise ValueError(str(e)) from e
     then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
     print(f"{path} holds the model. Next: {then}")
 
 # %% ../nbs/22_cli.ipynb #22-028
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="the run folder to write")] = Path("runs/demo"),
-    minutes: Annotated[float, typer.Option(help="time to train")] = 3.0,
-    data: Annotated[str, typer.Option(help="tales or tales-zh")] = "tales",
-    device: Device = "auto",
+DemoOut = option(Path, "the run folder to write  [default: runs/demo]", metavar="FOLDER")
+DemoData = option(str, "tales or tales-zh  [default: tales]", metavar="TEXT")
+
+# %% ../nbs/22_cli.ipynb #22-028a
+@command("demo")
+def demo_command(
+    out: DemoOut = None, minutes: Minutes = None, data: DemoData = None, device: Device = None,
 ) -> None:
     "Train a small GPT on the built-in world and let it write five stories; again: see them again."
     from gpt_nb.data import world_of
 
+    out, data = out or Path("runs/demo"), "tales" if data is None else data
     if world_of(data) is None:
         raise ValueError(f"--data {data}: the demo knows tales and tales-zh; "
                          "for other texts use gpt-nb train")
-    if (out / "training.json").is_file(): run, options = demo_again(out)
+    if (out / "training.json").is_file(): run = demo_again(out)
     else:
-        given = dict.fromkeys(("tokenizer", "depth", "config", "context", "steps"))
-        options = fill_in_options(given | dict(data=data, minutes=minutes, seed=0, device=device))
-        run, _ = train_run(options, out, resume=False)
-    report(run, None, options)
-    show_stories(run, world_of(options["data"]))
+        asked = dict(data=[data], minutes=minutes, device=device)
+        run, _ = train_run(new_options(state_options(asked)), out, resume=False)
+    report(run, None)
+    show_stories(run, world_of(run.options["data"]))
     print(f"\nThe run is in {out} (a picture of it: {out / 'run.png'}). "
           "It opens in transformers as it is.")
     print(f"Next: gpt-nb sample {quote(str(out))}")
 
 # %% ../nbs/22_cli.ipynb #22-60j
-def demo_again(out: Path):  # (run, options)
+def demo_again(out: Path) -> "Run":
     "The demo's run: opened where it is finished, else trained to its end."
     from gpt_nb.checkpoint import read_json
     from gpt_nb.data import world_of
     from gpt_nb.training import Run
 
-    options = recall_options(out, dict(data=None, tokenizer=None, device=None))
+    options = recall_options(out, {})
     if world_of(options["data"]) is None:
         raise ValueError(f"{out} holds a run on {options['data']}, which is not a built-in world: "
                          "choose another --out")
     finished = read_json(out / "training.json").get("finished")
     say(f"{out} holds a run already: {'showing that one' if finished else 'going on with it'}")
-    return (Run.open(out) if finished else train_run(options, out, resume=True)[0]), options
+    return Run.open(out) if finished else train_run(options, out, resume=True)[0]
 
-
-def show_stories(run, world, n: int = 200) -> None:
+# %% ../nbs/22_cli.ipynb #22-60ja
+def show_stories(run: "Run", world: "Tales", n: int = 200) -> None:
     "Five stories with what the checker says of each, and the share of many that holds."
     from gpt_nb.emergence import share_that_holds, write_stories
 
@@ -256,31 +504,52 @@ def show_stories(run, world, n: int = 200) -> None:
 class Stopped(Exception):
     "Ctrl-C, with what the person should know."
 
-
+# %% ../nbs/22_cli.ipynb #22-011a
 def say(*words) -> None:
     "For the person, not for the next program: on stderr."
     print(*words, file=sys.stderr, flush=True)
 
-
+# %% ../nbs/22_cli.ipynb #22-011bx
 def run_app(
     arguments: list[str] | None = None,  # None: those of the process
 ) -> int:  # exit code: 0, 2 for bad input with one line that says what to do, 130 after Ctrl-C
     "Run one command."
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, prog_name="gpt-nb", standalone_mode=False) or 0
+        code = app(words, prog_name="gpt-nb", standalone_mode=False) or 0
         if code == 130: say("\ngpt-nb: stopped")
         return code
     except Stopped as e:
         say(f"\ngpt-nb: {e}")
         return 130
-    except UsageProblem as e:
-        say(f"gpt-nb: {e.format_message()} (gpt-nb --help lists what there is)")
-    except (ValueError, OSError, FloatingPointError) as e:
-        say(f"gpt-nb: {' '.join(str(e).split())}")
+    except UsageProblem as e: said = with_quotes(e.format_message(), words)
+    except (ValueError, OSError, FloatingPointError) as e: said = with_option(str(e), words)
     except (MemoryError, RuntimeError) as e:
         if isinstance(e, RuntimeError) and "memory" not in str(e): raise
-        say("gpt-nb: not enough memory: choose a smaller --depth, --context or --tokens")
+        said = "not enough memory: choose a smaller --depth, --context or --tokens"
+    say(f"gpt-nb: {' '.join(said.split())} (see {help_for(words)})")
     return 2
+
+# %% ../nbs/22_cli.ipynb #22-011b
+def help_for(words: Sequence[str]) -> str:
+    "The help that lists what there is."
+    names = [made.name for made in app.registered_commands]
+    return f"gpt-nb {words[0]} --help" if words and words[0] in names else "gpt-nb --help"
+
+
+def with_option(said: str, words: Sequence[str]) -> str:
+    "Where an error speaks of a parameter of the library, the option that it was given by."
+    name, _, rest = said.partition(" is ")
+    made = [made for made in app.registered_commands if made.name in words[:1]]
+    known = rest and made and name in signature(made[0].callback).parameters
+    return f"{called(name)} is {rest}" if known else said
+
+
+def with_quotes(said: str, words: Sequence[str]) -> str:
+    "Where a shell made several words of a pattern, what to do about it."
+    if "unexpected extra argument" not in said or "--data" not in words: return said
+    return (f"{said}: --data takes one text. Put a pattern in quotes, --data 'texts/*.txt', "
+            "and give --data again for another text")
 
 # %% ../nbs/22_cli.ipynb #22-70c
 def main() -> None:
@@ -290,91 +559,229 @@ def main() -> None:
         getattr(sys, name).reconfigure(errors="backslashreplace")   # a file's name need not be text
     sys.exit(run_app())
 
+# %% ../nbs/22_cli.ipynb #22-93a
+def read_settings(path: Path | None) -> dict:
+    "What a file of settings holds, checked; nothing where there is no file."
+    import tomllib
+
+    from gpt_nb.checkpoint import read_json
+    from gpt_nb.training import TrainConfig
+
+    if path is None: return {}
+    known = path.suffix in (".json", ".toml")
+    if not known: raise ValueError(f"--settings {path}: expected a .json or .toml file")
+    if not path.is_file(): raise FileNotFoundError(f"--settings {path}: there is no such file")
+    try:
+        if path.suffix == ".json": held = read_json(path)
+        else: held = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as e: raise ValueError(f"--settings {path} cannot be read: {e}") from e
+    try: TrainConfig.from_dict(dict(minutes=1.0) | held)
+    except ValueError as e: raise ValueError(f"--settings {path}: {e}") from e
+    return held
+
+# %% ../nbs/22_cli.ipynb #22-93b
+def state_options(given: dict) -> dict:
+    "What was said on the command line and in the file of settings, in one form."
+    stated = {name: value for name, value in given.items() if value is not None}
+    held = read_settings(stated.pop("settings", None))
+    if "steps" in stated or "minutes" in stated:
+        held = {name: value for name, value in held.items() if name not in ("steps", "minutes")}
+    stated = held | stated
+    if "data" in stated: stated["data"] = "+".join(stated["data"])
+    if "" in sources(stated.get("data", "tales")): raise ValueError(NO_DATA)
+    if "config" in stated: stated["config"] = str(config_file(stated["config"]))
+    check_stated(stated)
+    return stated
+
+# %% ../nbs/22_cli.ipynb #22-93ba
+def config_file(path: Path) -> Path:
+    "The config.json that --config names, or that lies in the folder that it names."
+    return path / "config.json" if path.is_dir() else path
+
+# %% ../nbs/22_cli.ipynb #22-93bb
+def settings_of(options: dict) -> "TrainConfig":
+    "How the model is trained."
+    from gpt_nb.training import TrainConfig
+
+    known = [f.name for f in fields(TrainConfig)]
+    return TrainConfig(**{name: options[name] for name in known if name in options})
+
+# %% ../nbs/22_cli.ipynb #22-93c
+NO_DATA = "--data is empty: name a text, a file, a folder or a pattern, or leave it out"
+
+# %% ../nbs/22_cli.ipynb #22-93ca
+def check_stated(stated: dict) -> None:
+    "Refuse what does not go together before anything is read."
+    from gpt_nb.model import pick_device
+
+    for name, value in stated.items():
+        if value == "": raise ValueError(f"{called(name)} is empty: give a value, or leave it out")
+    pick_device(stated.get("device", "auto"))
+    settings_of(dict(minutes=3.0) | stated)
+    if "depth" in stated and "config" in stated:
+        raise ValueError("--depth and --config exclude each other: give one")
+    for name in ("tokenizer", "depth", "config"):
+        if "start" in stated and name in stated:
+            raise ValueError(f"--{name} would change the shape of the model of --from "
+                             f"{stated['start']}: leave one of the two out")
+    if "config" in stated and not Path(stated["config"]).is_file():
+        raise FileNotFoundError(f"--config {stated['config']}: there is no such file")
+
 # %% ../nbs/22_cli.ipynb #22-019
-NO_DATA = "--data is empty: name a corpus, a file or a glob, or leave it out"
-RECIPES = {  # what fits a corpus: documents that are read whole, or windows of a long text
-    "tales": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01, eval_every=400),
-    "tales-zh": dict(depth=2, tokenizer="bpe:800", batch_size=64, lr=0.02, muon_lr=0.01,
-                     eval_every=400),
-    "text": dict(depth=4, tokenizer="bpe:2048", context=256, batch_size=8, lr=0.01, muon_lr=0.02,
-                 eval_every=100),
-}
+RECIPES = {   # stories, which are read whole
+    "en": dict(depth=2, tokenizer="word", batch_size=32, lr=0.02, muon_lr=0.01),
+    "zh": dict(depth=2, tokenizer="bpe:800", batch_size=64, lr=0.02, muon_lr=0.01)}
+TEXT_RATES = dict(lr=0.01, muon_lr=0.02)     # of a new model for other texts
+GO_ON_RATES = dict(lr=0.002, muon_lr=0.004)  # of one that can do something already
 
+# %% ../nbs/22_cli.ipynb #22-019a
+def sources(data: str) -> list[str]:
+    "The texts that --data names, without their weights."
+    from gpt_nb.data import parts_of
 
-def recipe_for(data: str) -> dict:
-    "The recipe that fits a corpus."
+    return [name for name, weight in parts_of(data)]
+
+# %% ../nbs/22_cli.ipynb #22-019b
+def recipe_of(data: str) -> dict | None:
+    "What fits the stories of the built-in worlds; None where there are other texts too."
     from gpt_nb.data import world_of
 
-    worlds = [world_of(part) for part in data.split("+")]
-    if None in worlds: return RECIPES["text"]
-    return RECIPES["tales-zh" if {world.lang for world in worlds} == {"zh"} else "tales"]
+    worlds = [world_of(source) for source in sources(data)]
+    if None in worlds: return None
+    return RECIPES["zh" if {world.lang for world in worlds} == {"zh"} else "en"]
 
+# %% ../nbs/22_cli.ipynb #22-019c
+def new_options(stated: dict) -> dict:
+    "The options of a new run, as far as they are known before the text is read."
+    names = "column", "encoding", "tokenizer", "depth", "config", "context", "start"
+    data = stated.get("data") or data_of_start(stated.get("start"))
+    recipe = recipe_of(data) or TEXT_RATES
+    if "start" in stated: recipe = GO_ON_RATES
+    elif "config" in stated: recipe = {key: recipe[key] for key in recipe.keys() - {"depth"}}
+    usual = dict.fromkeys(names) | dict(seed=0, device="auto")
+    options = usual | recipe | stated | dict(data=data)
+    if not options.keys() & {"steps", "minutes"}: options |= dict(minutes=3.0, unasked=True)
+    return dict(steps=None, minutes=None) | options
 
-def fill_in_options(options: dict) -> dict:
-    "Replace what was not given by what fits the data."
-    if options["steps"] is None and options["minutes"] is None: options["minutes"] = 3.0
-    options["device"] = options["device"] or "auto"
-    recipe = recipe_for(options["data"])
-    if options["config"]: recipe = {key: value for key, value in recipe.items() if key != "depth"}
-    missing = {key: value for key, value in recipe.items() if options.get(key) is None}
-    return options | missing
+# %% ../nbs/22_cli.ipynb #22-019d
+def data_of_start(start: str | None) -> str:
+    "What a run was trained on, if nothing else is asked for; tales where there is no run."
+    if start is None: return "tales"
+    data = open_model(start, "cpu").options.get("data")
+    if data is None: raise ValueError(f"--from {start} needs --data: which text to go on with")
+    return data
 
-
+# %% ../nbs/22_cli.ipynb #22-019e
 def default_folder(data: str) -> Path:
     "runs/DATA, with nothing in the name that a shell would read."
     return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
 
-# %% ../nbs/22_cli.ipynb #22-016
-def make_tokenizer(
-    kind: str,  # "char", "word", "bpe:4096", or a folder that holds a tokenizer.json
-    texts,      # documents to learn it from
-):              # Tokenizer
-    "Train a tokenizer, or open one."
-    from gpt_nb.checkpoint import load_tokenizer
-    from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+# %% ../nbs/22_cli.ipynb #22-70f
+def recall_options(out: Path, stated: dict) -> dict:
+    "What a run was started with. What is said again must agree; it may ask for more time."
+    from gpt_nb.checkpoint import read_json
+    from gpt_nb.training import BUDGET, MACHINE, WATCHING
 
-    if kind == "char": return CharTokenizer.train(texts)
-    if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
-    name, _, size = kind.partition(":")
-    if name != "bpe": return load_tokenizer(kind)
-    if size.isdecimal(): return BPETokenizer.train(texts, vocab_size=int(size))
-    raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size N, "
-                     "or a folder")
+    if not (out / "training.json").is_file():
+        raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, "
+                                "or give the --out of the run")
+    saved = read_json(out / "training.json").get("options")
+    if not isinstance(saved, dict) or not NEEDED <= saved.keys():
+        raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
+    check_saved(out, saved)
+    free = {name: stated[name] for name in stated if name in BUDGET + WATCHING + MACHINE}
+    differ = [f"{called(name)} was {saved.get(name)} and is {value}"
+              for name, value in stated.items() if name not in free and value != saved.get(name)]
+    if differ: raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these "
+                                "options, or choose another --out")
+    if any(stated.get(name) not in (None, saved[name]) for name in BUDGET):
+        free = dict.fromkeys(BUDGET) | free   # what is not said this time is no limit any more
+        say(f"training {out} longer: {LONGER}")
+    return dict.fromkeys(("column", "encoding", "start")) | saved | free
+
+# %% ../nbs/22_cli.ipynb #22-70fa
+NEEDED = {"data", "tokenizer", "depth", "config", "context", "steps", "minutes", "seed", "device"}
+LONGER = ("the optimizer goes on with its state and the batches in their order, the rates are at "
+          "once those of the longer schedule")
+
+# %% ../nbs/22_cli.ipynb #22-70fb
+def called(name: str) -> str:
+    "The option that is kept under this name."
+    return "--from" if name == "start" else "--" + name.replace("_", "-")
+
+# %% ../nbs/22_cli.ipynb #22-70fc
+def check_saved(out: Path, saved: dict) -> None:
+    "Raise where the options of a run are not what this program writes."
+    kinds = dict.fromkeys(("data", "device"), str) | dict.fromkeys(("depth", "context"), int | None)
+    kinds |= dict.fromkeys(("tokenizer", "config", "column", "encoding", "start"), str | None)
+    for name, kind in kinds.items():
+        value = saved.get(name)
+        if isinstance(value, bool) or name in saved and not isinstance(value, kind):
+            raise ValueError(f"{out / 'training.json'} is damaged: "
+                             f"its option {name} is {value!r:.60}")
+    try: settings_of(saved)
+    except ValueError as e: raise ValueError(f"{out / 'training.json'} is damaged: {e}") from e
+
+# %% ../nbs/22_cli.ipynb #22-92f
+def plan(options: dict, tok: "Tokenizer", tokens: "Tokens", model: "GPT | None") -> dict:
+    "Options with all that was not asked for; says what that is, and how often the text is read."
+    context = model.config.context if model else options["context"]
+    context = context or choose_context(options, tokens)
+    options = options | dict(context=context)
+    per_row = tokens_in_a_row(tokens, context)
+    if "batch_size" not in options: options["batch_size"] = choose_batch(per_row)
+    probe = model.config if model else shape_of(2, tok.vocab_size, context)
+    if options["config"]: probe = shape_for(options, tok)
+    pace = measure_pace(probe, tokens, options) if options["minutes"] else 0.0
+    time, per_step = (options["steps"], options["minutes"]), options["batch_size"] * per_row
+    budget = Budget(*time, per_step, pace, len(tokens.train))
+    if not (model or options["config"] or options["depth"]):
+        options["depth"] = choose_depth(tok.vocab_size, context, budget)
+    shape = model.config if model else shape_for(options, tok)
+    epochs = budget.tokens(shape) / len(tokens.train)
+    if options.pop("unasked", False) and epochs > MOST:   # nobody asked for so long a time
+        epochs, options["steps"] = MOST, max(1, round(MOST * len(tokens.train) / per_step))
+    say(in_words(options, shape, epochs))
+    return options
+
+# %% ../nbs/22_cli.ipynb #22-92e
+def measure_pace(shape: "GPTConfig", tokens: "Tokens", options: dict) -> float:
+    "Train a model of this shape for a second: work done a second, the median of its updates."
+    from gpt_nb.model import GPT, flops_per_token
+    from gpt_nb.training import train
+
+    brief = dict(steps=None, minutes=1 / 60, log_every=1, compile=False, keep=())
+    unmeasured = replace(tokens, val=tokens.val[:0])   # to validate would take longer
+    run = train(GPT(shape), unmeasured, settings_of(options | brief), show=False)
+    speeds = sorted(row["tokens_per_second"] for row in run.history[1:])
+    return speeds[len(speeds) // 2] * flops_per_token(shape, shape.context)
+
+# %% ../nbs/22_cli.ipynb #22-92g
+LONG = 128   # tokens: documents that are longer are read in windows of this length
 
 
-def cache_folder() -> Path:
-    "Where finished token arrays are kept between runs."
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_nb"
+def choose_context(options: dict, tokens: "Tokens") -> int:
+    "Whole documents where they are short, or stories of a world; else windows."
+    from gpt_nb.data import longest_document
 
-# %% ../nbs/22_cli.ipynb #22-021
-def prepare(options: dict):  # (tok, tokens, model)
-    "Texts, tokenizer, token arrays and a new model for a run."
-    import datasets
-    import torch
+    longest = longest_document(tokens)
+    if longest <= 2 * LONG or recipe_of(options["data"]): return longest
+    return max(1, min(LONG, len(tokens.train) // 8))
 
-    from gpt_nb.checkpoint import hub_to_config, read_json
-    from gpt_nb.data import load_texts, longest_document, tokenize
-    from gpt_nb.model import GPT, GPTConfig
 
-    given = hub_to_config(read_json(Path(options["config"]))) if options["config"] else None
-    say(f"reading {options['data']} ...")
-    if not sys.stderr.isatty(): datasets.disable_progress_bars()
-    texts = load_texts(options["data"])
-    tok = make_tokenizer(options["tokenizer"], texts)
-    tokens = tokenize(texts, tok, cache_folder(), progress=sys.stderr.isatty())
-    context = options["context"] or longest_document(tokens)
-    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} "
-        f"to validate, {tok.vocab_size:,} in the vocabulary, context {context}")
-    torch.manual_seed(options["seed"])
-    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
-    sizes = dict(vocab_size=tok.vocab_size, context=context, **ends)
-    if given: shape = replace(given, **sizes)
-    else: shape = GPTConfig.from_depth(options["depth"], tie_embeddings=False, **sizes)
-    check_memory(shape, options["device"])
-    return tok, tokens, GPT(shape)
+def tokens_in_a_row(tokens: "Tokens", context: int) -> float:
+    "How many a row holds: all of a window, or a document."
+    from gpt_nb.data import Batches
+
+    return len(tokens.train) / Batches(tokens.train, 1, context, 0, tokens.end_id).rows
+
+
+def choose_batch(per_row: float) -> int:
+    "Rows that hold about a thousand tokens together."
+    return max(8, min(64, round(1024 / per_row)))
 
 # %% ../nbs/22_cli.ipynb #22-f3a7
-def check_memory(shape, device: str) -> None:
+def check_memory(shape: "GPTConfig", device: str) -> None:
     "Refuse a model that this machine cannot hold: other programs would be stopped for it."
     from gpt_nb.model import memory, pick_device
 
@@ -387,76 +794,262 @@ def check_memory(shape, device: str) -> None:
     raise ValueError(f"to train this model takes {need / 1e9:,.0f} GB of memory, and this machine "
                      f"has {have / 1e9:,.0f}: choose a smaller --depth")
 
-# %% ../nbs/22_cli.ipynb #22-022
-SETTINGS = "steps", "minutes", "batch_size", "lr", "muon_lr", "eval_every", "seed", "device"
+# %% ../nbs/22_cli.ipynb #22-021b
+def read_texts(data: str, options: dict) -> Sequence[str]:
+    "The documents of --data."
+    from gpt_nb.data import load_texts
 
+    return load_texts(data, column=options.get("column"), encoding=options.get("encoding"))
 
-def train_run(options: dict, out: Path, resume: bool):  # (run, tokens)
-    "Train a new model, or go on with one."
-    from gpt_nb.data import world_of
-    from gpt_nb.evaluation import floor
-    from gpt_nb.training import TrainConfig, check_new, train
+# %% ../nbs/22_cli.ipynb #22-021ba
+def find_tokenizer(options: dict, texts: Sequence[str], out: Path | None) -> "Tokenizer":
+    "That of the run which is resumed, or a new one; what was chosen is noted in the options."
+    from gpt_nb.checkpoint import load_tokenizer
 
-    if not resume: check_new(out)
-    config = TrainConfig(**{name: options[name] for name in SETTINGS})
-    tok, tokens, model = prepare(options)
-    world = world_of(options["data"])
-    best = floor(world, tokens.val, tokens.end_id) if world else None
-    aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
-    say(f"{model.n_params:,} parameters{aim}")
-    noted = options | dict(tokens=tokens.folder.name)   # by which `eval` knows its own text again
-    try: run = train(model, tokens, config, tok, out=out, resume=resume, floor=best, options=noted)
-    except KeyboardInterrupt as e:
-        if not (out / "training.json").is_file(): raise
-        why, again = str(e).partition(":")[0] or "stopped", f"--out {quote(str(out))} --resume"
-        raise Stopped(f"{why}. Go on with: gpt-nb train {again}") from e
-    run.plot().savefig(out / "run.png")
-    return run, tokens
+    if out and (out / "tokenizer.json").is_file(): return load_tokenizer(out)
+    kind = options["tokenizer"] or choose_tokenizer(*measure_text(texts))
+    options["tokenizer"] = kind
+    whole = kind == "char" or recipe_of(options["data"]) is not None
+    return make_tokenizer(kind, texts if whole else training_part(texts))
 
-# %% ../nbs/22_cli.ipynb #22-70f
-KINDS = dict.fromkeys(("data", "tokenizer", "device", "tokens"), str) | dict(config=str | None)
+# %% ../nbs/22_cli.ipynb #22-021bb
+def training_part(texts: Sequence[str]) -> Iterator[str]:
+    "The documents that are trained on: a tokenizer learned from others has seen the answers."
+    from gpt_nb.data import Mix, deal, hash_documents, plan_reading
 
+    texts = texts if isinstance(texts, Mix) else Mix([texts])
+    dealt = deal(texts, plan_reading(texts, *hash_documents(texts), val=0.1))
+    return (text for text, side in dealt if side == "train")
 
-def recall_options(out: Path, given: dict) -> dict:
-    "What an interrupted run was started with; options given again must agree."
-    from gpt_nb.checkpoint import read_json
+# %% ../nbs/22_cli.ipynb #22-016
+def make_tokenizer(
+    kind: str,              # "char", "word", "bpe:4096", or a folder that holds a tokenizer.json
+    texts: Iterable[str],   # documents to learn it from
+) -> "Tokenizer":
+    "Train a tokenizer, or open one."
+    from gpt_nb.checkpoint import load_tokenizer
+    from gpt_nb.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 
-    if not (out / "training.json").is_file():
-        raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, "
-                                "or give the --out of the run")
-    saved = read_json(out / "training.json").get("options")
-    if not isinstance(saved, dict) or not {*given, *RECIPES["text"]} <= saved.keys():
-        raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
-    for key, value in saved.items():
-        kind = KINDS.get(key, int | float | None)
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"{out / 'training.json'} is damaged: "
-                             f"its option {key} is {value!r:.60}")
-    differ = [f"--{key} was {saved.get(key)} and is {value}" for key, value in given.items()
-              if value is not None and value != saved.get(key)]
-    if not differ: return given | saved
-    raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these options, "
-                     "or choose another --out")
+    if kind == "char": return CharTokenizer.train(texts)
+    if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
+    name, _, size = kind.partition(":")
+    if name == "bpe" and size.isdecimal(): return BPETokenizer.train(texts, vocab_size=int(size))
+    try: return load_tokenizer(kind)
+    except FileNotFoundError as e:
+        raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size "
+                         "N, or a folder that holds a tokenizer") from e
+
+# %% ../nbs/22_cli.ipynb #22-016a
+def cache_folder() -> Path:
+    "Where finished token arrays are kept between runs."
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt_nb"
+
+# %% ../nbs/22_cli.ipynb #22-021c
+def shape_for(options: dict, tok: "Tokenizer") -> "GPTConfig":
+    "The shape of a new model: by --depth, or as a config.json has it."
+    from gpt_nb.checkpoint import hub_to_config, read_json
+    from gpt_nb.model import GPTConfig
+
+    sizes = dict(vocab_size=tok.vocab_size, context=options["context"], bos_token_id=tok.end_id,
+                 eos_token_id=tok.end_id)
+    if options["config"]:
+        shape = replace(hub_to_config(read_json(Path(options["config"]))), **sizes)
+    else: shape = GPTConfig.from_depth(options["depth"], tie_embeddings=False, **sizes)
+    check_memory(shape, options["device"])
+    return shape
+
+# %% ../nbs/22_cli.ipynb #22-021ca
+def start_from(options: dict):   # (model, tok)
+    "The model of --from, to go on with; its context may be cut where places are turned."
+    from gpt_nb.pretrained import open_checkpoint
+
+    name = options["start"]
+    model, tok = open_checkpoint(name)
+    c, asked = model.config, options["context"]
+    most = c.context if c.context <= 1024 or not c.family.rotary else 512
+    context = asked or most
+    if context > c.context or context < c.context and not c.family.rotary:
+        may = f"{c.context}" if not c.family.rotary else f"{c.context} or less"
+        raise ValueError(f"--context {context}: the model of --from {name} reads {may}")
+    check_memory(c, options["device"])
+    model.config = model.model.config = replace(c, context=context)
+    return model, tok
+
+# %% ../nbs/22_cli.ipynb #22-60d
+ONE_OR_MANY = "--prompt and --prompts exclude each other: give one prompt, or a file of many"
+
+# %% ../nbs/22_cli.ipynb #22-60da
+class Opened(NamedTuple):
+    "A model that can read and write texts."
+    model: "GPT"
+    tok: "Tokenizer"
+    options: dict   # what its run was started with; empty where no run is known
+
+# %% ../nbs/22_cli.ipynb #22-60db
+def open_model(name: str, device: str | None) -> Opened:
+    "The model of a run, of any other folder, of the house or of the Hub, with its tokenizer."
+    from gpt_nb.checkpoint import find_folder
+    from gpt_nb.model import pick_device
+    from gpt_nb.pretrained import open_checkpoint
+    from gpt_nb.training import Run
+
+    device = str(pick_device(device or "auto"))
+    folder = find_folder(name)
+    if not (folder / "training.json").is_file():
+        return Opened(*open_checkpoint(folder, device=device), {})
+    run = Run.open(folder, device=device)
+    if run.tok is None: raise ValueError(f"{name} has no tokenizer: it cannot read a text")
+    return Opened(run.model, run.tok, run.options)
+
+# %% ../nbs/22_cli.ipynb #22-60dc
+def read_prompts(path: Path) -> list[str]:
+    "The lines of a file."
+    if path == Path("-"): return sys.stdin.read().splitlines()
+    if not path.is_file(): raise FileNotFoundError(f"no file {path}: --prompts names one")
+    try: lines = path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError: raise ValueError(f"{path} is not UTF-8 text") from None
+    lines = [line.removesuffix("\r") for line in lines]
+    if not lines[-1]: lines.pop()
+    if lines: return lines
+    raise ValueError(f"{path} is empty: give a prompt in each line")
+
+# %% ../nbs/22_cli.ipynb #22-60dd
+def write(text: str) -> None:
+    "On stdout, at once."
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+# %% ../nbs/22_cli.ipynb #22-60h
+def own_text(opened: "Opened", name: str) -> str:
+    "What the model was trained on."
+    data = opened.options.get("data")
+    if data is None: raise ValueError(f"{name} does not say what it was trained on: give --data")
+    return data
+
+# %% ../nbs/22_cli.ipynb #22-60ha
+def read_ids(opened: "Opened", data: str, how: dict):   # (ids, end_id, whether the run's own part)
+    "The tokens that `eval` reads."
+    from gpt_nb.data import tokenize
+
+    own, noted = opened.options.get("data"), opened.options.get("tokens")
+    same = own is not None and same_text(data, own)
+    if same: how = {name: how[name] or opened.options.get(name) for name in how}
+    texts, bars = read_texts(data, how), sys.stderr.isatty()
+    if same:
+        tokens = tokenize(texts, opened.tok, cache_folder(), progress=bars)
+        if noted in (None, fingerprint(tokens)): return tokens.val, tokens.end_id, True
+        say(f"{data} has the name of the text this run was trained on, but is another: all is read")
+    tokens = tokenize(texts, opened.tok, cache_folder(), val=0, progress=bars)
+    return tokens.train, tokens.end_id, False
+
+# %% ../nbs/22_cli.ipynb #22-60hb
+def same_text(a: str, b: str) -> bool:
+    "Whether two values of --data mean the same text, by their names."
+    from gpt_nb.data import parts_of, world_of
+
+    def parts(name):
+        return sorted((repr(world_of(p) or os.path.realpath(p)), w) for p, w in parts_of(name))
+
+    return parts(a) == parts(b)
+
+# %% ../nbs/22_cli.ipynb #22-60hc
+def check_known(ids: "np.ndarray", tok: "Tokenizer", data: str, model: str) -> float:
+    "The share of unknown words; an error where most of them are."
+    import numpy as np
+
+    unknown = float(np.mean(np.asarray(ids) == tok.special_tokens.get("<|unk|>", -1)))
+    if unknown <= 0.5: return unknown
+    raise ValueError(f"{unknown:.0%} of the words of {data} are unknown to {model}: "
+                     "give it text of the kind that it was trained on")
 
 # %% ../nbs/22_cli.ipynb #22-70g
-def report(run, tokens, options: dict) -> None:
-    "The validation loss beside the lines to cross."
-    from gpt_nb.evaluation import evaluate, lines_to_cross
+def report(run: "Run", tokens: "Tokens | None") -> None:
+    "The validation loss beside the best possible one, or beside what counting reaches."
+    from gpt_nb.evaluation import evaluate
 
-    words = options["tokenizer"] == "word" and "zh" not in options["data"]   # zh: a character
-    head, unit = "validation loss {:.3f} nats a {}", "word" if words else "token"
+    words = run.options["tokenizer"] == "word" and "zh" not in run.options["data"]
+    unit = "word" if words else "token"   # in Chinese a word of this tokenizer is a character
     if run.floor:
-        loss = head.format(run.val_loss, unit)
-        best = f"no model can do better than {run.floor:.3f}"
-        print(f"{loss}; {best}: {run.val_loss / run.floor - 1:.1%} above it")
-        return
+        best = f"no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%}"
+        return print(f"validation loss {run.val_loss:.3f} nats a {unit}; {best} above it")
     result = evaluate(run.model, tokens, run.tok)
-    loss = f"{head.format(result.loss, unit)}, accuracy {result.accuracy:.1%}"
+    loss = f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}"
     if result.bits_per_byte is None:
-        print(f"{loss}; unknown words hide how many bytes that is")
-        return
+        return print(f"{loss}; unknown words hide how many bytes that is")
     print(f"{loss}, {result.bits_per_byte:.3f} bits a byte")
+    compare_with_counting(run, tokens, result.bits_per_byte)
+
+# %% ../nbs/22_cli.ipynb #22-70h
+def compare_with_counting(run: "Run", tokens: "Tokens", ours: float) -> None:
+    "What counting and a compressor reach, and who is ahead where that can be said."
+    from gpt_nb.evaluation import lines_to_cross, text_bytes
+
     say("counting, for comparison ...")
+    why = why_no_race(run.options, len(text_bytes(tokens.val, run.tok)))
     for name, bits in lines_to_cross(tokens, run.tok).items():
-        crossed = "crossed" if result.bits_per_byte < bits else "not crossed"
-        print(f"  {name:<40}{bits:.3f} bits a byte: {crossed}")
+        verdict = "" if why else ": crossed" if ours < bits else ": not crossed"
+        print(f"  {name:<40}{bits:.3f} bits a byte{verdict}")
+    if why: print(f"  no fair race: {why}")
+
+# %% ../nbs/22_cli.ipynb #22-70ha
+ENOUGH = 10_000   # bytes of validation text
+
+# %% ../nbs/22_cli.ipynb #22-70hb
+def why_no_race(options: dict, size: int) -> str:
+    "Why a model and counting cannot be held against each other; empty where they can."
+    kind = options["tokenizer"] or ""
+    if options.get("start"): return f"the model read other texts before, in {options['start']}"
+    if size < ENOUGH: return f"{size:,} bytes of validation text are too few to tell"
+    if kind == "char": return "the characters of the validation text were known beforehand"
+    own = kind == "word" or kind.startswith("bpe:")
+    return "" if own else f"the tokenizer, {kind}, is from elsewhere"
+
+# %% ../nbs/22_cli.ipynb #22-95c
+def validation_of(run: "Run") -> "Tokens":
+    "The text that a run was trained and validated on, in its own tokens."
+    from gpt_nb.data import tokenize
+
+    opened = Opened(run.model, run.tok, run.options)
+    data = own_text(opened, str(run.folder))
+    if run.tok is None: raise ValueError(f"{run.folder} has no tokenizer: it cannot read a text")
+    say(f"reading {data} for {run.folder} ...")
+    texts = read_texts(data, run.options)
+    return tokenize(texts, run.tok, cache_folder(), progress=sys.stderr.isatty())
+
+# %% ../nbs/22_cli.ipynb #22-95ca
+def stories_that_hold(run: "Run", n: int = 200) -> dict:
+    "Of a run on stories of a world, the share of its own that hold together."
+    from gpt_nb.data import world_of
+    from gpt_nb.emergence import share_that_holds, write_stories
+
+    world = world_of(run.options["data"])
+    if world is None: return {}
+    told = write_stories(run.model, run.tok, n, seed=0)
+    return {"stories_that_hold": f"{share_that_holds(world, told).story:.0%}"}
+
+# %% ../nbs/22_cli.ipynb #22-95d
+def print_columns(rows: list[dict]) -> None:
+    "A column for each run; it is narrower than a line for each."
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[name, *(shown(row.get(name)) for row in rows)] for name in names]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for first, *rest in cells:
+        values = "  ".join(value.rjust(width) for value, width in zip(rest, widths[1:]))
+        print(f"{first.ljust(widths[0])}  {values}")
+
+# %% ../nbs/22_cli.ipynb #22-95da
+def shown(value: object) -> str:
+    "A number as a person reads it."
+    if value is None: return "-"
+    if isinstance(value, bool) or not isinstance(value, (int, float)): return str(value)
+    if isinstance(value, int): return f"{value:,}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+# %% ../nbs/22_cli.ipynb #22-95db
+def show_in_jupyter(figure) -> None:
+    "Where a notebook runs this program itself, its picture stands there too."
+    from gpt_nb.training import in_jupyter, to_image
+
+    if not in_jupyter(): return
+    from IPython.display import display
+    display(to_image(figure))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_nb.cli import fill_in_options, run_app
+from gpt_nb.cli import Budget, choose_depth, choose_tokenizer, measure_text, run_app, why_no_race
 
 COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
 
@@ -20,19 +20,25 @@ def own_folders(tmp_path, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "datasets"))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
 
 
-def text_file(folder: Path) -> Path:
+def text_file(folder: Path, n: int = 2000) -> Path:
     path = folder / "lines.txt"
-    lines = [f"{n} times {n + 1} makes {n * (n + 1)}\n\n" for n in range(2000)]
+    lines = [f"{i} times {i + 1} makes {i * (i + 1)}\n\n" for i in range(n)]
     path.write_text("".join(lines), "utf-8")
     return path
 
 
 def train(**options) -> list[str]:
     "The words of a command: `train`, and each option with its value."
-    words = [(f"--{name}", str(value)) for name, value in options.items()]
+    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
     return ["train", *(word for pair in words for word in pair)]
+
+
+def small(data: Path, **options) -> list[str]:
+    "A run that takes no time."
+    return train(**dict(data=data, tokenizer="char", depth=1, context=32, steps=4) | options)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +47,24 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
     out = folder / "run"
-    data = text_file(folder)
-    command = train(data=data, tokenizer="char", depth=1, context=32, steps=12, out=out)
-    assert run_app(command) == 0
+    assert run_app(small(text_file(folder), steps=12, out=out)) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def plain(run, tmp_path_factory):
+    "What `export` makes of it: a folder without the record of a run."
+    out = tmp_path_factory.mktemp("plain") / "model"
+    assert run_app(["export", str(run), "--to", "hf", "--out", str(out)]) == 0
+    return out
+
+
+def about(folder) -> dict: return json.loads((Path(folder) / "training.json").read_text())
 
 
 def fails(capsys, *arguments) -> str:
     "The one line with which a command refuses its input."
+    capsys.readouterr()
     before = {p: p.stat().st_mtime_ns for p in Path().rglob("*")}
     assert run_app(list(map(str, arguments))) == 2
     captured = capsys.readouterr()
@@ -62,7 +78,7 @@ def fails(capsys, *arguments) -> str:
 def test_help_is_quick_and_complete():
     start = time.perf_counter()
     shown = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(name in shown for name in ("train", "sample", "eval", "demo"))
+    assert all(name in shown for name in ("train", "sample", "eval", "compare", "demo"))
     assert time.perf_counter() - start < 20
     code = ("import sys, gpt_nb.cli; "
             "print([m for m in ('torch', 'datasets', 'matplotlib') if m in sys.modules])")
@@ -70,13 +86,23 @@ def test_help_is_quick_and_complete():
     assert done.stdout.strip() == "[]"
 
 
+def test_help_of_train_is_in_groups_and_fits_the_terminal(capsys):
+    assert run_app(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    order = ["  --data", "  --minutes", "  --from", "Which text:", "  --encoding", "Which model:",
+             "  --depth", "How it learns", "  --lr", "  --settings"]
+    places = [shown.index(f"\n{word}") for word in order]
+    assert places == sorted(places)
+
+
 def test_run_folder_holds_what_it_should(run):
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-             "generation_config.json", "training.json", "log.jsonl"}
+             "generation_config.json", "training.json", "log.jsonl", "run.png"}
     assert names <= {p.name for p in run.iterdir()}
-    about = json.loads((run / "training.json").read_text())
-    assert about["seed"] == 0 and about["val_loss"] > 0 and about["seconds"] > 0
-    assert about["options"]["tokenizer"] == "char"
+    record = about(run)
+    assert record["seed"] == 0 and record["val_loss"] > 0 and record["seconds"] > 0
+    assert record["options"]["tokenizer"] == "char" and record["options"]["batch_size"] == 32
 
 
 def test_sample_writes_the_prompt_and_text_on_stdout_only(run, capsys):
@@ -88,6 +114,53 @@ def test_sample_writes_the_prompt_and_text_on_stdout_only(run, capsys):
     assert greedy.out.startswith("3 times")
     assert run_app(["sample", str(run), "--tokens", "0", "--prompt", "3"]) == 0
     assert capsys.readouterr().out == "3\n"
+
+
+def test_many_prompts_are_lines_of_json_in_order(run, capsys, monkeypatch):
+    prompts = ["3 times", "", " 4", "3 times"] + [str(n) for n in range(40)]
+    Path("prompts.txt").write_text("\n".join(prompts) + "\n")
+    command = ["sample", str(run), "--prompts", "prompts.txt", "--tokens", "6", "--seed", "1"]
+    assert run_app(command) == 0
+    first = capsys.readouterr()
+    rows = [json.loads(line) for line in first.out.splitlines()]
+    assert [row["prompt"] for row in rows] == prompts and first.err == ""
+    assert all(set(row) == {"prompt", "text"} for row in rows)
+    assert run_app(command) == 0 and capsys.readouterr().out == first.out
+    import io
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(prompts) + "\n"))
+    command[3] = "-"
+    assert run_app(command) == 0 and capsys.readouterr().out == first.out
+
+
+def test_stop_ends_the_text_and_is_left_out(run, capsys):
+    command = ["sample", str(run), "--prompt", "3 times", "--tokens", "60", "--temperature", "0"]
+    assert run_app(command) == 0
+    whole = capsys.readouterr().out.removesuffix("\n")
+    new = whole.removeprefix("3 times")
+    stop = new[4:6]
+    assert run_app([*command, "--stop", "unheard", "--stop", stop]) == 0
+    assert capsys.readouterr().out == "3 times" + new[:new.index(stop)] + "\n"
+
+
+def test_sample_and_eval_take_any_folder_that_opens(run, plain, tmp_path, capsys):
+    for model in (run, plain):
+        command = ["sample", str(model), "--prompt", "3 t", "--tokens", "9", "--seed", "1"]
+        assert run_app(command) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) >= 2 and shown[:len(shown) // 2] == shown[len(shown) // 2:]
+    data = str(text_file(tmp_path, 50))
+    assert run_app(["eval", str(plain), "--data", data]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    assert run_app(["sample", "tales-en", "--tokens", "5", "--seed", "0"]) == 0
+
+
+def test_eval_of_a_part(run, capsys):
+    counts = []
+    for limit in (["--limit", "500"], []):
+        assert run_app(["eval", str(run), *limit]) == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        counts.append(int(first.split(": ")[1].split()[0].replace(",", "")))
+    assert 400 <= counts[0] <= 600 < counts[1]
 
 
 def test_export_for_others(run, tmp_path, capsys):
@@ -103,7 +176,6 @@ def test_export_for_others(run, tmp_path, capsys):
     assert "not an empty folder" in fails(capsys, "export", run, "--to", "hf", "--out", "out-hf")
     assert "hf, onnx or gguf" in fails(capsys, "export", run, "--to", "tflite", "--out", "new")
     assert "byte-level BPE" in fails(capsys, "export", run, "--to", "gguf", "--out", "new")
-    assert "no run folder" in fails(capsys, "export", "nowhere", "--to", "hf", "--out", "new")
 
 
 def test_eval_measures_other_text_too(run, tmp_path, capsys):
@@ -119,14 +191,13 @@ def test_eval_knows_its_own_data_by_any_name(tmp_path, capsys, monkeypatch):
     from gpt_nb.cli import same_text
     words, out = text_file(tmp_path), tmp_path / "words"
     monkeypatch.chdir(tmp_path)
-    command = train(data=words.name, tokenizer="char", context=16, depth=1, steps=2, out=out)
-    assert run_app(command) == 0
+    assert run_app(small(words.name, context=16, steps=2, out=out)) == 0
     capsys.readouterr()
     assert run_app(["eval", str(out), "--data", str(words)]) == 0
     assert "validation part" in capsys.readouterr().out
     assert same_text("tales", "tales:1") and same_text("tales+tales-zh", "tales-zh:1+tales")
     assert not same_text("tales", "tales:2") and not same_text("a.txt", "b.txt")
-    assert "--data is empty" in fails(capsys, "eval", str(out), "--data", "")
+    assert not same_text("a.txt", "a.txt@2") and same_text("b.txt@2+a.txt", "a.txt+b.txt@2.0")
 
 
 def test_eval_is_not_deceived_by_a_file_of_the_same_name(tmp_path, capsys, monkeypatch):
@@ -134,8 +205,7 @@ def test_eval_is_not_deceived_by_a_file_of_the_same_name(tmp_path, capsys, monke
     for folder in (here, there): folder.mkdir()
     words = text_file(here)
     monkeypatch.chdir(here)
-    command = train(data=words.name, tokenizer="char", context=16, depth=1, steps=2, out="run")
-    assert run_app(command) == 0
+    assert run_app(small(words.name, context=16, steps=2, out="run")) == 0
     monkeypatch.chdir(there)
     capsys.readouterr()
     assert "no file matches" in fails(capsys, "eval", "../A/run")
@@ -148,65 +218,287 @@ def test_eval_is_not_deceived_by_a_file_of_the_same_name(tmp_path, capsys, monke
     assert run_app(["eval", "../A/run"]) == 0 and "validation part" in capsys.readouterr().out
 
 
-def test_eval_refuses_a_text_of_unknown_words(tmp_path, capsys):
+def test_a_text_of_unknown_words_is_refused(tmp_path, capsys):
     words, out = text_file(tmp_path), tmp_path / "words"
     other, mixed = tmp_path / "other.txt", tmp_path / "mixed.txt"
-    command = train(data=words, tokenizer="word", context=16, depth=1, steps=2, out=out)
-    assert run_app(command) == 0
+    assert run_app(small(words, tokenizer="word", context=16, steps=2, out=out)) == 0
     capsys.readouterr()
     other.write_text("从前有一个国王。\n\n" * 30, encoding="utf-8")
     assert "of the words" in fails(capsys, "eval", str(out), "--data", str(other))
+    assert "of the words" in fails(capsys, *train(**{"from": out}, data=other, steps=1, out="new"))
     one_zebra = words.read_text(encoding="utf-8").replace("\n\n", " zebra\n\n", 1)
     mixed.write_text(one_zebra, encoding="utf-8")
     assert run_app(["eval", str(out), "--data", str(mixed)]) == 0
     assert "hides their bytes" in capsys.readouterr().out
 
 
-def test_config_file_instead_of_depth(run, tmp_path, capsys):
-    out = tmp_path / "again"
-    command = train(data=text_file(tmp_path), tokenizer=run, context=16, steps=2, out=out)
-    assert run_app([*command, "--config", str(run / "config.json")]) == 0
-    ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (out, run))
-    assert ours["hidden_size"] == theirs["hidden_size"] and ours["max_position_embeddings"] == 16
+def test_config_file_or_its_folder_instead_of_depth(run, tmp_path, capsys):
+    for i, config in enumerate((run / "config.json", run)):
+        command = train(data=text_file(tmp_path), tokenizer=run, context=16, steps=2, out=f"a{i}")
+        assert run_app([*command, "--config", str(config)]) == 0
+        ours, theirs = (json.loads((Path(f) / "config.json").read_text()) for f in (f"a{i}", run))
+        assert ours["hidden_size"] == theirs["hidden_size"]
+        assert ours["max_position_embeddings"] == 16
 
 
-def test_bad_input_is_one_line(run, tmp_path, capsys):
-    Path("empty.txt").write_text("")
-    Path("short.txt").write_text("a line\n\nanother\n")
-    Path("binary.txt").write_bytes(bytes(range(256)))
+def test_settings_of_a_file_give_way_to_options(tmp_path):
     data = text_file(tmp_path)
-    start = train(depth=1, steps=2, out="new", tokenizer="char")
-    assert "empty" in fails(capsys, *start, "--data", "empty.txt")
-    assert "UTF-8" in fails(capsys, *start, "--data", "binary.txt")
-    assert "context" in fails(capsys, *start, "--data", "short.txt", "--context", 64)
-    assert "no file" in fails(capsys, *start, "--data", "missing.txt")
-    assert "tales" in fails(capsys, *start, "--data", "shakespeare")
-    assert "device" in fails(capsys, *start, "--data", data, "--device", "abacus")
-    assert "bpe:N" in fails(capsys, *start[:-1], "bpe:many", "--data", data)
-    assert "exclude" in fails(capsys, *start, "--config", "config.json")
-    no_time = train(minutes=0, out="new", data=data, tokenizer="char")
-    assert "minutes" in fails(capsys, *no_time)
-    deep = train(depth=900, steps=2, out="new", tokenizer="char", data=data)
-    too_large = fails(capsys, *deep)
-    assert "GB of memory" in too_large and "choose a smaller --depth" in too_large
+    held = dict(steps=9, lr=0.5, schedule="cosine", betas=[0.8, 0.9])
+    Path("a.json").write_text(json.dumps(held))
+    Path("b.toml").write_text('minutes = 3\nlr = 0.5\nbatch_size = 4\noptimizer = "adamw"\n')
+    assert run_app(small(data, settings="a.json", lr=0.002, warmup=1, out="a")) == 0
+    config = about("a")["config"]
+    assert (config["steps"], config["lr"], config["schedule"]) == (4, 0.002, "cosine")
+    assert config["betas"] == [0.8, 0.9] and config["warmup"] == 1
+    assert run_app(small(data, settings="b.toml", eval_every=1, out="b")) == 0
+    config = about("b")["config"]
+    assert config["minutes"] is None and config["batch_size"] == 4 and config["steps"] == 4
+    assert config["optimizer"] == "adamw" and config["eval_every"] == 1
+    assert run_app(["train", "--resume", "--out", "a"]) == 0
+
+
+def test_several_texts_weights_columns_and_encodings(tmp_path, capsys):
+    Path("zh").mkdir()
+    text = "从前有一个国王，他有三个女儿。\n\n一天，国王病了。\n\n" * 20
+    Path("zh/a.txt").write_text(text, encoding="gb18030")
+    rows = [json.dumps(dict(a="no", b=f"row {n}")) for n in range(99)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    assert run_app(small("zh", encoding="gb18030", out="zh-run")) == 0
+    assert about("zh-run")["options"]["encoding"] == "gb18030"
+    assert run_app(["eval", "zh-run"]) == 0
+    assert run_app(["train", "--out", "zh-run", "--resume"]) == 0
+    assert run_app(small("rows.jsonl", column="b", context=8, out="rows")) == 0
+    two = small("zh@2", encoding="gb18030", out="both")
+    Path("b.txt").write_text(text.replace("国王", "老人"), encoding="gb18030")
+    assert run_app([*two, "--data", "b.txt"]) == 0
+    assert about("both")["options"]["data"] == "zh@2+b.txt"
+    shutil.copy("b.txt", "c++.txt")
+    assert run_app(small("c++.txt", encoding="gb18030", steps=1, out="plus")) == 0
+    capsys.readouterr()
+    assert run_app(["eval", "both"]) == 0 and "validation part" in capsys.readouterr().out
+
+
+def test_go_on_with_a_model(run, plain, tmp_path, capsys):
+    data = text_file(tmp_path, 500)
+    for model in (run, plain):
+        out = tmp_path / f"from-{model.name}"
+        start = train(**{"from": model}, data=data, steps=8, out=out)
+        assert run_app(start) == 0
+        assert "read other texts before" in capsys.readouterr().out
+        ours, theirs = (json.loads((f / "config.json").read_text()) for f in (out, model))
+        assert ours["hidden_size"] == theirs["hidden_size"]
+        assert (out / "tokenizer.json").read_bytes() == (run / "tokenizer.json").read_bytes()
+        losses = [json.loads(line)["val_loss"] for line in (out / "log.jsonl").open()]
+        assert losses[-1] < losses[0] < about(run)["val_loss"] + 1   # it could do something before
+    cut = train(**{"from": run}, context=16, data=data, steps=1, out="cut")
+    assert run_app(cut) == 0
+    assert json.loads(Path("cut/config.json").read_text())["max_position_embeddings"] == 16
+    assert run_app(train(**{"from": run}, steps=1, out="own")) == 0   # its own text
+    assert about("own")["options"]["data"] == about(run)["options"]["data"]
+    assert run_app(["train", "--resume", "--out", "own"]) == 0
+
+
+def test_a_gpt2_keeps_its_places(tmp_path, capsys):
+    from gpt_nb.model import GPT, GPTConfig
+    from gpt_nb.tokenizer import CharTokenizer
+    data = text_file(tmp_path, 300)
+    tok = CharTokenizer.train([data.read_text()])
+    GPT(GPTConfig("gpt2", tok.vocab_size, 32, 1, 2, 16)).save_pretrained("old")
+    tok.save("old")
+    start = train(**{"from": "old"}, data=data, steps=2, out="new")
+    assert "--context 16" in fails(capsys, *start, "--context", 16)
+    assert run_app(start) == 0 and run_app(["sample", "new", "--tokens", "3"]) == 0
+
+
+def test_a_finished_run_is_trained_longer(tmp_path, capsys):
+    data = text_file(tmp_path, 300)
+    assert run_app(small(data, out="run")) == 0
+    capsys.readouterr()
+    assert run_app(["train", "--resume", "--out", "run"]) == 0   # nothing is left to do
+    assert about("run")["steps"] == 4
+    capsys.readouterr()
+    assert run_app(["train", "--resume", "--out", "run", "--steps", "9"]) == 0
+    assert "longer schedule" in capsys.readouterr().err
+    record = about("run")
+    assert record["steps"] == record["options"]["steps"] == 9 and record["finished"]
+    assert run_app(["train", "--resume", "--out", "run"]) == 0
+    assert "--steps" in fails(capsys, "train", "--resume", "--out", "run", "--steps", 5)
+
+
+def test_compare_runs(run, tmp_path, capsys):
+    data = run.parent / "lines.txt"
+    assert run_app(small(data, lr=0.001, out="slow")) == 0
+    capsys.readouterr()
+    assert run_app(["compare", str(run), "slow", "--picture", "both.png"]) == 0
+    out, err = capsys.readouterr()
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
+    assert table["name"] == ["run", "slow"] and table["lr"] == ["0.01", "0.001"]
+    assert {"steps", "tokens", "seconds", "loss", "bits_per_byte"} <= table.keys()
+    assert "both.png" in err and Path("both.png").stat().st_size > 1000
+    assert "comparable" not in out and "depth" not in table
+    other = text_file(tmp_path, 200)
+    assert run_app(small(other, out="other")) == 0
+    capsys.readouterr()
+    assert run_app(["compare", str(run), "other"]) == 0
+    assert "not comparable" in capsys.readouterr().out
+
+
+@pytest.fixture
+def few_stories(monkeypatch):
+    from gpt_nb.data import load_texts
+    few = tuple(400 if value == 100_000 else value for value in load_texts.__defaults__)
+    monkeypatch.setattr("gpt_nb.data.load_texts.__defaults__", few)
+
+
+def test_stories_that_hold_are_compared(capsys, monkeypatch, few_stories):
+    monkeypatch.setattr("gpt_nb.cli.stories_that_hold.__defaults__", (4,))
+    assert run_app(["compare", "tales-en"]) == 0
+    assert "stories_that_hold" in capsys.readouterr().out
+
+
+WRONG = """
+train --data ''                                       | --data is empty
+train --data missing.txt                              | no file
+train --data shakespeare                              | tales
+train --data empty.txt --steps 1                      | empty
+train --data short.txt --context 64 --steps 1         | context
+train --data binary.txt --steps 1                     | encoding
+train --data lines.txt --encoding klingon             | klingon
+train --data two.jsonl                                | --column
+train --data two.jsonl --column c                     | 'c'
+train --data lines.txt short.txt                      | quotes
+train --data tales@0                                  | weight
+train --data tales@x                                  | @x
+train --data lines.txt+                               | --data
+train --data lines.txt --minutes 0                    | --minutes
+train --data lines.txt --minutes -1                   | --minutes
+train --data lines.txt --minutes nan                  | --minutes
+train --data lines.txt --minutes soon                 | --minutes
+train --data lines.txt --steps 0                      | --steps
+train --data lines.txt --steps 1.5                    | --steps
+train --data lines.txt --seed -1                      | --seed
+train --data lines.txt --depth 0                      | --depth
+train --data lines.txt --depth 900 --steps 1          | choose a smaller --depth
+train --data lines.txt --context 0                    | --context
+train --data lines.txt --context 100000 --steps 1     | context
+train --data lines.txt --depth 1 --config set         | exclude
+train --data lines.txt --config nothing.json          | nothing.json
+train --data lines.txt --config list.json             | list.json
+train --data lines.txt --config .                     | config.json
+train --data lines.txt --device abacus                | device
+train --data lines.txt --tokenizer words              | char, word
+train --data lines.txt --tokenizer bpe:many           | bpe:N
+train --data lines.txt --tokenizer bpe:5              | 5
+train --data lines.txt --tokenizer ''                 | --tokenizer
+train --data lines.txt --lr -1                        | --lr
+train --data lines.txt --lr nan                       | --lr
+train --data lines.txt --muon-lr -0.1                 | --muon-lr
+train --data lines.txt --batch-size 0                 | --batch-size
+train --data lines.txt --optimizer sgd                | 'muon' or 'adamw'
+train --data lines.txt --weight-decay -1              | --weight-decay
+train --data lines.txt --warmup -1                    | --warmup
+train --data lines.txt --eval-every 0                 | --eval-every
+train --data lines.txt --precision float8             | --precision
+train --data lines.txt --settings none.json           | none.json
+train --data lines.txt --settings lines.txt           | .toml
+train --data lines.txt --settings unknown.json        | learning_rate: known are
+train --data lines.txt --settings broken.toml         | broken.toml
+train --data lines.txt --settings list.json           | not an object
+train --data lines.txt --settings kind.json           | lr
+train --data lines.txt --from nowhere                 | nowhere
+train --data lines.txt --from RUN --depth 2           | --depth
+train --data lines.txt --from RUN --tokenizer char    | --tokenizer
+train --data lines.txt --from RUN --config set        | --config
+train --data lines.txt --from RUN --context 10000     | --context
+train --from PLAIN                                    | needs --data
+train --resume --out nothing                          | no run
+train --resume --out RUN --depth 3                    | --depth was 1 and is 3
+train --resume --out RUN --lr 0.5                     | --lr was
+train --resume --out RUN --from tales-en              | --from was
+train --resume --out RUN --steps 3                    | --steps
+train --data lines.txt --steps 1 --out RUN            | resume
+train --data lines.txt --steps 1 --out short.txt      | is a file
+train --data lines.txt --steps 1 --out full           | not empty
+train --data lines.txt --frm x                        | No such option
+train --data lines.txt --lr                           | --lr
+sample                                                | MODEL
+sample nowhere                                        | nowhere
+sample full                                           | config.json
+sample RUN --temperature -1                           | --temperature
+sample RUN --top-k 0                                  | --top-k
+sample RUN --top-p 1.5                                | --top-p
+sample RUN --min-p 2                                  | --min-p
+sample RUN --tokens -1                                | --tokens
+sample RUN --seed -1                                  | --seed
+sample RUN --prompt '7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7 7' | context
+sample RUN --prompt é                                 | character
+sample RUN --prompts missing.txt                      | missing.txt
+sample RUN --prompts empty.txt                        | empty
+sample RUN --prompts binary.txt                       | UTF-8
+sample RUN --prompt a --prompts short.txt             | exclude
+sample RUN --stop ''                                  | stop
+sample RUN --device abacus                            | device
+sample RUN --topk 3                                   | No such option
+eval nowhere                                          | nowhere
+eval RUN --data ''                                    | --data is empty
+eval RUN --data missing.txt                           | no file
+eval RUN --data two.jsonl                             | --column
+eval RUN --limit 0                                    | --limit
+eval RUN --limit many                                 | --limit
+eval PLAIN                                            | --data
+compare                                               | RUN
+compare nowhere                                       | nowhere
+compare RUN PLAIN                                     | training.json
+compare RUN --picture a.xyz                           | --picture
+export RUN --to tflite --out new                      | hf, onnx or gguf
+export RUN --out new                                  | --to
+export RUN --to hf                                    | --out
+export RUN --to hf --out full                         | not an empty folder
+export nowhere --to hf --out new                      | nowhere
+demo --data pydocs                                    | tales and tales-zh
+demo --minutes 0                                      | --minutes
+demo --out RUN                                        | not a built-in world
+trian                                                 | trian
+--nope                                                | --nope
+""".strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def wrong_place(tmp_path_factory):
+    "A folder with files that are no good."
+    folder = tmp_path_factory.mktemp("wrong")
+    text_file(folder)
+    texts = {"empty.txt": "", "short.txt": "a line\n\nanother\n", "list.json": "[1]",
+             "unknown.json": '{"learning_rate": 1}', "kind.json": '{"lr": "fast"}',
+             "broken.toml": "lr = = 1", "set/config.json": "{}", "full/log.jsonl": "precious",
+             "two.jsonl": '{"a": "x y z", "b": "u v w"}\n' * 9}
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "binary.txt").write_bytes(bytes(range(256)))
+    return folder
+
+
+@pytest.mark.parametrize("line", WRONG, ids=lambda line: " ".join(line.split("|")[0].split()))
+def test_bad_input_is_one_line(line, run, plain, wrong_place, capsys, monkeypatch):
+    import shlex
+    monkeypatch.chdir(wrong_place)
+    command, expected = map(str.strip, line.rsplit("|", 1))
+    known = {"RUN": run, "PLAIN": plain}
+    words = [str(known.get(word, word)) for word in shlex.split(command)]
+    said = fails(capsys, *words)
+    name = words[0] if words[0] in ("train", "sample", "eval", "compare", "export", "demo") else ""
+    assert expected in said and said.endswith(f"(see gpt-nb {name} --help)".replace("  ", " "))
+
+
+def test_nothing_was_left_behind_by_bad_input(wrong_place):
+    assert not any((wrong_place / name).exists() for name in ("runs", "new", "compare.png"))
+
+
+def test_several_processes_are_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "torchrun" in fails(capsys, *small(text_file(tmp_path, 200), out="new"))
     assert not Path("new").exists()
-    again = train(data=data, tokenizer="char", depth=1, steps=2, out=run)
-    assert "resume" in fails(capsys, *again)
-    deeper = ["train", "--resume", "--depth", 3, "--out", run]
-    assert "--depth was 1 and is 3" in fails(capsys, *deeper)
-    assert "no run" in fails(capsys, "train", "--resume", "--out", "nothing")
-    assert "top_p" in fails(capsys, "sample", run, "--top-p", 1.5)
-    assert "temperature" in fails(capsys, "sample", run, "--temperature", -1)
-    assert "context" in fails(capsys, "sample", run, "--prompt", "7 " * 40)
-    assert "character" in fails(capsys, "sample", run, "--prompt", "é")
-    assert "No such option" in fails(capsys, "sample", run, "--topk", 3)
-    assert "no run folder" in fails(capsys, "sample", "nowhere")
-    assert "empty" in fails(capsys, "train", "--data", "")
-    Path("mine").mkdir()
-    Path("mine/log.jsonl").write_text("precious")
-    mine = train(depth=1, steps=2, data=data, out="mine", tokenizer="char")
-    assert "not empty" in fails(capsys, *mine)
-    assert "not a built-in world" in fails(capsys, "demo", "--out", run)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json",
@@ -217,7 +509,9 @@ def test_damaged_run_folder(run, tmp_path, capsys, name, damage):
         if path.is_file(): (tmp_path / path.name).write_bytes(path.read_bytes())
     if damage == "missing": (tmp_path / name).unlink()
     else: (tmp_path / name).write_bytes((run / name).read_bytes()[:40])
-    assert name in fails(capsys, "sample", tmp_path)
+    if (name, damage) == ("training.json", "missing"):   # it is a model still
+        assert run_app(["sample", str(tmp_path), "--tokens", "3"]) == 0
+    else: assert name in fails(capsys, "sample", tmp_path)
 
 
 def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
@@ -233,8 +527,7 @@ def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
     _, errors = process.communicate(timeout=60)
     go_on = f"Go on with: gpt-nb train --out {tmp_path / 'broken'} --resume"
     assert process.returncode == 130 and "Traceback" not in errors and go_on in errors
-    about = json.loads((tmp_path / "broken" / "training.json").read_text())
-    assert not about["finished"]
+    assert not about(tmp_path / "broken")["finished"]
     resumed = [*COMMAND, "train", "--out", str(tmp_path / "broken"), "--resume"]
     assert run_it(resumed).returncode == 0
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "broken")]
@@ -242,13 +535,14 @@ def test_ctrl_c_saves_and_resume_equals_an_uninterrupted_run(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_demo_tells_how_far_it_is_from_the_best(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("gpt_nb.data.load_texts.__defaults__", (None, None, 400, 0))
+def test_demo_tells_how_far_it_is_from_the_best(tmp_path, few_stories, capsys):
     out = tmp_path / "demo"
     assert run_app(["demo", "--minutes", "0.05", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "no model can do better than" in shown and "Once" in shown
     assert f"gpt-nb sample {out}" in shown and (out / "run.png").exists()
+    options = about(out)["options"]
+    assert (options["tokenizer"], options["depth"], options["batch_size"]) == ("word", 2, 32)
     assert run_app(["demo", "--out", str(out)]) == 0
     assert "showing that one" in capsys.readouterr().err
 
@@ -258,8 +552,7 @@ def test_unknown_words_are_said_to_hide_the_bytes(run, tmp_path, capsys):
     stories = [f"the {'cat' if n % 2 else 'dog'} sat on mat {n}\n\n" for n in range(300)]
     lines.write_text("".join(stories))
     folder = str(tmp_path / "run")
-    command = train(data=lines, tokenizer="word", depth=1, context=16, steps=2, out=folder)
-    assert run_app(command) == 0
+    assert run_app(small(lines, tokenizer="word", context=16, steps=2, out=folder)) == 0
     lines.write_text("a zebra sat on the mat 7\n\n" * 40)
     assert run_app(["eval", folder, "--data", str(lines)]) == 0
     assert "hide" in capsys.readouterr().out
@@ -271,38 +564,82 @@ def test_text_that_is_hard_to_count_ends_well(tmp_path, capsys):
                  nul=lines + "\0" * 50 + "\n")
     for name, text in texts.items():
         (tmp_path / f"{name}.txt").write_text(text)
-        data = f"{name}.txt"
-        command = train(data=data, tokenizer="bpe:300", depth=1, context=1, steps=1, out=name)
-        assert run_app(command) == 0, name
-        assert f"{name} holds the run" in capsys.readouterr().out
+        assert run_app(train(data=f"{name}.txt", steps=1, out=name)) == 0, name
+        said = capsys.readouterr().out
+        assert f"{name} holds the run" in said and "too few to tell" in said
 
 
-def test_a_file_called_tales_is_text():
-    options = dict(data="tales_book.txt", steps=None, minutes=None, config=None, device=None)
-    assert fill_in_options(options)["tokenizer"] == "bpe:2048"
-    assert fill_in_options(options | dict(data="tales+pydocs"))["depth"] == 4
-    assert fill_in_options(options | dict(data="tales+tales-zh:2"))["tokenizer"] == "word"
+def test_crossed_is_said_only_where_it_means_something():
+    fair = dict(tokenizer="bpe:1024", start=None)
+    assert why_no_race(fair, 50_000) == ""
+    assert "600 bytes" in why_no_race(fair, 600)
+    assert "known beforehand" in why_no_race(fair | dict(tokenizer="char"), 50_000)
+    assert "elsewhere" in why_no_race(fair | dict(tokenizer="folder"), 50_000)
+    assert "read other texts" in why_no_race(fair | dict(start="tales-en"), 50_000)
+
+
+def test_a_tokenizer_is_learned_from_the_training_part(tmp_path):
+    from gpt_nb.checkpoint import load_tokenizer
+    words = [f"word{'abcdefghij'[n % 10]}{n} and some more of it\n" for n in range(200)]
+    (tmp_path / "text.txt").write_text("".join(words) + "zyzzyva " * 90)
+    assert run_app(train(data="text.txt", tokenizer="bpe:400", depth=1, context=16, steps=1,
+                         out="run")) == 0
+    assert b"zyzzyva" not in load_tokenizer("run").ids
+
+
+def test_choices_fit_the_text():
+    english, chinese = ["It was a dark night. " * 2000], ["从前有一个国王。" * 2000]
+    assert measure_text(english) == (42_000, 0.0) and measure_text(chinese)[1] > 0.8
+    kinds = [choose_tokenizer(size, 0.0) for size in (10_000, 500_000, 2_000_000, 20_000_000)]
+    assert len(set(kinds)) == len(kinds)
+    fast, slow = (Budget(None, 3, 1024, pace, 10**9) for pace in (1e13, 1e9))
+    assert choose_depth(2048, 128, fast) > 4 and choose_depth(2048, 128, slow) == 1
+    assert choose_depth(2048, 128, Budget(10**6, None, 1024, 0, 10**9)) > 4
+    assert choose_depth(512, 128, Budget(10**6, None, 1024, 0, 70_000)) == 1   # a short text
+
+
+def test_with_steps_the_choice_does_not_hang_on_the_clock(tmp_path, monkeypatch):
+    data = text_file(tmp_path, 1000)
+    monkeypatch.setattr("gpt_nb.cli.measure_pace", lambda *a: 1 / 0)
+    for out in ("a", "b"): assert run_app(train(data=data, steps=5, out=out)) == 0
+    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+
+
+def test_a_short_text_is_not_read_for_minutes_unless_asked(tmp_path, capsys):
+    assert run_app(train(data=text_file(tmp_path, 60), context=16, out="run")) == 0
+    record, err = about("run"), capsys.readouterr().err
+    assert record["finished"] and record["seconds"] < 60 and "about 8.0 epochs" in err
+    assert record["options"]["steps"] == record["steps"] and record["options"]["minutes"] == 3
+
+
+def test_with_minutes_what_was_chosen_is_kept(tmp_path, capsys):
+    data = text_file(tmp_path, 1000)
+    assert run_app(train(data=data, minutes=0.02, out="run")) == 0
+    err = capsys.readouterr().err
+    options = about("run")["options"]
+    assert f"{options['depth']} layer" in err and "epoch" in err
+    assert {"tokenizer", "depth", "context", "batch_size"} <= options.keys()
+    assert run_app(["train", "--resume", "--out", "run"]) == 0
+    assert "epoch" not in capsys.readouterr().err
+    assert about("run")["options"] == options
 
 
 def test_resume_takes_the_device_it_was_started_with(tmp_path, capsys):
-    start = train(data=text_file(tmp_path), tokenizer="char", depth=1, context=32, steps=2,
-                  device="cpu", out="my run")
+    start = small(text_file(tmp_path), steps=2, device="cpu", out="my run")
     assert run_app(start) == 0 and run_app(["train", "--out", "my run", "--resume"]) == 0
     assert "gpt-nb sample 'my run'" in capsys.readouterr().out
 
 
 def test_stopped_before_the_first_state_begins_again(tmp_path):
-    start = train(data=text_file(tmp_path), tokenizer="char", depth=1, context=32, steps=2,
-                  out="run")
-    assert run_app(start) == 0
-    about = json.loads(Path("run/training.json").read_text())
+    assert run_app(small(text_file(tmp_path), steps=2, out="run")) == 0
+    record = about("run")
     for path in list(Path("run").iterdir()):
         if path.name in ("training.json", "log.jsonl"): continue
         if path.is_dir(): shutil.rmtree(path)
         else: path.unlink()
-    Path("run/training.json").write_text(json.dumps(about | dict(steps=0, finished=False)))
+    Path("run/training.json").write_text(json.dumps(record | dict(steps=0, finished=False)))
     assert run_app(["train", "--out", "run", "--resume"]) == 0
-    assert json.loads(Path("run/training.json").read_text())["finished"]
+    assert about("run")["finished"]
 
 
 @pytest.mark.parametrize("damage", [
@@ -314,13 +651,11 @@ def test_stopped_before_the_first_state_begins_again(tmp_path):
     dict(config=5),
     dict(lr=None),
 ])
-def test_damaged_options_are_named(tmp_path, capsys, damage):
-    start = train(data=text_file(tmp_path), tokenizer="char", depth=1, context=32, steps=2,
-                  out="run")
-    assert run_app(start) == 0 and capsys.readouterr()
-    path = Path("run/training.json")
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps(about | dict(options=about["options"] | damage)))
+def test_damaged_options_are_named(run, tmp_path, capsys, damage):
+    shutil.copytree(run, "run")
+    record = about("run")
+    options = record["options"] | damage
+    Path("run/training.json").write_text(json.dumps(record | dict(options=options)))
     assert next(iter(damage)) in fails(capsys, "train", "--resume", "--out", "run")
 
 

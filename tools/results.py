@@ -1,5 +1,5 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py ladder emergence code block` (none named: all).
+`python tools/results.py ladder emergence code block choices` (none named: all).
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from models import ROOT, choose, prepare
 
-from gpt_nb.data import Tokens, longest_document, world_of
+from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
+from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.tales import Tales
 from gpt_nb.training import TrainConfig, train
@@ -201,6 +202,58 @@ def block() -> None:
             if text.startswith(slow) or "measured" not in text: exec(text, names)
 
 
+OTHERS = ROOT / "runs" / "texts"   # any public texts; what is not there is passed over
+CHOICES = {   # text: where it is, and (tokenizer, layers, context, updates, weight decay)
+    "manual": ("pydocs", [("bpe:2048", 1, 128, 2150, 0.0), ("bpe:2048", 1, 128, 4300, 0.0),
+                          ("bpe:2048", 1, 128, 2150, 0.5), ("bpe:2048", 2, 128, 600, 0.0),
+                          ("bpe:2048", 2, 128, 1200, 0.0)]),
+    "Chinese, 1 M characters": (OTHERS / "zh", [(kind, 1, 128, 1000, 0.0) for kind in
+                                                ("char", "bpe:2048", "bpe:4096")]),
+    "Chinese, 67,000 characters": (OTHERS / "zh.txt", [(kind, 1, 128, 300, 0.0) for kind in
+                                                       ("char", "bpe:1024", "bpe:2048")]),
+    "plays, 200 KB": (OTHERS / "plays.txt", [
+        ("bpe:1024", 1, 128, 240, 0.0), ("bpe:1024", 2, 128, 400, 0.0),
+        ("bpe:512", 1, 128, 240, 0.0), ("bpe:512", 1, 128, 600, 0.0),
+        ("bpe:512", 1, 128, 600, 0.5), ("bpe:512", 1, 128, 1200, 0.5)]),
+    "plays, 20 KB": (OTHERS / "short.txt", [
+        ("bpe:512", 1, 64, 100, 0.0), ("bpe:300", 1, 64, 100, 0.0), ("bpe:300", 1, 64, 200, 0.0),
+        ("char", 1, 64, 100, 0.0), ("bpe:512", 1, 64, 400, 0.5)])}
+
+
+def one_choice(text: str, data, kind: str, layers: int, context: int, updates: int,
+               decay: float) -> dict:
+    "Train one small model; `work` is in operations, forward."
+    texts = load_texts(data)
+    tok = make_tokenizer(kind, texts if kind == "char" else training_part(texts))
+    tokens = tokenize(texts, tok, cache_folder())
+    torch.manual_seed(0)
+    shape = shape_of(layers, tok.vocab_size, context)
+    config = TrainConfig(steps=updates, batch_size=8, weight_decay=decay, eval_every=10**6)
+    run = train(GPT(shape), tokens, config, tok, show=False)
+    read = run.history[-1]["tokens"]
+    return dict(text=text, layers=layers, tokenizer=kind, updates=updates,
+                epochs=round(read / len(tokens.train), 2), weight_decay=decay,
+                tokens_per_weight=round(read / run.model.n_params, 2),
+                work=read * flops_per_token(shape, context),
+                bits_per_byte=evaluate(run.model, tokens, tok).bits_per_byte)
+
+
+def choices() -> None:
+    "Which size and which vocabulary fit a text: chapter 22 chooses by it."
+    found = so_far("choices") or dict(unit=None, runs=[])
+    names = "text", "tokenizer", "layers", "updates", "weight_decay"
+    have = {tuple(row[name] for name in names) for row in found["runs"]}
+    for text, (data, specs) in CHOICES.items():
+        for kind, layers, context, updates, decay in specs:
+            if (text, kind, layers, updates, decay) in have: continue
+            if data != "pydocs" and not data.exists(): continue
+            row = one_choice(text, data, kind, layers, context, updates, decay)
+            found["unit"] = found["unit"] or row["work"]   # the work of the first is 1
+            found["runs"].append(row | dict(work=round(row["work"] / found["unit"], 2)))
+            write("choices", found)
+
+
+
 if __name__ == "__main__":
-    work = dict(ladder=ladder, emergence=emergence, code=code, block=block)
+    work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices)
     for name in choose(work, "measurement", __doc__): work[name]()

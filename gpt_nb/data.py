@@ -377,10 +377,12 @@ def windows(
     context: int,               # T, the longest row
     end_id: int | None = None,  # as in `Batches`: a row is one whole document if all fit
     batch_size: int = 32,       # B
+    every: int = 1,             # 2 is every second row, and so on: a sample of a long text
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # x (B, T), y (B, T); -100 in y is padding
     "Rows for evaluation: each token but the first is predicted exactly once, documents by length."
     ids = check_ids(ids)
-    if context < 1: raise ValueError(f"context={context}: expected at least 1")
+    if min(context, every) < 1:
+        raise ValueError(f"context={context}, every={every}: expected at least 1")
     if len(ids) < 2: raise ValueError(f"{len(ids)} tokens: at least two are needed, one to predict")
     documents = document_rows(ids, context, end_id)
     if documents:
@@ -390,6 +392,7 @@ def windows(
     else:
         starts = np.arange(0, len(ids) - 1, context)
         lengths = np.minimum(context, len(ids) - 1 - starts)
+    starts, lengths = starts[::every], lengths[::every]
     pad = 0 if end_id is None else end_id
     groups = [slice(a, a + batch_size) for a in range(0, len(starts), batch_size)]
     return (take_rows(ids, starts[g], lengths[g], int(lengths[g].max()), pad) for g in groups)
@@ -636,6 +639,18 @@ def is_utf8(path: str) -> bool:
     return several >= _SURE and not decoder.getstate()[0]
 
 
+_COMMON = re.compile("[\t\n\r -~\xa0-\u1fff\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uffef]")
+
+
+def likely_order(head: bytes, plain: str) -> str:
+    "utf-16 (or 32) in the order of bytes that gives more common signs; of equals, more Latin ones."
+    def fit(name: str) -> tuple[int, int]:
+        text = head.decode(name, "ignore")
+        return len(_COMMON.findall(text)), len(text.encode("latin-1", "ignore"))
+
+    return max(plain + "-le", plain + "-be", key=fit)
+
+
 def encoding_of(path: str, asked: str | None) -> str:
     "How to read a file: by its mark, else as UTF-8 where it surely is that, else as asked."
     with open_file(path) as file: head = file.read(4096)
@@ -650,8 +665,7 @@ def encoding_of(path: str, asked: str | None) -> str:
     if head and 0 not in head:
         raise ValueError(f"{path} is not {asked} text (none of its bytes is 0): "
                          + what_reads(path, plain, 0))
-    first_is_0 = head[::2].count(0) > head[1::2].count(0)   # mostly, of the two bytes of a sign
-    return plain + ("-be" if first_is_0 else "-le")
+    return likely_order(head, plain)
 
 # %% ../nbs/02_data.ipynb #02-232
 _ENCODINGS = ["utf_8", "utf_32_le", "utf_32_be", "utf_16_le", "utf_16_be", "gb18030", "big5",
@@ -1033,7 +1047,8 @@ def parts_of(
     name: str | Path | Iterable[str | Path],  # as `load_texts` takes it
 ) -> list[tuple[str, float]]:                 # each corpus and its weight
     "The names of corpora that are joined by `+` or stand in a list."
-    if not isinstance(name, (str, Path, Iterable)) or not name and name != "":
+    no_list = not isinstance(name, Iterable) or isinstance(name, (bytes, dict))
+    if not isinstance(name, (str, Path)) and (no_list or not name):
         raise TypeError(f"{name!r} names no text: expected a name, or a list of names")
     if not isinstance(name, (str, Path)): return [part for one in name for part in parts_of(one)]
     words, parts = str(name).split("+"), []
@@ -1175,7 +1190,7 @@ def tokenize(
     texts, temporary = texts if hasattr(texts, "weights") else Mix([texts]), None
     if not cache_dir:
         temporary = tempfile.TemporaryDirectory(prefix="gpt_nb-", ignore_cleanup_errors=True)
-    root = Path(cache_dir or temporary.name)
+    root = Path(os.path.expanduser(cache_dir or temporary.name))
     root.mkdir(parents=True, exist_ok=True)
     hashes, lengths = hash_documents(texts)
     plan = plan_reading(texts, hashes, lengths, val)

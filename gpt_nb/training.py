@@ -180,8 +180,7 @@ def validation_loss(
     stride = 1 if max_tokens is None else math.ceil(len(ids) / max_tokens)
     total = count = 0
     model.eval()
-    for x, y in windows(ids, model.config.context, end_id, batch_size * stride):
-        x, y = x[::stride], y[::stride]                          # (B, T), evenly over the text
+    for x, y in windows(ids, model.config.context, end_id, batch_size, stride):   # (B, T) both
         n = int((y != -100).sum())
         total, count = total + n * model.loss(x.to(device), y.to(device)).item(), count + n
     model.train(was_training)
@@ -197,7 +196,9 @@ class Validation:
         "Nats per token, of a sample while the run goes on, of all at its end; None without text."
         c, text = self.config, self.tokens.val
         if len(text) < 2: return None
-        most = None if progress.used == 1 else self.size(model, progress)
+        most = self.size(model, progress)
+        if progress.used == 1 and c.minutes: most = max(most, progress.tokens)
+        elif progress.used == 1: most = None   # all of it
         with self.machine.autocast():
             rows = c.batch_size // c.accumulate   # as many as are known to fit into memory
             loss = validation_loss(model, text, self.tokens.end_id, rows, most)
@@ -241,7 +242,7 @@ class TrainConfig:
     final_lr: Share = 0.0               # what they fall to, as a share of the peak
     schedule: Literal["linear", "cosine"] = "linear"   # the way down
     eval_every: Whole | None = None     # updates between evaluations; None: about twenty a run
-    eval_tokens: Whole | None = None    # about how many each reads, the last all; None: as fits
+    eval_tokens: Whole | None = None    # about how many each reads but the last; None: as fits
     log_every: Whole = 10               # updates from one line of the log to the next
     keep: Steps = ()                    # updates after which a copy of the model is kept
     seed: Seed = 0                      # of the batches
@@ -271,8 +272,9 @@ def make_optimizers(
     config: TrainConfig,
 ) -> list[torch.optim.Optimizer]:
     "AdamW for embeddings, head, norms and biases; Muon (or AdamW) for the matrices between them."
+    c, optimizers = config, []
     matrices, rest = split_parameters(model)
-    c, groups, optimizers = config, [dict(params=rest, weight_decay=0.0)] if rest else [], []
+    groups = [dict(params=rest, weight_decay=0.0)] if rest else []
     if matrices and c.optimizer == "muon":
         kind = torch.bfloat16 if matrices[0].is_cuda else torch.float32
         optimizers.append(Muon(matrices, c.muon_lr, 0.95, c.weight_decay, kind))
@@ -381,7 +383,7 @@ class Run:
     rows: InitVar[list[dict] | None]   # lines of the log; None: read from the folder when asked for
     folder: Path | None = None
     seconds: float = 0.0               # wall time of all sittings
-    val_loss: float | None = None      # nats per token; of all validation text once it is finished
+    val_loss: float | None = None      # nats per token; of how much text, see `Validation`
     floor: float | None = None         # the best possible, where it is known
     options: dict = field(default_factory=dict)   # what else it was started with
 
@@ -457,6 +459,7 @@ def plot_runs(
     ax: "Axes | None" = None,         # to draw on; None: new ones
 ) -> "Figure":
     "Runs in one picture: validation losses with dots and names, training losses thin."
+    if not runs: raise ValueError("no runs: give at least one")
     ax, names = ax or new_axes(), names or names_of(runs)
     if len(names) != len(runs): raise ValueError(f"{len(runs)} runs and {len(names)} names")
     colors = [f"C{i}" for i in range(10) if i != 3]   # C3 is that of the best possible
@@ -509,7 +512,8 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import load_model, load_tokenizer, local_folder, read_json, save_tokenizer
+from .checkpoint import (GPTConfig, load_model, load_tokenizer, local_folder, read_json,
+                               save_tokenizer)
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
@@ -579,6 +583,7 @@ def identity(t: Trainer) -> dict:
 BUDGET = "steps", "minutes"                                  # may grow
 WATCHING = "eval_every", "eval_tokens", "log_every", "keep"   # these change nothing in the model
 MACHINE = "device", "compile", "accumulate"                  # and these the rounding
+ENDS = "bos_token_id", "eos_token_id"                        # these follow from the text
 
 
 def check_same(info: dict, now: dict) -> bool:  # whether another budget was given
@@ -587,11 +592,11 @@ def check_same(info: dict, now: dict) -> bool:  # whether another budget was giv
     saved = info["settings"]
     was = saved | dict(config=defaults | saved["config"],   # a state may be older than a setting
                        text=now["text"] | saved["text"])
-    differ, free = [], BUDGET + WATCHING + MACHINE
+    differ, free = [], dict(config=BUDGET + WATCHING + MACHINE, model=ENDS, text=())
     for part in now:
         for name in {**was[part], **now[part]}:
             before, after = was[part].get(name), now[part].get(name)
-            if before == after or part == "config" and name in free: continue
+            if before == after or name in free[part]: continue
             differ.append(f"{part} {name} was {before!r} and is {after!r}")
     if not differ: return check_budget(info, was["config"], now["config"])
     raise ValueError(f"this is another run: {'; '.join(differ)}. Resume with what it was "
@@ -702,7 +707,7 @@ def read_log(folder: Path) -> list[dict]:
 # %% ../nbs/09_training.ipynb #09-94a1
 def open_run(cls: type[Run], name: str | Path, device: str) -> Run:
     "A run folder or a house model: its record, tokenizer and model. The log is left for later."
-    folder = local_folder(name)
+    folder = local_folder(os.path.expanduser(name))
     if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
     if not (folder / "training.json").is_file():
         raise FileNotFoundError(f"{name} has no training.json, the record of a run: "
@@ -770,8 +775,7 @@ class RunFolder:
             tok = self.run.tok
             if self.writes and tok: save_tokenizer(tok, self.path, tok.end_id)
             if self.writes: write_record(self.trainer)
-        self.free = time.perf_counter()
-        self.cost = self.free - start
+        self.free, self.cost = time.perf_counter(), time.perf_counter() - start
 
 # %% ../nbs/09_training.ipynb #09-129d
 def is_due(folder: RunFolder) -> bool:
@@ -978,6 +982,34 @@ def check_alone() -> None:
     raise ValueError(f"WORLD_SIZE is {world}: each of these processes would train a model of its "
                      "own. Start one, without torchrun, or give train a backend")
 
+# %% ../nbs/09_training.ipynb #09-142b
+def check_kinds(model: GPT, tokens: Tokens, config: TrainConfig) -> None:
+    "Raise a TypeError where something else was given for one of them."
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}: give a GPT; of a Run, its model")
+    if not hasattr(tokens, "vocab_size"):
+        raise TypeError(f"tokens is {type(tokens).__name__}: give what tokenize(texts, tok) gives")
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config is {type(config).__name__}: give TrainConfig(...)")
+
+
+def check_tokenizer(tok: Tokenizer | None, tokens: Tokens) -> None:
+    "Raise a ValueError where the tokens were made with another tokenizer."
+    if tok is None or (tok.vocab_size, tok.end_id) == (tokens.vocab_size, tokens.end_id): return
+    raise ValueError(f"tok has {tok.vocab_size} tokens and ends a text with {tok.end_id}, but the "
+                     f"one that made these tokens has {tokens.vocab_size} and ends it with "
+                     f"{tokens.end_id}: give that one")
+
+
+def with_ends(c: GPTConfig, end: int, tok: Tokenizer | None) -> GPTConfig:
+    "A text begins after the token between documents and ends with it, as it does in training."
+    stops = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
+    if end in stops: return replace(c, bos_token_id=end)
+    special = tok.special_tokens.values() if tok else ()
+    others = [i for i in stops if i in special]   # such as the end of a message in a chat
+    return replace(c, bos_token_id=end, eos_token_id=(end, *others) if others else end)
+
+
 # %% ../nbs/09_training.ipynb #09-145
 @contextmanager
 def finish_step() -> Iterator[list[int]]:  # holds a number once Ctrl-C was pressed
@@ -1023,18 +1055,20 @@ def train(
     options: dict | None = None,     # kept in training.json beside the settings
 ) -> Run:
     "Train. Ctrl-C ends the step, saves and raises; `resume=True` goes on as if nothing had been."
-    c, end, out = config, tokens.end_id, Path(out) if out else None
+    check_kinds(model, tokens, config)
+    c, out = config, Path(os.path.expanduser(out)) if out else None
     if backend is None: check_alone()
     if c.keep and out is None: raise ValueError(f"keep {c.keep} needs a folder: give out=")
-    stop = end if model.config.eos_token_id is None else model.config.eos_token_id
-    model.config = replace(model.config, bos_token_id=end, eos_token_id=stop)
     run = Run(model, tok, c, [], out, floor=floor, options=options or {})
     trainer = Trainer(run, tokens, backend or Single())
+    check_tokenizer(tok, tokens)
     folder, device = RunFolder(trainer), trainer.machine.device
     if device.type == "cpu": use_threads()
     with torch.random.fork_rng([device] if device.type == "cuda" else []), finish_step() as pressed:
         torch.manual_seed(c.seed)
-        resume_run(folder) if resume else start_run(folder)
+        if not resume: start_run(folder)
+        model.config = with_ends(model.config, tokens.end_id, tok)
+        if resume: resume_run(folder)
         display = Display(trainer, show)
         try: run_loop(trainer, folder, display, pressed)
         except FloatingPointError as e:

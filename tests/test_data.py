@@ -495,6 +495,7 @@ def test_names_are_joined_and_weighed(tmp_path, monkeypatch):
     ("tales@-1", ValueError, "weight -1"), ("tales@nan", ValueError, "weight nan"),
     ("tales@inf", ValueError, "weight inf"), ("tales@x", ValueError, "unknown text 'tales@x'"),
     ("tales+", ValueError, "unknown text ''"), ("tales+none/*.txt", FileNotFoundError, "none/"),
+    ({"tales": 2}, TypeError, "names no text"), (b"tales", TypeError, "names no text"),
     ([], TypeError, "names no text"), (None, TypeError, "names no text"), ([3], TypeError, "3"),
 ])
 def test_names_that_cannot_be_read(name, error, message):
@@ -503,7 +504,8 @@ def test_names_that_cannot_be_read(name, error, message):
 
 # ---------------------------------------------------------------- load_texts: encodings
 
-CHINESE = "全国人民代表大会常务委员会第十次会议今天上午在北京举行。\n会议审议了国务院的报告。\n" * 20
+CHINESE = ("全国人民代表大会常务委员会第十次会议今天上午在北京举行。\n"
+           "会议审议了国务院的报告。\n") * 20
 TRADITIONAL = "全國人民代表大會常務委員會第十次會議今天上午在北京舉行。\n" * 20
 JAPANESE, KOREAN = "吾輩は猫である。名前はまだ無い。\n" * 20, "오늘은 날씨가 좋습니다.\n" * 20
 FRENCH, ENGLISH = "Le café est déjà fermé à l'été.\n" * 20, "A kite is not a boat.\n" * 20
@@ -536,9 +538,12 @@ def test_a_mark_of_the_byte_order_is_heeded(tmp_path, encoding, asked):
 
 
 def test_utf16_without_a_mark(tmp_path):
-    for order in ("utf-16-le", "utf-16-be"):
-        for text in (CHINESE, ENGLISH):
-            assert read(tmp_path, "a.txt", text.encode(order), encoding="utf-16") == [text]
+    one_line = "从前城堡里住着一个贫穷的男孩，名叫小明。他有一只猫和一座小屋。"   # 一 has a byte 0
+    texts = [CHINESE, ENGLISH, one_line, one_line * 50, "abc", "Привет, мир", "犬が一匹いる。",
+             "가 나는", "Zażółć", "שלום עולם", "สวัสดี ชาวโลก"]
+    for order, text in itertools.product(("-le", "-be"), texts):
+        for plain in ("utf-16", "utf-32"):
+            assert read(tmp_path, "a.txt", text.encode(plain + order), encoding=plain) == [text]
 
 
 def test_a_folder_of_two_encodings(tmp_path):
@@ -556,10 +561,13 @@ def test_a_folder_of_two_encodings(tmp_path):
     (CHINESE.encode("gb18030"), "big5", "is not big5 text .byte .*as gb18030 it reads '全国人民"),
     (CHINESE.encode("gb18030"), "ascii", "is not ascii text .byte .*as gb18030 it reads"),
     (CHINESE.encode("gb18030"), "utf-16", "is not utf-16 text .*: as gb18030 it reads"),
-    (ENGLISH.encode(), "utf-16", "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
-    (CHINESE.encode()[:302], None, r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
+    (ENGLISH.encode(), "utf-16",
+     "is not utf-16 text .none of its bytes is 0.: as utf-8 .*--encoding. out"),
+    (CHINESE.encode()[:302], None,
+     r"byte 0x\w\w at \d+.: up to there it is UTF-8, so it may be dam"),
     (b"plain " * 400_000 + b"\xff", None, "byte 0xff at 2,400,000.: say how it is written"),
-    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None, "as koi8-r it reads 'Прив"),
+    ("Привет, как дела? Сегодня хорошая погода.\n".encode("koi8-r") * 9, None,
+     "as koi8-r it reads 'Прив"),
     (b"\xef\xbb\xbf" + CHINESE.encode() + b"\xff", None,
      f"byte 0xff at {3 + len(CHINESE.encode()):,}.: up to there it is UTF-8"),
     (b"A", "undefined", "encoding='undefined' .* is no encoding of text"),
@@ -1128,6 +1136,11 @@ def test_windows_score_each_token_but_the_first_once(lengths, context, size, end
     ids = stream(lengths)[cut_head:]
     ids = ids[:len(ids) - cut_tail]
     if len(ids) < 2: return
+    def rows(every):
+        read = windows(ids, context, end_id, size, every)
+        return [a[b != -100].tolist() for x, y in read for a, b in zip(x, y)]
+
+    assert all(rows(every) == rows(1)[::every] for every in (2, 3, 99))
     pairs, seen = [], []
     for x, y in windows(ids, context, end_id, batch_size=size):
         assert x.shape == y.shape and x.shape[0] <= size and x.shape[1] <= context
@@ -1145,6 +1158,7 @@ def test_windows_of_whole_documents():
     assert len(x) == 3   # one does not fit: windows of 4
     with pytest.raises(ValueError, match="1 tokens"): windows(np.zeros(1, int), 4)
     with pytest.raises(ValueError, match="context=0"): windows(stream([2, 4, 3]), 0)
+    with pytest.raises(ValueError, match="every=0"): windows(stream([2, 4, 3]), 4, every=0)
 
 
 # ---------------------------------------------------------------- the module

@@ -614,7 +614,7 @@ def test_by_minutes_the_checks_follow_the_clock():
 
 
 @pytest.mark.parametrize("budget", [dict(steps=60), dict(steps=None, minutes=0.01)], ids=str)
-def test_an_evaluation_of_a_short_run_reads_one_batch(budget):
+def test_an_evaluation_of_a_short_run_reads_about_one_batch(budget):
     modes = []
     class Counting(Single):
         def wrap(self, model):
@@ -624,16 +624,18 @@ def test_an_evaluation_of_a_short_run_reads_one_batch(budget):
     tokens.val = make_tokens(400).train
     config = replace(CONFIG, eval_every=None, **budget)
     run = go(config=config, tokens=tokens, backend=Counting())
-    under_way, at_the_end = len(checks_of(run)) - 1, 400 // 8
     assert sum(modes) == run.history[-1]["step"]
-    assert modes.count(False) == under_way + at_the_end
+    sample = math.ceil(400 / math.ceil(len(tokens.val) / (8 * 16)))   # rows, of about 128 tokens
+    every = 1 if config.steps else math.ceil(len(tokens.val) / run.history[-1]["tokens"])
+    at_the_end = math.ceil(math.ceil(400 / every) / 8)
+    assert modes.count(False) == (len(checks_of(run)) - 1) * math.ceil(sample / 8) + at_the_end
 
 
 @pytest.mark.parametrize("changes, step, used, size", [
-    (dict(steps=20), 5, 0.25, 8),                 # 12 of the 128 it trains on in an update
+    (dict(steps=20), 5, 0.25, 128),               # a batch, though it is trained on no more
     (dict(steps=2000), 0, 0.0, 1024),             # known before it begins
     (dict(steps=2000), 700, 0.35, 1024),
-    (dict(minutes=3.0), 0, 0.0, 1),               # not known yet
+    (dict(minutes=3.0), 0, 0.0, 128),             # not known yet
     (dict(minutes=3.0), 700, 0.35, 1024),         # as the pace promises
     (dict(minutes=3.0), 707, 0.35, 1024),
     (dict(minutes=3.0, steps=9), 700, 0.35, 1024),
@@ -647,6 +649,35 @@ def test_how_much_an_evaluation_reads(changes, step, used, size):
     progress.step, progress.used = step, used
     judge = Validation(TOKENS, config, Machine(replace(config, device="cpu")))
     assert judge.size(make_model(), progress) == size
+
+
+@pytest.mark.parametrize("budget, every", [
+    (dict(steps=10), 1), (dict(minutes=1.0), 4), (dict(minutes=1.0, steps=10), 4)], ids=str)
+def test_a_run_by_the_clock_reads_at_its_end_no_more_than_it_was_trained_on(budget, every):
+    tokens, model = make_tokens(), make_model()
+    tokens.val = make_tokens(400).train
+    config = TrainConfig(batch_size=8, device="cpu", **budget)
+    judge, progress = Validation(tokens, config, Machine(config)), Progress(config, Single())
+    progress.used, progress.tokens = 1, len(tokens.val) // 4 + 1
+    losses = []
+    for a, b in zip(*[np.flatnonzero(tokens.val == END)[i:] for i in (0, 1)]):   # each document
+        x, y = (torch.from_numpy(tokens.val[a + i:b + i].astype(np.int64))[None] for i in (0, 1))
+        with torch.no_grad(): losses.append((model.loss(x, y).item(), int(b - a)))
+    read = sorted(losses, key=lambda pair: pair[1])[::every]        # stable: by length, then place
+    expected = sum(loss * n for loss, n in read) / sum(n for _, n in read)
+    assert judge(model, progress) == pytest.approx(expected, abs=1e-5)
+    progress.tokens = len(tokens.val)                               # enough: all of it
+    whole = sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+    assert judge(model, progress) == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_sample_of_a_long_text_takes_little_memory_and_time():
+    ids = np.arange(30_000_000, dtype=np.uint32).astype(np.uint16) % V    # 60 MB
+    model, start = make_model(), time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    validation_loss(model, ids, None, batch_size=8, max_tokens=2000)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before   # kilobytes
+    assert grown < 100_000 and time.perf_counter() - start < 5
 
 
 def test_a_big_model_is_not_saved_all_the_time():
@@ -826,6 +857,7 @@ def test_two_runs_stay_in_one_picture():
 
 
 def test_many_runs_in_one_picture(tmp_path):
+    with pytest.raises(ValueError, match="no runs"): plot_runs([])
     runs = [go(tmp_path / name, replace(CONFIG, lr=lr, muon_lr=lr))
             for name, lr in (("good", 0.02), ("slow", 1e-3), ("none", 0.0))]
     runs[0].floor = runs[1].floor = 0.5
@@ -890,6 +922,73 @@ def test_more_damage_is_named(whole, tmp_path):
     state = folder / "state" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(ValueError, match="state.safetensors is damaged"): go(folder, resume=True)
+
+
+# where texts begin and end
+
+SPECIAL = SimpleNamespace(vocab_size=V, end_id=END, special_tokens={"<|end|>": END, "<|turn|>": 30})
+
+
+@pytest.mark.parametrize("eos, tok, expected", [
+    (None, None, END), (None, SPECIAL, END), (END, None, END),
+    (5, None, END), (5, SPECIAL, END),              # the end of another tokenizer, a word in this
+    (30, SPECIAL, (END, 30)),                       # the end of a chat's message stays
+    ((5, 30), SPECIAL, (END, 30)),
+    ((30, END), None, (30, END)),                   # of this tokenizer: nothing is changed
+])
+def test_a_model_trained_on_ends_its_texts_as_these_end(eos, tok, expected):
+    from gpt_nb.training import with_ends
+    config = make_model(bos_token_id=3, eos_token_id=eos).config
+    changed = with_ends(config, END, tok)
+    assert (changed.bos_token_id, changed.eos_token_id) == (END, expected)
+    assert replace(changed, bos_token_id=3, eos_token_id=eos) == config
+
+
+def test_a_checkpoint_trained_on_with_a_new_tokenizer_stops_at_its_end(tmp_path):
+    model = make_model(bos_token_id=3, eos_token_id=5)
+    go(tmp_path, replace(CONFIG, steps=2), model)
+    for name in ("config.json", "generation_config.json"):
+        fields = json.loads((tmp_path / name).read_text())
+        assert (fields["bos_token_id"], fields["eos_token_id"]) == (END, END)
+    assert GPT.from_pretrained(tmp_path).config.eos_token_id == END
+
+
+def test_a_state_with_other_ends_is_resumed(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    tensors, info = Single().load(tmp_path / "run" / "state")
+    info["settings"]["model"] |= dict(bos_token_id=None, eos_token_id=7)
+    Single().save(tmp_path / "run" / "state", tensors, info)
+    longer = go(tmp_path / "run", replace(CONFIG, steps=22), make_model(seed=1), resume=True)
+    assert longer.history[-1]["step"] == 22 and longer.model.config.eos_token_id == END
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(model=Run(make_model(), None, CONFIG, [])), "model is Run: give a GPT; of a Run, its"),
+    (dict(tokens=["a text"]), "tokens is list: give what tokenize"),
+    (dict(config=dict(steps=3)), "config is dict: give TrainConfig"),
+])
+def test_things_in_the_wrong_place_are_named(changes, words):
+    with pytest.raises(TypeError, match=words): go(**changes)
+
+
+def test_home_is_found_in_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = go("~/runs/a", replace(CONFIG, steps=1))
+    assert run.folder == tmp_path / "runs" / "a" and Run.open("~/runs/a").val_loss == run.val_loss
+    assert not Path("~").exists()
+
+
+def test_what_is_refused_leaves_no_trace(whole, tmp_path):
+    model, other = make_model(), CharTokenizer.train(["abc"])
+    nameless = CharTokenizer.train(["abc"], special_tokens=[])
+    with pytest.raises(FileExistsError): go(whole, model=model)
+    with pytest.raises(ValueError, match="tok has 4 tokens and ends a text with 3, but .* has 32"):
+        go(tmp_path / "a", model=model, tok=other)
+    with pytest.raises(ValueError, match="no end token"):
+        go(tmp_path / "b", model=model, tok=nameless)
+    assert model.config.bos_token_id is None and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="vocabulary of 32, the model one of 20"):
+        go(model=make_model(vocab_size=20))
 
 
 # others open it

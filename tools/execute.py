@@ -184,6 +184,8 @@ def execute(path: Path, anew: bool = False) -> float:
     keep_frames(nb, frames, FOLDER / f"{path.stem}.json")
     for c in cells: tidy(c)
     name_widgets(nb)
+    for widget in nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {}).values():
+        for o in widget["state"].get("outputs", ()): shrink(o.get("data", {}))
     if not anew: keep_what_varies(cells, committed(path))
     nb.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nb.metadata.pop("language_info", None)

@@ -814,7 +814,8 @@ def local_folder(
     name: str | Path            # a folder, or a house model such as "tales-en" or "growing/000200"
 ) -> Path | None:
     "The folder of that name, else that of the house model that comes with the package, else None."
-    if str(name) and os.path.isdir(Path(name)): return Path(name)   # a long name: no error
+    path = os.path.expanduser(name)
+    if str(name) and os.path.isdir(path): return Path(path)   # a long name: no error
     house = Path(str(files("gpt_nb"))) / "models" / str(name)
     return house if regex.fullmatch(r"[\w-]+(/\d+)?", str(name)) and os.path.isdir(house) else None
 

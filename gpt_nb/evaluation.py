@@ -103,8 +103,7 @@ def some_windows(
     size = (len(ids) - 1) // max(1, every)
     how = dict(desc="read", unit=" tokens", unit_scale=True, disable=not progress)
     with tqdm(total=size, **how) as bar:
-        for x, y in windows(ids, context, end_id, batch_size * every):
-            x, y = x[::every], y[::every]
+        for x, y in windows(ids, context, end_id, batch_size, max(1, every)):   # (B, T) both
             yield x, y
             bar.update(int((y != -100).sum()))
 

@@ -800,7 +800,10 @@ def write_record(t: Trainer) -> None:
 def keep_copy(folder: RunFolder) -> None:
     "A copy of the model as it is now."
     t, name = folder.trainer, f"{folder.trainer.progress.step:06d}"
-    with folder.writing(): t.backend.export(t.model, folder.path / "checkpoints" / name)
+    path, tok = folder.path / "checkpoints" / name, t.run.tok
+    with folder.writing():
+        t.backend.export(t.model, path)
+        if folder.writes and tok: save_tokenizer(tok, path, tok.end_id)
 
 # %% ../nbs/09_training.ipynb #09-129c
 def start_run(folder: RunFolder) -> None:

@@ -382,7 +382,7 @@ def test_a_wrong_yarn_and_a_missing_one_are_named():
         with pytest.raises(ValueError, match=says): hub_to_config(plain | {"rope_parameters": rope})
 
 
-@pytest.mark.parametrize("name", ["", " ", "a b", "../nothing", "a/b/c", "~", "/etc/passwd",
+@pytest.mark.parametrize("name", ["", " ", "a b", "../nothing", "a/b/c", "~nobody/x", "/etc/passwd",
                                   "http://x/y", "Once upon a time. " * 300, "a" * 5000])
 def test_what_is_no_name_is_told_what_names_there_are(name):
     for opened in (GPT.from_pretrained, load_tokenizer):
@@ -440,3 +440,10 @@ def test_a_file_written_by_hand_opens(tmp_path):
     again = GPT.from_pretrained(tmp_path)
     for a, b in zip(again.parameters(), model.parameters()):
         assert np.array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+def test_a_name_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = GPT(GPTConfig("qwen3", **SIZES))
+    model.save_pretrained(tmp_path / "mine")
+    assert GPT.from_pretrained("~/mine").config == model.config

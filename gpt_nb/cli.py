@@ -94,7 +94,7 @@ def shape_of(depth: int, vocab_size: int, context: int) -> "GPTConfig":
 
     return GPTConfig.from_depth(depth, vocab_size, context, tie_embeddings=False)
 
-# %% ../nbs/22_cli.ipynb #22-92cc
+
 def n_weights(shape: "GPTConfig") -> int:
     "How many numbers a model of this shape learns."
     from gpt_nb.model import count_params
@@ -147,7 +147,7 @@ def command(name: str):   # a decorator
     "Make a function the command of that name."
     return app.command(name, cls=Grouped)
 
-# %% ../nbs/22_cli.ipynb #22-90ab
+
 def option(kind: type, about: str, group: str = "Options", *names: str, **more) -> object:
     "The type of a parameter that is an option; one that is not given is None."
     how = typer.Option(*names, help=about, rich_help_panel=group, show_default=False, **more)
@@ -287,7 +287,6 @@ def train_command(
 # %% ../nbs/22_cli.ipynb #22-021
 def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, model)
     "Texts, tokenizer, token arrays and a model; what was not asked for is chosen."
-    import datasets
     import torch
 
     from gpt_nb.data import tokenize
@@ -295,13 +294,13 @@ def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, 
 
     say(f"reading {options['data']} ...")
     bars = sys.stderr.isatty()
-    if not bars: datasets.disable_progress_bars()
     texts = read_texts(options["data"], options)
     model, tok = start_from(options) if options["start"] else (None, None)
     if tok is None: tok = find_tokenizer(options, texts, out if resume else None)
     tokens = tokenize(texts, tok, cache_folder(), progress=bars)
-    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} "
-        f"to validate, {tok.vocab_size:,} in the vocabulary")
+    documents = f"{len(texts):,} document{'s' * (len(texts) > 1)}"
+    say(f"{documents}, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} to validate, "
+        f"{tok.vocab_size:,} in the vocabulary")
     if model: check_known(tokens.train, tok, options["data"], options["start"])
     if not resume: options = plan(options, tok, tokens, model)
     torch.manual_seed(options["seed"])
@@ -317,6 +316,7 @@ def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
     check_alone()
     if not resume: check_new(out)
     options, tok, tokens, model = prepare(options, out, resume)
+    if resume: check_text(options, tokens, out)
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None
     aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
@@ -337,6 +337,14 @@ def fingerprint(tokens: "Tokens") -> str:
     from gpt_nb.training import checksum
 
     return f"{len(tokens.train)}-{checksum(tokens.train):08x}-{checksum(tokens.val):08x}"
+
+
+def check_text(options: dict, tokens: "Tokens", out: Path) -> None:
+    "Refuse to resume a run on a text that has changed."
+    if options.get("tokens") in (None, fingerprint(tokens)): return
+    raise ValueError(f"--data {options['data']} is not what it was when this run began: put it "
+                     f"back, or give --from {quote(str(out))} and a new --out, which goes on with "
+                     "the model on the text as it is now")
 
 # %% ../nbs/22_cli.ipynb #22-027
 Text = option(list[str], "as for train; of the run's own text its validation part is read  "
@@ -391,7 +399,7 @@ def compare_command(runs: Runs, picture: Picture = None, device: Device = None) 
     opened = [Run.open(folder, device or "auto") for folder in runs]
     figure = plot_runs(opened)
     try: figure.savefig(picture)
-    except ValueError as e: raise ValueError(f"--picture {picture}: {e}") from e
+    except (ValueError, OSError) as e: raise ValueError(f"--picture {picture}: {e}") from e
     show_in_jupyter(figure)
     rows, notes = compare_runs(opened)
     print_columns(rows)
@@ -406,6 +414,7 @@ def compare_runs(
     from gpt_nb.evaluation import compare
 
     tokens = [validation_of(run) for run in runs]
+    say("measuring ...")
     rows = compare(runs, tokens)
     for run, row in zip(runs, rows):
         for name in ("bos_token_id", "eos_token_id", "device"): row.pop(name, None)
@@ -536,7 +545,7 @@ def help_for(words: Sequence[str]) -> str:
     names = [made.name for made in app.registered_commands]
     return f"gpt-nb {words[0]} --help" if words and words[0] in names else "gpt-nb --help"
 
-
+# %% ../nbs/22_cli.ipynb #22-221
 def with_option(said: str, words: Sequence[str]) -> str:
     "Where an error speaks of a parameter of the library, the option that it was given by."
     name, _, rest = said.partition(" is ")
@@ -548,8 +557,8 @@ def with_option(said: str, words: Sequence[str]) -> str:
 def with_quotes(said: str, words: Sequence[str]) -> str:
     "Where a shell made several words of a pattern, what to do about it."
     if "unexpected extra argument" not in said or "--data" not in words: return said
-    return (f"{said}: --data takes one text. Put a pattern in quotes, --data 'texts/*.txt', "
-            "and give --data again for another text")
+    return (f"{said}: --data takes one text. Put a pattern, or a name with spaces, in quotes, "
+            "--data 'texts/*.txt', and give --data again for another text")
 
 # %% ../nbs/22_cli.ipynb #22-70c
 def main() -> None:
@@ -598,7 +607,7 @@ def config_file(path: Path) -> Path:
     "The config.json that --config names, or that lies in the folder that it names."
     return path / "config.json" if path.is_dir() else path
 
-# %% ../nbs/22_cli.ipynb #22-93bb
+
 def settings_of(options: dict) -> "TrainConfig":
     "How the model is trained."
     from gpt_nb.training import TrainConfig
@@ -606,7 +615,7 @@ def settings_of(options: dict) -> "TrainConfig":
     known = [f.name for f in fields(TrainConfig)]
     return TrainConfig(**{name: options[name] for name in known if name in options})
 
-# %% ../nbs/22_cli.ipynb #22-93c
+
 NO_DATA = "--data is empty: name a text, a file, a folder or a pattern, or leave it out"
 
 # %% ../nbs/22_cli.ipynb #22-93ca
@@ -641,7 +650,7 @@ def sources(data: str) -> list[str]:
 
     return [name for name, weight in parts_of(data)]
 
-# %% ../nbs/22_cli.ipynb #22-019b
+
 def recipe_of(data: str) -> dict | None:
     "What fits the stories of the built-in worlds; None where there are other texts too."
     from gpt_nb.data import world_of
@@ -671,7 +680,7 @@ def data_of_start(start: str | None) -> str:
     if data is None: raise ValueError(f"--from {start} needs --data: which text to go on with")
     return data
 
-# %% ../nbs/22_cli.ipynb #22-019e
+
 def default_folder(data: str) -> Path:
     "runs/DATA, with nothing in the name that a shell would read."
     return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
@@ -704,7 +713,7 @@ NEEDED = {"data", "tokenizer", "depth", "config", "context", "steps", "minutes",
 LONGER = ("the optimizer goes on with its state and the batches in their order, the rates are at "
           "once those of the longer schedule")
 
-# %% ../nbs/22_cli.ipynb #22-70fb
+
 def called(name: str) -> str:
     "The option that is kept under this name."
     return "--from" if name == "start" else "--" + name.replace("_", "-")
@@ -768,7 +777,7 @@ def choose_context(options: dict, tokens: "Tokens") -> int:
     if longest <= 2 * LONG or recipe_of(options["data"]): return longest
     return max(1, min(LONG, len(tokens.train) // 8))
 
-
+# %% ../nbs/22_cli.ipynb #22-222
 def tokens_in_a_row(tokens: "Tokens", context: int) -> float:
     "How many a row holds: all of a window, or a document."
     from gpt_nb.data import Batches
@@ -797,8 +806,11 @@ def check_memory(shape: "GPTConfig", device: str) -> None:
 # %% ../nbs/22_cli.ipynb #22-021b
 def read_texts(data: str, options: dict) -> Sequence[str]:
     "The documents of --data."
+    import datasets
+
     from gpt_nb.data import load_texts
 
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
     return load_texts(data, column=options.get("column"), encoding=options.get("encoding"))
 
 # %% ../nbs/22_cli.ipynb #22-021ba
@@ -833,7 +845,9 @@ def make_tokenizer(
     if kind == "char": return CharTokenizer.train(texts)
     if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
     name, _, size = kind.partition(":")
-    if name == "bpe" and size.isdecimal(): return BPETokenizer.train(texts, vocab_size=int(size))
+    if name == "bpe" and size.isdecimal():
+        try: return BPETokenizer.train(texts, vocab_size=int(size))
+        except ValueError as e: raise ValueError(f"--tokenizer {kind}: {e}") from e
     try: return load_tokenizer(kind)
     except FileNotFoundError as e:
         raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size "
@@ -878,7 +892,7 @@ def start_from(options: dict):   # (model, tok)
 # %% ../nbs/22_cli.ipynb #22-60d
 ONE_OR_MANY = "--prompt and --prompts exclude each other: give one prompt, or a file of many"
 
-# %% ../nbs/22_cli.ipynb #22-60da
+
 class Opened(NamedTuple):
     "A model that can read and write texts."
     model: "GPT"
@@ -919,7 +933,7 @@ def write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 
-# %% ../nbs/22_cli.ipynb #22-60h
+
 def own_text(opened: "Opened", name: str) -> str:
     "What the model was trained on."
     data = opened.options.get("data")
@@ -934,6 +948,7 @@ def read_ids(opened: "Opened", data: str, how: dict):   # (ids, end_id, whether 
     own, noted = opened.options.get("data"), opened.options.get("tokens")
     same = own is not None and same_text(data, own)
     if same: how = {name: how[name] or opened.options.get(name) for name in how}
+    say(f"reading {data} ...")
     texts, bars = read_texts(data, how), sys.stderr.isatty()
     if same:
         tokens = tokenize(texts, opened.tok, cache_folder(), progress=bars)
@@ -972,7 +987,8 @@ def report(run: "Run", tokens: "Tokens | None") -> None:
     if run.floor:
         best = f"no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%}"
         return print(f"validation loss {run.val_loss:.3f} nats a {unit}; {best} above it")
-    result = evaluate(run.model, tokens, run.tok)
+    say("measuring on all of the validation text ...")
+    result = evaluate(run.model, tokens, run.tok, progress=sys.stderr.isatty())
     loss = f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}"
     if result.bits_per_byte is None:
         return print(f"{loss}; unknown words hide how many bytes that is")
@@ -994,7 +1010,7 @@ def compare_with_counting(run: "Run", tokens: "Tokens", ours: float) -> None:
 # %% ../nbs/22_cli.ipynb #22-70ha
 ENOUGH = 10_000   # bytes of validation text
 
-# %% ../nbs/22_cli.ipynb #22-70hb
+
 def why_no_race(options: dict, size: int) -> str:
     "Why a model and counting cannot be held against each other; empty where they can."
     kind = options["tokenizer"] or ""

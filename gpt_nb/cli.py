@@ -197,11 +197,17 @@ def continue_texts(
     from gpt_nb.sampling import stream
 
     c, tok = opened.model.config, opened.tok
-    first = () if c.bos_token_id is None else (c.bos_token_id,)
-    rows = [[*first, *tok.encode(prompt)] or [tok.end_id] for prompt in prompts]
+    rows = [first_ids(opened, prompt) for prompt in prompts]
     ends = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
     stop = [*(how["stop"] or ()), *(end for end in ends if end is not None)]
     return stream(opened.model, tok, rows, tokens, seed=seed, **how | dict(stop=stop))
+
+# %% ../nbs/22_cli.ipynb #22-225
+def first_ids(opened: "Opened", prompt: str) -> list[int]:
+    "The tokens of a prompt, with the one that begins a text."
+    first = opened.model.config.bos_token_id
+    begin = [] if first is None else [first]
+    return [*begin, *opened.tok.encode(prompt)] or [opened.tok.end_id]
 
 # %% ../nbs/22_cli.ipynb #22-026c
 def write_many(
@@ -209,6 +215,7 @@ def write_many(
     at_once: int = 32,
 ) -> None:
     "A line of JSON for each prompt, in order."
+    check_lengths(opened, prompts)
     for i in range(0, len(prompts), at_once):
         rows = prompts[i:i + at_once]
         texts = [""] * len(rows)
@@ -216,6 +223,15 @@ def write_many(
         for row, piece in continue_texts(opened, rows, tokens, own, how): texts[row] += piece
         for prompt, text in zip(rows, texts):
             write(json.dumps(dict(prompt=prompt, text=text), ensure_ascii=False) + "\n")
+
+# %% ../nbs/22_cli.ipynb #22-226
+def check_lengths(opened: "Opened", prompts: list[str]) -> None:
+    "Refuse prompts that are longer than what the model reads, before anything is written."
+    most = opened.model.config.context
+    for line, prompt in enumerate(prompts, 1):
+        size = len(first_ids(opened, prompt))
+        if size > most: raise ValueError(f"--prompts: line {line} has {size:,} tokens, but the "
+                                         f"model's context is {most:,}: shorten it")
 
 # %% ../nbs/22_cli.ipynb #22-025
 COMMON, TEXT, SHAPE = "Options", "Which text", "Which model"
@@ -338,7 +354,7 @@ def fingerprint(tokens: "Tokens") -> str:
 
     return f"{len(tokens.train)}-{checksum(tokens.train):08x}-{checksum(tokens.val):08x}"
 
-
+# %% ../nbs/22_cli.ipynb #22-224
 def check_text(options: dict, tokens: "Tokens", out: Path) -> None:
     "Refuse to resume a run on a text that has changed."
     if options.get("tokens") in (None, fingerprint(tokens)): return
@@ -419,13 +435,14 @@ def compare_runs(
     for run, row in zip(runs, rows):
         for name in ("bos_token_id", "eos_token_id", "device"): row.pop(name, None)
         row |= stories_that_hold(run)
+    notes = [note for run in runs for note in not_finished(run)]
     texts = [run.options["data"] for run in runs]
     if not all(same_text(text, texts[0]) for text in texts):
         for row, text in zip(rows, texts): row["data"] = text
-        return rows, ["not comparable: these runs were trained on different texts"]
+        return rows, [*notes, "not comparable: these runs were trained on different texts"]
     if len({fingerprint(each) for each in tokens}) > 1:
-        return rows, ["their tokens differ: compare the bits a byte, not the loss"]
-    return rows, []
+        return rows, [*notes, "their tokens differ: compare the bits a byte, not the loss"]
+    return rows, notes
 
 # %% ../nbs/22_cli.ipynb #22-026d
 RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
@@ -445,11 +462,13 @@ NEXT = {"hf": "vllm serve {out}", "onnx": "onnxruntime.InferenceSession opens it
 @command("export")
 def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = None) -> None:
     "Write a run's model for other programs, with its tokenizer and a card."
+    from safetensors import SafetensorError
+
     from gpt_nb.pretrained import export
     from gpt_nb.training import Run
 
     try: path = export(Run.open(run), to, out, licence or "other")
-    except ImportError as e: raise ValueError(str(e)) from e
+    except (ImportError, SafetensorError) as e: raise ValueError(f"--out {out}: {e}") from e
     then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
     print(f"{path} holds the model. Next: {then}")
 
@@ -1031,6 +1050,14 @@ def validation_of(run: "Run") -> "Tokens":
     say(f"reading {data} for {run.folder} ...")
     texts = read_texts(data, run.options)
     return tokenize(texts, run.tok, cache_folder(), progress=sys.stderr.isatty())
+
+# %% ../nbs/22_cli.ipynb #22-223
+def not_finished(run: "Run") -> list[str]:
+    "A note where a run was stopped, or still trains."
+    from gpt_nb.checkpoint import read_json
+
+    if read_json(run.folder / "training.json").get("finished", True): return []
+    return [f"{run.folder} is not finished: its last saved state is compared"]
 
 # %% ../nbs/22_cli.ipynb #22-95ca
 def stories_that_hold(run: "Run", n: int = 200) -> dict:

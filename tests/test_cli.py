@@ -335,6 +335,29 @@ def test_a_run_is_not_resumed_on_a_text_that_has_changed(tmp_path, capsys):
                     "--out", "on"]) == 0
 
 
+def test_a_prompt_that_is_too_long_is_named_before_anything_is_written(run, capsys):
+    Path("prompts.txt").write_text("3 times\n" + "3 times " * 50 + "\n")
+    assert "line 2" in fails(capsys, "sample", run, "--prompts", "prompts.txt", "--tokens", 4)
+
+
+def test_compare_says_which_run_is_not_finished(run, capsys):
+    shutil.copytree(run, "half")
+    record = about("half") | dict(finished=False)
+    Path("half", "training.json").write_text(json.dumps(record))
+    assert run_app(["compare", str(run), "half"]) == 0
+    assert capsys.readouterr().out.count("not finished") == 1
+
+
+def test_export_to_a_full_disk_is_one_line(run, capsys, monkeypatch):
+    import safetensors
+    from gpt_nb import pretrained
+
+    def full(*_, **__): raise safetensors.SafetensorError("No space left on device")
+    monkeypatch.setattr(pretrained, "export", full)
+    said = fails(capsys, "export", run, "--to", "hf", "--out", "new")
+    assert "No space left" in said and "--out new" in said
+
+
 def test_without_a_terminal_there_are_no_bars(tmp_path):
     text_file(tmp_path)
     for words in (small("lines.txt", out="run"), ["eval", "run", "--data", "lines.txt"]):

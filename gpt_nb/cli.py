@@ -94,7 +94,7 @@ def shape_of(depth: int, vocab_size: int, context: int) -> "GPTConfig":
 
     return GPTConfig.from_depth(depth, vocab_size, context, tie_embeddings=False)
 
-# %% ../nbs/22_cli.ipynb #22-92cc
+
 def n_weights(shape: "GPTConfig") -> int:
     "How many numbers a model of this shape learns."
     from gpt_nb.model import count_params
@@ -147,7 +147,7 @@ def command(name: str):   # a decorator
     "Make a function the command of that name."
     return app.command(name, cls=Grouped)
 
-# %% ../nbs/22_cli.ipynb #22-90ab
+
 def option(kind: type, about: str, group: str = "Options", *names: str, **more) -> object:
     "The type of a parameter that is an option; one that is not given is None."
     how = typer.Option(*names, help=about, rich_help_panel=group, show_default=False, **more)
@@ -197,11 +197,17 @@ def continue_texts(
     from gpt_nb.sampling import stream
 
     c, tok = opened.model.config, opened.tok
-    first = () if c.bos_token_id is None else (c.bos_token_id,)
-    rows = [[*first, *tok.encode(prompt)] or [tok.end_id] for prompt in prompts]
+    rows = [first_ids(opened, prompt) for prompt in prompts]
     ends = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
     stop = [*(how["stop"] or ()), *(end for end in ends if end is not None)]
     return stream(opened.model, tok, rows, tokens, seed=seed, **how | dict(stop=stop))
+
+# %% ../nbs/22_cli.ipynb #22-225
+def first_ids(opened: "Opened", prompt: str) -> list[int]:
+    "The tokens of a prompt, with the one that begins a text."
+    first = opened.model.config.bos_token_id
+    begin = [] if first is None else [first]
+    return [*begin, *opened.tok.encode(prompt)] or [opened.tok.end_id]
 
 # %% ../nbs/22_cli.ipynb #22-026c
 def write_many(
@@ -209,6 +215,7 @@ def write_many(
     at_once: int = 32,
 ) -> None:
     "A line of JSON for each prompt, in order."
+    check_lengths(opened, prompts)
     for i in range(0, len(prompts), at_once):
         rows = prompts[i:i + at_once]
         texts = [""] * len(rows)
@@ -216,6 +223,15 @@ def write_many(
         for row, piece in continue_texts(opened, rows, tokens, own, how): texts[row] += piece
         for prompt, text in zip(rows, texts):
             write(json.dumps(dict(prompt=prompt, text=text), ensure_ascii=False) + "\n")
+
+# %% ../nbs/22_cli.ipynb #22-226
+def check_lengths(opened: "Opened", prompts: list[str]) -> None:
+    "Refuse prompts that are longer than what the model reads, before anything is written."
+    most = opened.model.config.context
+    for line, prompt in enumerate(prompts, 1):
+        size = len(first_ids(opened, prompt))
+        if size > most: raise ValueError(f"--prompts: line {line} has {size:,} tokens, but the "
+                                         f"model's context is {most:,}: shorten it")
 
 # %% ../nbs/22_cli.ipynb #22-025
 COMMON, TEXT, SHAPE = "Options", "Which text", "Which model"
@@ -287,7 +303,6 @@ def train_command(
 # %% ../nbs/22_cli.ipynb #22-021
 def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, model)
     "Texts, tokenizer, token arrays and a model; what was not asked for is chosen."
-    import datasets
     import torch
 
     from gpt_nb.data import tokenize
@@ -295,13 +310,13 @@ def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, 
 
     say(f"reading {options['data']} ...")
     bars = sys.stderr.isatty()
-    if not bars: datasets.disable_progress_bars()
     texts = read_texts(options["data"], options)
     model, tok = start_from(options) if options["start"] else (None, None)
     if tok is None: tok = find_tokenizer(options, texts, out if resume else None)
     tokens = tokenize(texts, tok, cache_folder(), progress=bars)
-    say(f"{len(texts):,} documents, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} "
-        f"to validate, {tok.vocab_size:,} in the vocabulary")
+    documents = f"{len(texts):,} document{'s' * (len(texts) > 1)}"
+    say(f"{documents}, {len(tokens.train):,} tokens to train on, {len(tokens.val):,} to validate, "
+        f"{tok.vocab_size:,} in the vocabulary")
     if model: check_known(tokens.train, tok, options["data"], options["start"])
     if not resume: options = plan(options, tok, tokens, model)
     torch.manual_seed(options["seed"])
@@ -317,6 +332,7 @@ def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
     check_alone()
     if not resume: check_new(out)
     options, tok, tokens, model = prepare(options, out, resume)
+    if resume: check_text(options, tokens, out)
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None
     aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
@@ -337,6 +353,14 @@ def fingerprint(tokens: "Tokens") -> str:
     from gpt_nb.training import checksum
 
     return f"{len(tokens.train)}-{checksum(tokens.train):08x}-{checksum(tokens.val):08x}"
+
+# %% ../nbs/22_cli.ipynb #22-224
+def check_text(options: dict, tokens: "Tokens", out: Path) -> None:
+    "Refuse to resume a run on a text that has changed."
+    if options.get("tokens") in (None, fingerprint(tokens)): return
+    raise ValueError(f"--data {options['data']} is not what it was when this run began: put it "
+                     f"back, or give --from {quote(str(out))} and a new --out, which goes on with "
+                     "the model on the text as it is now")
 
 # %% ../nbs/22_cli.ipynb #22-027
 Text = option(list[str], "as for train; of the run's own text its validation part is read  "
@@ -391,7 +415,7 @@ def compare_command(runs: Runs, picture: Picture = None, device: Device = None) 
     opened = [Run.open(folder, device or "auto") for folder in runs]
     figure = plot_runs(opened)
     try: figure.savefig(picture)
-    except ValueError as e: raise ValueError(f"--picture {picture}: {e}") from e
+    except (ValueError, OSError) as e: raise ValueError(f"--picture {picture}: {e}") from e
     show_in_jupyter(figure)
     rows, notes = compare_runs(opened)
     print_columns(rows)
@@ -406,17 +430,19 @@ def compare_runs(
     from gpt_nb.evaluation import compare
 
     tokens = [validation_of(run) for run in runs]
+    say("measuring ...")
     rows = compare(runs, tokens)
     for run, row in zip(runs, rows):
         for name in ("bos_token_id", "eos_token_id", "device"): row.pop(name, None)
         row |= stories_that_hold(run)
+    notes = [note for run in runs for note in not_finished(run)]
     texts = [run.options["data"] for run in runs]
     if not all(same_text(text, texts[0]) for text in texts):
         for row, text in zip(rows, texts): row["data"] = text
-        return rows, ["not comparable: these runs were trained on different texts"]
+        return rows, [*notes, "not comparable: these runs were trained on different texts"]
     if len({fingerprint(each) for each in tokens}) > 1:
-        return rows, ["their tokens differ: compare the bits a byte, not the loss"]
-    return rows, []
+        return rows, [*notes, "their tokens differ: compare the bits a byte, not the loss"]
+    return rows, notes
 
 # %% ../nbs/22_cli.ipynb #22-026d
 RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
@@ -436,11 +462,13 @@ NEXT = {"hf": "vllm serve {out}", "onnx": "onnxruntime.InferenceSession opens it
 @command("export")
 def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = None) -> None:
     "Write a run's model for other programs, with its tokenizer and a card."
+    from safetensors import SafetensorError
+
     from gpt_nb.pretrained import export
     from gpt_nb.training import Run
 
     try: path = export(Run.open(run), to, out, licence or "other")
-    except ImportError as e: raise ValueError(str(e)) from e
+    except (ImportError, SafetensorError) as e: raise ValueError(f"--out {out}: {e}") from e
     then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
     print(f"{path} holds the model. Next: {then}")
 
@@ -536,7 +564,7 @@ def help_for(words: Sequence[str]) -> str:
     names = [made.name for made in app.registered_commands]
     return f"gpt-nb {words[0]} --help" if words and words[0] in names else "gpt-nb --help"
 
-
+# %% ../nbs/22_cli.ipynb #22-221
 def with_option(said: str, words: Sequence[str]) -> str:
     "Where an error speaks of a parameter of the library, the option that it was given by."
     name, _, rest = said.partition(" is ")
@@ -548,8 +576,8 @@ def with_option(said: str, words: Sequence[str]) -> str:
 def with_quotes(said: str, words: Sequence[str]) -> str:
     "Where a shell made several words of a pattern, what to do about it."
     if "unexpected extra argument" not in said or "--data" not in words: return said
-    return (f"{said}: --data takes one text. Put a pattern in quotes, --data 'texts/*.txt', "
-            "and give --data again for another text")
+    return (f"{said}: --data takes one text. Put a pattern, or a name with spaces, in quotes, "
+            "--data 'texts/*.txt', and give --data again for another text")
 
 # %% ../nbs/22_cli.ipynb #22-70c
 def main() -> None:
@@ -598,7 +626,7 @@ def config_file(path: Path) -> Path:
     "The config.json that --config names, or that lies in the folder that it names."
     return path / "config.json" if path.is_dir() else path
 
-# %% ../nbs/22_cli.ipynb #22-93bb
+
 def settings_of(options: dict) -> "TrainConfig":
     "How the model is trained."
     from gpt_nb.training import TrainConfig
@@ -606,7 +634,7 @@ def settings_of(options: dict) -> "TrainConfig":
     known = [f.name for f in fields(TrainConfig)]
     return TrainConfig(**{name: options[name] for name in known if name in options})
 
-# %% ../nbs/22_cli.ipynb #22-93c
+
 NO_DATA = "--data is empty: name a text, a file, a folder or a pattern, or leave it out"
 
 # %% ../nbs/22_cli.ipynb #22-93ca
@@ -641,7 +669,7 @@ def sources(data: str) -> list[str]:
 
     return [name for name, weight in parts_of(data)]
 
-# %% ../nbs/22_cli.ipynb #22-019b
+
 def recipe_of(data: str) -> dict | None:
     "What fits the stories of the built-in worlds; None where there are other texts too."
     from gpt_nb.data import world_of
@@ -671,7 +699,7 @@ def data_of_start(start: str | None) -> str:
     if data is None: raise ValueError(f"--from {start} needs --data: which text to go on with")
     return data
 
-# %% ../nbs/22_cli.ipynb #22-019e
+
 def default_folder(data: str) -> Path:
     "runs/DATA, with nothing in the name that a shell would read."
     return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
@@ -704,7 +732,7 @@ NEEDED = {"data", "tokenizer", "depth", "config", "context", "steps", "minutes",
 LONGER = ("the optimizer goes on with its state and the batches in their order, the rates are at "
           "once those of the longer schedule")
 
-# %% ../nbs/22_cli.ipynb #22-70fb
+
 def called(name: str) -> str:
     "The option that is kept under this name."
     return "--from" if name == "start" else "--" + name.replace("_", "-")
@@ -768,7 +796,7 @@ def choose_context(options: dict, tokens: "Tokens") -> int:
     if longest <= 2 * LONG or recipe_of(options["data"]): return longest
     return max(1, min(LONG, len(tokens.train) // 8))
 
-
+# %% ../nbs/22_cli.ipynb #22-222
 def tokens_in_a_row(tokens: "Tokens", context: int) -> float:
     "How many a row holds: all of a window, or a document."
     from gpt_nb.data import Batches
@@ -797,8 +825,11 @@ def check_memory(shape: "GPTConfig", device: str) -> None:
 # %% ../nbs/22_cli.ipynb #22-021b
 def read_texts(data: str, options: dict) -> Sequence[str]:
     "The documents of --data."
+    import datasets
+
     from gpt_nb.data import load_texts
 
+    if not sys.stderr.isatty(): datasets.disable_progress_bars()
     return load_texts(data, column=options.get("column"), encoding=options.get("encoding"))
 
 # %% ../nbs/22_cli.ipynb #22-021ba
@@ -833,7 +864,9 @@ def make_tokenizer(
     if kind == "char": return CharTokenizer.train(texts)
     if kind == "word": return WordTokenizer.train(texts, vocab_size=2**13)
     name, _, size = kind.partition(":")
-    if name == "bpe" and size.isdecimal(): return BPETokenizer.train(texts, vocab_size=int(size))
+    if name == "bpe" and size.isdecimal():
+        try: return BPETokenizer.train(texts, vocab_size=int(size))
+        except ValueError as e: raise ValueError(f"--tokenizer {kind}: {e}") from e
     try: return load_tokenizer(kind)
     except FileNotFoundError as e:
         raise ValueError(f"--tokenizer {kind}: expected char, word, bpe:N with a vocabulary size "
@@ -878,7 +911,7 @@ def start_from(options: dict):   # (model, tok)
 # %% ../nbs/22_cli.ipynb #22-60d
 ONE_OR_MANY = "--prompt and --prompts exclude each other: give one prompt, or a file of many"
 
-# %% ../nbs/22_cli.ipynb #22-60da
+
 class Opened(NamedTuple):
     "A model that can read and write texts."
     model: "GPT"
@@ -919,7 +952,7 @@ def write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
 
-# %% ../nbs/22_cli.ipynb #22-60h
+
 def own_text(opened: "Opened", name: str) -> str:
     "What the model was trained on."
     data = opened.options.get("data")
@@ -934,6 +967,7 @@ def read_ids(opened: "Opened", data: str, how: dict):   # (ids, end_id, whether 
     own, noted = opened.options.get("data"), opened.options.get("tokens")
     same = own is not None and same_text(data, own)
     if same: how = {name: how[name] or opened.options.get(name) for name in how}
+    say(f"reading {data} ...")
     texts, bars = read_texts(data, how), sys.stderr.isatty()
     if same:
         tokens = tokenize(texts, opened.tok, cache_folder(), progress=bars)
@@ -972,7 +1006,8 @@ def report(run: "Run", tokens: "Tokens | None") -> None:
     if run.floor:
         best = f"no model can do better than {run.floor:.3f}: {run.val_loss / run.floor - 1:.1%}"
         return print(f"validation loss {run.val_loss:.3f} nats a {unit}; {best} above it")
-    result = evaluate(run.model, tokens, run.tok)
+    say("measuring on all of the validation text ...")
+    result = evaluate(run.model, tokens, run.tok, progress=sys.stderr.isatty())
     loss = f"validation loss {result.loss:.3f} nats a {unit}, accuracy {result.accuracy:.1%}"
     if result.bits_per_byte is None:
         return print(f"{loss}; unknown words hide how many bytes that is")
@@ -994,7 +1029,7 @@ def compare_with_counting(run: "Run", tokens: "Tokens", ours: float) -> None:
 # %% ../nbs/22_cli.ipynb #22-70ha
 ENOUGH = 10_000   # bytes of validation text
 
-# %% ../nbs/22_cli.ipynb #22-70hb
+
 def why_no_race(options: dict, size: int) -> str:
     "Why a model and counting cannot be held against each other; empty where they can."
     kind = options["tokenizer"] or ""
@@ -1015,6 +1050,14 @@ def validation_of(run: "Run") -> "Tokens":
     say(f"reading {data} for {run.folder} ...")
     texts = read_texts(data, run.options)
     return tokenize(texts, run.tok, cache_folder(), progress=sys.stderr.isatty())
+
+# %% ../nbs/22_cli.ipynb #22-223
+def not_finished(run: "Run") -> list[str]:
+    "A note where a run was stopped, or still trains."
+    from gpt_nb.checkpoint import read_json
+
+    if read_json(run.folder / "training.json").get("finished", True): return []
+    return [f"{run.folder} is not finished: its last saved state is compared"]
 
 # %% ../nbs/22_cli.ipynb #22-95ca
 def stories_that_hold(run: "Run", n: int = 200) -> dict:

@@ -325,6 +325,47 @@ def test_a_finished_run_is_trained_longer(tmp_path, capsys):
     assert "--steps" in fails(capsys, "train", "--resume", "--out", "run", "--steps", 5)
 
 
+def test_a_run_is_not_resumed_on_a_text_that_has_changed(tmp_path, capsys):
+    data = text_file(tmp_path, 300)
+    assert run_app(small(data, out="run")) == 0
+    data.write_text(data.read_text("utf-8") + "3 times 3 makes 9\n", "utf-8")
+    said = fails(capsys, "train", "--resume", "--out", "run", "--steps", 9)
+    assert "is not what it was" in said and "--from run" in said and str(data) in said
+    assert run_app(["train", "--from", "run", "--data", str(data), "--steps", "2",
+                    "--out", "on"]) == 0
+
+
+def test_a_prompt_that_is_too_long_is_named_before_anything_is_written(run, capsys):
+    Path("prompts.txt").write_text("3 times\n" + "3 times " * 50 + "\n")
+    assert "line 2" in fails(capsys, "sample", run, "--prompts", "prompts.txt", "--tokens", 4)
+
+
+def test_compare_says_which_run_is_not_finished(run, capsys):
+    shutil.copytree(run, "half")
+    record = about("half") | dict(finished=False)
+    Path("half", "training.json").write_text(json.dumps(record))
+    assert run_app(["compare", str(run), "half"]) == 0
+    assert capsys.readouterr().out.count("not finished") == 1
+
+
+def test_export_to_a_full_disk_is_one_line(run, capsys, monkeypatch):
+    import safetensors
+    from gpt_nb import pretrained
+
+    def full(*_, **__): raise safetensors.SafetensorError("No space left on device")
+    monkeypatch.setattr(pretrained, "export", full)
+    said = fails(capsys, "export", run, "--to", "hf", "--out", "new")
+    assert "No space left" in said and "--out new" in said
+
+
+def test_without_a_terminal_there_are_no_bars(tmp_path):
+    text_file(tmp_path)
+    for words in (small("lines.txt", out="run"), ["eval", "run", "--data", "lines.txt"]):
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=True)
+        assert "examples/s" not in done.stderr and "reading lines.txt" in done.stderr
+        if words[0] == "train": assert "measuring" in done.stderr
+
+
 def test_compare_runs(run, tmp_path, capsys):
     data = run.parent / "lines.txt"
     assert run_app(small(data, lr=0.001, out="slow")) == 0
@@ -370,6 +411,7 @@ train --data lines.txt short.txt                      | quotes
 train --data tales@0                                  | weight
 train --data tales@x                                  | @x
 train --data lines.txt+                               | --data
+train --data lines.txt --tokenizer bpe:100            | --tokenizer bpe:100
 train --data lines.txt --minutes 0                    | --minutes
 train --data lines.txt --minutes -1                   | --minutes
 train --data lines.txt --minutes nan                  | --minutes
@@ -450,6 +492,7 @@ compare                                               | RUN
 compare nowhere                                       | nowhere
 compare RUN PLAIN                                     | training.json
 compare RUN --picture a.xyz                           | --picture
+compare RUN --picture no/where.png                    | --picture
 export RUN --to tflite --out new                      | hf, onnx or gguf
 export RUN --out new                                  | --to
 export RUN --to hf                                    | --out

@@ -1039,8 +1039,9 @@ def weight_of(name: str) -> tuple[str, float]:
     if not before or is_there(name): return name, 1.0
     try: weight = float(number)
     except ValueError: return name, 1.0
-    if 0 < weight < float("inf"): return before, weight
-    raise ValueError(f"{name}: weight {number}: expected a number above 0, such as 2 or 0.5")
+    if 0 < weight <= 1000: return before, weight
+    raise ValueError(f"{name}: weight {number}: expected a number above 0, such as 2 or 0.5, "
+                     "and at most 1000")
 
 # %% ../nbs/02_data.ipynb #02-241
 def parts_of(

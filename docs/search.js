@@ -2,12 +2,25 @@
 var splitQuery = (query) =>
   (query.match(/[\p{Letter}\p{Number}_]+(-[\p{Letter}\p{Number}_]+)*/gu) || []).map((word) => word.replaceAll("-", ""));
 
+// The words of a text by their stems, without the smallest ones.
+const stems = (text) =>
+  splitQuery(text.toLowerCase()).filter((word) => !stopwords.has(word)).map((word) => new Stemmer().stemWord(word));
+const wanted = () => stems(new URLSearchParams(window.location.search).get("q") || "");
+const holds = (heading) => wanted().length > 0 && wanted().every((word) => stems(heading).includes(word));
+const headings = (docname) => {
+  const number = Search._index.docnames.indexOf(docname);
+  return Object.entries(Search._index.alltitles).filter(([, places]) => places.some(([file]) => file === number))
+    .map(([title]) => title);
+};
+
 // Chapters stand before the reference: one who searches wants to read first. A block of "How do I" stands
 // before a chapter that uses the word, behind one whose title it is.
 var Scorer = {
   score: ([docname, title, anchor, descr, score]) => {
     const chapter = /^notebooks\/\d/.test(docname), page = /^(notebooks|start|zh|glossary)/.test(docname);
-    return score + (/howto/.test(docname) ? 1999 : chapter ? 2000 : page ? 1000 : 0);
+    const named = chapter && !anchor && holds(title) && stems(title).length === wanted().length;
+    if (/howto/.test(docname)) return score + (headings(docname).some((heading) => holds(heading)) ? 2200 : 1999);
+    return score + (named ? 2400 : chapter ? 2000 : page ? 1000 : 0);
   },
   objNameMatch: 11,
   objPartialMatch: 6,

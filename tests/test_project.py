@@ -181,12 +181,12 @@ def test_lines_fit_and_names_are_used(path, ruff):
 
 
 def blocks_of_howto():
-    "The Python that stands under each question of nbs/howto.ipynb, hidden cells apart."
-    found = {}
+    "The Python of nbs/howto.ipynb: that writes the files, and under each question; not hidden cells."
+    found = {(question := "the files"): []}
     for cell in json.loads((ROOT / "nbs" / "howto.ipynb").read_text("utf-8"))["cells"]:
         text = source(cell)
         if match := re.match(r"###? (.+)", text): found[question := match[1]] = []
-        elif cell["cell_type"] == "code" and found and not text.startswith(("!", "%", "#| hide")):
+        elif cell["cell_type"] == "code" and not text.startswith(("!", "%", "#| hide")):
             found[question].append(text)
     return {question: "\n".join(code) for question, code in found.items() if code}
 

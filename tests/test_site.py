@@ -257,6 +257,14 @@ def test_how_do_i_is_the_same_in_chinese(site):
     assert "%%writefile" not in english and ">!gpt-nb" not in english
 
 
+def test_the_web_handler_of_how_do_i_is_that_of_chapter_14():
+    text = {name: "".join("".join(cell["source"]) for cell in json.loads(
+        (ROOT / "nbs" / f"{name}.ipynb").read_text("utf-8"))["cells"])
+            for name in ("14_pretrained", "howto")}
+    [chapter] = re.findall(r"```python\n# serve\.py.*?\n(.*?)\n```", text["14_pretrained"], re.S)
+    assert f"%%writefile serve.py\n{chapter}" in text["howto"]
+
+
 def test_the_chinese_start_page_has_chinese_heads(site):
     heads = re.findall(r"<th[^>]*>(.*?)</th>", (site / "start-zh.html").read_text("utf-8"), re.S)
     words = [re.sub(r"<.*?>", "", head).strip() for head in heads]
@@ -432,6 +440,13 @@ FIRST = [
     ("注意力", "05_attention"),
     ("LoRA", "howto"),
     ("微调", "howto-zh"),
+    ("train on my texts", "howto"),
+    ("encoding", "howto"),
+    ("resume", "howto"),
+    ("next token probability", "howto"),
+    ("learning rate", "howto"),
+    ("量化", "howto-zh"),
+    ("多卡", "howto-zh"),
 ]
 
 

@@ -109,7 +109,8 @@ def in_words(options: dict, shape: "GPTConfig", epochs: float) -> str:
     if pieces: chosen.append(f"tokenizer {pieces}")
     time = "minutes" if options["minutes"] else "steps"
     often = f"{epochs:.1f}" if epochs < 9.95 else f"{epochs:,.0f}"
-    if epochs < 0.95: read = f"{often} of an epoch: give more {time} or fewer layers"
+    fewer = " or fewer layers" if layers > 1 else ""
+    if epochs < 0.95: read = f"{often} of an epoch: give more {time}{fewer}"
     elif epochs <= BY_HEART: read = f"{often} epochs"
     else: read = f"{often} epochs, in which the text is learned by heart: more text would help"
     return f"{', '.join(chosen)}; about {read}"
@@ -179,7 +180,7 @@ def sample_command(
     stop: Stop = None, seed: Seed = None, device: Device = None,
     temperature: Temperature = 1.0, top_k: TopK = None, top_p: TopP = None, min_p: MinP = None,
 ) -> None:
-    "Let a model write: the prompt and its text on stdout, all else on stderr."
+    "Let a model write. The prompt and its text go to stdout, all else to stderr."
     if prompt is not None and prompts is not None: raise ValueError(ONE_OR_MANY)
     how = dict(stop=stop, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     opened = open_model(model, device)
@@ -291,7 +292,7 @@ def train_command(
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
     settings: Settings = None,
 ) -> None:
-    "Train a model and leave a run folder that transformers and vLLM open too."
+    "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items() if name not in ("out", "resume")}
     stated = state_options(given)
     out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -374,7 +375,7 @@ def eval_command(
     model: ModelName, data: Text = None, limit: Limit = None, device: Device = None,
     column: Column = None, encoding: Encoding = None,
 ) -> None:
-    "Measure a model on text: loss, perplexity, accuracy, calibration, bits per byte."
+    "Measure a model on text. Loss, perplexity, accuracy, calibration, bits per byte."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import evaluate, floor
 
@@ -408,7 +409,7 @@ Picture = option(Path, "the picture to write: .png, .svg or .pdf  [default: comp
 # %% ../nbs/22_cli.ipynb #22-95aa
 @command("compare")
 def compare_command(runs: Runs, picture: Picture = None, device: Device = None) -> None:
-    "Runs side by side: a table of what differs and what came of it, a picture of their losses."
+    "Set runs side by side. A table of what differs and what came of it, and a picture."
     from gpt_nb.training import Run, plot_runs
 
     picture = picture or Path("compare.png")
@@ -461,7 +462,7 @@ NEXT = {"hf": "vllm serve {out}", "onnx": "onnxruntime.InferenceSession opens it
 # %% ../nbs/22_cli.ipynb #22-d94ea
 @command("export")
 def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence = None) -> None:
-    "Write a run's model for other programs, with its tokenizer and a card."
+    "Write a run's model for other programs. Its tokenizer and a card go along."
     from safetensors import SafetensorError
 
     from gpt_nb.pretrained import export
@@ -481,7 +482,7 @@ DemoData = option(str, "tales or tales-zh  [default: tales]", metavar="TEXT")
 def demo_command(
     out: DemoOut = None, minutes: Minutes = None, data: DemoData = None, device: Device = None,
 ) -> None:
-    "Train a small GPT on the built-in world and let it write five stories; again: see them again."
+    "Train on the built-in world and write five stories. Typed again: see them again."
     from gpt_nb.data import world_of
 
     out, data = out or Path("runs/demo"), "tales" if data is None else data

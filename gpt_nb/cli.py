@@ -109,7 +109,7 @@ def in_words(options: dict, shape: "GPTConfig", epochs: float) -> str:
     if pieces: chosen.append(f"tokenizer {pieces}")
     time = "minutes" if options["minutes"] else "steps"
     often = f"{epochs:.1f}" if epochs < 9.95 else f"{epochs:,.0f}"
-    fewer = " or fewer layers" if layers > 1 else ""
+    fewer = " or fewer layers" if layers > 1 and pieces else ""   # those of --from stay
     if epochs < 0.95: read = f"{often} of an epoch: give more {time}{fewer}"
     elif epochs <= BY_HEART: read = f"{often} epochs"
     else: read = f"{often} epochs, in which the text is learned by heart: more text would help"

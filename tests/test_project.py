@@ -181,7 +181,7 @@ def test_lines_fit_and_names_are_used(path, ruff):
 
 
 def blocks_of_howto():
-    "The Python of nbs/howto.ipynb: that writes the files, and under each question; not hidden cells."
+    "The Python of nbs/howto.ipynb: what writes the files, and under each question; none hidden."
     found = {(question := "the files"): []}
     for cell in json.loads((ROOT / "nbs" / "howto.ipynb").read_text("utf-8"))["cells"]:
         text = source(cell)

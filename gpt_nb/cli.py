@@ -197,11 +197,8 @@ def continue_texts(
     "What a model writes after each prompt, piece by piece."
     from gpt_nb.sampling import stream
 
-    c, tok = opened.model.config, opened.tok
     rows = [first_ids(opened, prompt) for prompt in prompts]
-    ends = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
-    stop = [*(how["stop"] or ()), *(end for end in ends if end is not None)]
-    return stream(opened.model, tok, rows, tokens, seed=seed, **how | dict(stop=stop))
+    return stream(opened.model, opened.tok, rows, tokens, seed=seed, **how)
 
 # %% ../nbs/22_cli.ipynb #22-225
 def first_ids(opened: "Opened", prompt: str) -> list[int]:
@@ -295,8 +292,12 @@ def train_command(
     "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items() if name not in ("out", "resume")}
     stated = state_options(given)
-    out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
-    options = recall_options(out, stated) if resume else new_options(stated)
+    if resume:
+        out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
+        options = recall_options(out, stated)
+    else:
+        options = new_options(stated)
+        out = out or default_folder(options["data"])
     run, tokens = train_run(options, out, resume)
     report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")

@@ -546,9 +546,14 @@ def check_weights(parts: list[Sequence[str]], weights: Sequence[float] | None) -
     for part, weight in zip(parts, weights):
         if isinstance(part, str) or hasattr(part, "weights"):
             raise TypeError(f"a corpus is a {type(part).__name__}: give lists of documents")
-        if not 0 < weight < float("inf"):
-            raise ValueError(f"weight {weight}: expected a number above 0, such as 2 or 0.5")
+        check_weight(weight, f"weight {weight}")
     return weights
+
+
+def check_weight(weight: float, said: str) -> None:
+    "Raise where an epoch cannot read a corpus so often; `said` is how it was given."
+    if 0 < weight <= 1000: return
+    raise ValueError(f"{said}: expected a number above 0, such as 2 or 0.5, and at most 1000")
 
 # %% ../nbs/02_data.ipynb #02-018
 _NOT_TEXT = {"__pycache__", "_bundled", "dist-packages", "encodings", "idle_test", "pydoc_data",
@@ -1039,9 +1044,8 @@ def weight_of(name: str) -> tuple[str, float]:
     if not before or is_there(name): return name, 1.0
     try: weight = float(number)
     except ValueError: return name, 1.0
-    if 0 < weight <= 1000: return before, weight
-    raise ValueError(f"{name}: weight {number}: expected a number above 0, such as 2 or 0.5, "
-                     "and at most 1000")
+    check_weight(weight, f"{name}: weight {number}")
+    return before, weight
 
 # %% ../nbs/02_data.ipynb #02-241
 def parts_of(

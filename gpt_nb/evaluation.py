@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from .ngram import NGram, bits_per_byte
 from .sampling import _evaluating, check_whole, end_ids, first_id
 from .tales import Tales, surface
 from .tokenizer import END, Tokenizer, read_texts
-from .training import Run, TrainConfig, train
+from .training import Run, TrainConfig, names_of, train
 
 # %% ../nbs/11_evaluation.ipynb #11-423a
 class Calibration:
@@ -99,11 +98,11 @@ def some_windows(
     "Rows for evaluation: all, or every n-th, so that about `limit` tokens are read."
     from tqdm.auto import tqdm
 
-    every = 1 if limit is None else math.ceil((len(ids) - 1) / limit)
-    size = (len(ids) - 1) // max(1, every)
+    every = 1 if limit is None else max(1, math.ceil((len(ids) - 1) / limit))
+    size = (len(ids) - 1) // every
     how = dict(desc="read", unit=" tokens", unit_scale=True, disable=not progress)
     with tqdm(total=size, **how) as bar:
-        for x, y in windows(ids, context, end_id, batch_size, max(1, every)):   # (B, T) both
+        for x, y in windows(ids, context, end_id, batch_size, every):   # (B, T) both
             yield x, y
             bar.update(int((y != -100).sum()))
 
@@ -511,6 +510,7 @@ def compare(
     tokens: Tokens | Sequence[Tokens],   # whose validation part is read: one for all, or one a run
 ) -> list[dict]:                         # a row a run
     "Name, the settings that differ, tokens read, seconds, loss and bits per byte of each run."
+    check_runs(runs)
     names, result = names_of(runs), []
     texts = [tokens] * len(runs) if isinstance(tokens, Tokens) else list(tokens)
     if len(texts) != len(runs):
@@ -588,14 +588,11 @@ def check_layer(layer: int, n_layer: int) -> None:
                          f"embeddings, to {n_layer}, after the last norm; -1 is the last")
 
 # %% ../nbs/11_evaluation.ipynb #11-7f11
-def names_of(runs: Sequence[Run]) -> list[str]:
-    "The folder of each run, by its last part where that is enough; else its number."
+def check_runs(runs: Sequence[Run]) -> None:
+    "Raise where these are no runs to compare."
     odd = [type(run).__name__ for run in runs if not isinstance(run, Run)]
     if odd: raise TypeError(f"a {odd[0]} is no Run: give what train or Run.open(folder) returns")
     if not runs: raise ValueError("there are no runs to compare: give at least one")
-    folders = [run.folder or Path(f"run {i}") for i, run in enumerate(runs, 1)]
-    names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 # %% ../nbs/11_evaluation.ipynb #11-e8b1
 def check_numbers(x: Tensor) -> None:

@@ -472,7 +472,7 @@ def plot_runs(
 def names_of(runs: list[Run]) -> list[str]:
     "The names of their folders, or where two are called alike the whole paths."
     paths = [run.folder or Path(f"run {i}") for i, run in enumerate(runs, 1)]
-    names = [path.name for path in paths]
+    names = [path.resolve().name for path in paths]   # "." has one too
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 # %% ../nbs/09_training.ipynb #09-096
@@ -707,7 +707,7 @@ def read_log(folder: Path) -> list[dict]:
 # %% ../nbs/09_training.ipynb #09-94a1
 def open_run(cls: type[Run], name: str | Path, device: str) -> Run:
     "A run folder or a house model: its record, tokenizer and model. The log is left for later."
-    folder = local_folder(os.path.expanduser(name))
+    folder = local_folder(name)
     if not folder: raise FileNotFoundError(f"no run folder {name}: train one, or check the path")
     if not (folder / "training.json").is_file():
         raise FileNotFoundError(f"{name} has no training.json, the record of a run: "
@@ -771,9 +771,7 @@ class RunFolder:
             state = State.of(self.trainer)
             self.trainer.backend.save(self.path / "state", state.tensors, state.info)
             self.saved = state.info["step"]
-            self.trainer.backend.export(self.trainer.model, self.path)
-            tok = self.run.tok
-            if self.writes and tok: save_tokenizer(tok, self.path, tok.end_id)
+            write_for_others(self, self.path)
             if self.writes: write_record(self.trainer)
         self.free, self.cost = time.perf_counter(), time.perf_counter() - start
 
@@ -799,11 +797,15 @@ def write_record(t: Trainer) -> None:
 # %% ../nbs/09_training.ipynb #09-129b
 def keep_copy(folder: RunFolder) -> None:
     "A copy of the model as it is now."
-    t, name = folder.trainer, f"{folder.trainer.progress.step:06d}"
-    path, tok = folder.path / "checkpoints" / name, t.run.tok
-    with folder.writing():
-        t.backend.export(t.model, path)
-        if folder.writes and tok: save_tokenizer(tok, path, tok.end_id)
+    name = f"{folder.trainer.progress.step:06d}"
+    with folder.writing(): write_for_others(folder, folder.path / "checkpoints" / name)
+
+
+def write_for_others(folder: RunFolder, path: Path) -> None:
+    "The model as it is now and its tokenizer, as other programs read them."
+    t, tok = folder.trainer, folder.run.tok
+    t.backend.export(t.model, path)
+    if folder.writes and tok: save_tokenizer(tok, path, tok.end_id)
 
 # %% ../nbs/09_training.ipynb #09-129c
 def start_run(folder: RunFolder) -> None:

@@ -493,7 +493,8 @@ def test_names_are_joined_and_weighed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name, error, message", [
     ("tales@0", ValueError, "tales@0: weight 0: expected a number above 0"),
     ("tales@-1", ValueError, "weight -1"), ("tales@nan", ValueError, "weight nan"),
-    ("tales@inf", ValueError, "weight inf"), ("tales@x", ValueError, "unknown text 'tales@x'"),
+    ("tales@inf", ValueError, "weight inf"), ("tales@1001", ValueError, "at most 1000"),
+    ("tales@x", ValueError, "unknown text 'tales@x'"),
     ("tales+", ValueError, "unknown text ''"), ("tales+none/*.txt", FileNotFoundError, "none/"),
     ({"tales": 2}, TypeError, "names no text"), (b"tales", TypeError, "names no text"),
     ([], TypeError, "names no text"), (None, TypeError, "names no text"), ([3], TypeError, "3"),
@@ -986,6 +987,7 @@ def test_weights_have_arrays_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("parts, weights, error, message", [
+    ([["a"]], [1001], ValueError, "weight 1001.0: .* at most 1000"),
     ([["a"]], [0], ValueError, "weight 0.0"), ([["a"]], [float("nan")], ValueError, "weight nan"),
     ([["a"]], [1, 2], ValueError, "1 corpora and 2 weights"), ([], None, ValueError, "0 corpora"),
     (["abc"], None, TypeError, "a corpus is a str"), ([Mix([["a"]])], None, TypeError, "is a Mix"),

@@ -35,9 +35,13 @@ GROWING = dict(data="tales", tokenizer="word", n_stories=100_000,
                shape=dict(n_layer=2, d_model=96, n_head=6, tie_embeddings=False),
                settings=dict(steps=3_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
                              keep=(50, 200, 800, 3000)))
+SHORT = dict(data="tales+tales-zh", tokenizer="bpe:800", n_stories=50_000, context=192,
+             shape=dict(n_layer=3, d_model=96, n_head=6, d_ff=256, tie_embeddings=False),
+             settings=dict(steps=6_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
+                           log_every=50))
 MODELS = {"tales-en": TALES | dict(data="tales:2"),
           "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
-          "tales-both": TALES | BOTH, "pydocs": PYDOCS, "growing": GROWING}
+          "tales-both": TALES | BOTH, "tales-short": SHORT, "pydocs": PYDOCS, "growing": GROWING}
 CARD = """# {name}
 
 A house model of gpt_nb: {params:,} parameters, trained on `{data}` by

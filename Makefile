@@ -17,6 +17,8 @@ help:  ## list the targets
 .venv/development: settings.ini setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	-@PIP_CONSTRAINT=tools/seqeval.txt $(BIN)/python -m pip install --quiet \
+	--disable-pip-version-check seqeval   # a reference in tests; they say so where it is missing
 	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks && \
 	git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P' && \
 	printf '#!/bin/sh\n[ ! -x .venv/bin/nbdev_trust ] || .venv/bin/nbdev_trust\n' > .git/hooks/post-merge; fi

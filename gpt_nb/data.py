@@ -815,18 +815,24 @@ def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     csv.field_size_limit(2**31 - 1)
     with open_text(path, encoding) as file:
         rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
-        filled = (row for row in rows if any(value.strip() for value in row))
-        names, is_tsv = next(filled, []), kind_of(path) == ".tsv"
+        written = (row for row in rows if any(value.strip() for value in row) or row_of(names, row))
+        names, is_tsv = [], kind_of(path) == ".tsv"
+        names = next(written, [])
         part, others = ("tab", "[;,|]") if is_tsv else ("comma", r"[;\t|]")
         if len(names) == 1 and re.search(others, names[0]):
             raise ValueError(f"{path}: the first line, {names[0]!r:.60}, has no {part}: a "
                              f"{kind_of(path)[1:]} parts its values by {part}s")
-        for i, row in enumerate(filled, 1):
+        for i, row in enumerate(written, 1):
             where = f"{path}: row {i} (line {rows.line_num})"
             if len(row) != len(names):
                 raise ValueError(f"{where} has {len(row)} values and the first line {len(names)} "
                                  "names: put a text that holds a comma in double quotes")
             yield where, list(zip(names, row))
+
+
+def row_of(names: list[str], row: list[str]) -> bool:
+    "Whether a row without a word is one of the table, and no empty line."
+    return len(row) == len(names) > 1
 
 # %% ../nbs/02_data.ipynb #02-054b
 def parse(text: str, what: str):

@@ -631,13 +631,14 @@ def search(
     out: str | Path | None = None,     # keeps the best run and the table; None: in memory
     resume: bool = False,              # go on with the search in `out`
     first: dict | None = None,         # settings to begin with
+    options: dict | None = None,       # kept beside the trials, see `options_of_search`
     tell: Callable[[dict], None] | None = None,   # gets each line of the table when it is known
 ) -> tuple[Run, list[dict]]:           # the best run, and a line for each trial
     "Try settings one after the other, end what falls behind, keep the best."
     import optuna
     if trials < 1: raise ValueError(f"trials={trials}: expected at least 1")
     out = Path(out).expanduser() if out else None
-    study, best = open_study(out, resume, seed, first), None
+    study, best = open_study(out, resume, seed, first, options), None
     for number in range(len(table_of(study)), trials):
         study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + number, n_startup_trials=6)
         run = try_one(study, make, number, out)
@@ -695,6 +696,7 @@ def tune(
     out: str | Path | None = None,   # the folder of the best run; None: in memory
     resume: bool = False,            # go on with the search in `out`
     tell: Callable[[dict], None] | None = None,   # gets each line of the table
+    options: dict | None = None,     # kept in training.json, and beside the trials
     **fixed,                         # other options of `finetune`; what is given is not searched
 ) -> tuple[Run, list[dict]]:         # the best run, and a line for each trial
     "Search learning rate, epochs and what is unfrozen."
@@ -702,13 +704,15 @@ def tune(
     examples = examples_of(dataset, task)
     if not isinstance(val, (int, float)): val = examples_of(val, task)
     free = {name: ask for name, ask in SPACE.items() if name not in fixed}
+    if not free: raise ValueError(f"{', '.join(SPACE)} are given: nothing is left to search")
 
     def make(trial, **how) -> Run:
         chosen = {name: ask(trial, len(gpt.model.layers)) for name, ask in free.items()}
-        return finetune(gpt, examples, task, tok, val=val, seed=seed, **fixed, **chosen, **how)
+        how |= fixed | chosen | dict(options=(options or {}) | chosen)
+        return finetune(gpt, examples, task, tok, val=val, seed=seed, **how)
 
     first = {name: value for name, value in USUAL.items() if name in free}
-    return search(make, trials, seed, out, resume, first, tell)
+    return search(make, trials, seed, out, resume, first, options, tell)
 
 # %% ../nbs/15_finetuning.ipynb #15-d46
 def ask_rate(trial, n_layer: int) -> float: return trial.suggest_float("lr", 1e-4, 1e-2, log=True)
@@ -727,7 +731,8 @@ SPACE = {"lr": ask_rate, "epochs": ask_epochs, "learn": ask_learn}
 USUAL = {"lr": 3e-3, "epochs": 8, "learn": "all"}   # tried first
 
 # %% ../nbs/15_finetuning.ipynb #15-d51
-def open_study(out: Path | None, resume: bool, seed: int, first: dict | None):   # optuna.Study
+def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
+               options: dict | None):   # optuna.Study
     "A new search, or the one in a folder as far as it is."
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -744,10 +749,21 @@ def open_study(out: Path | None, resume: bool, seed: int, first: dict | None):  
     if study.user_attrs.get("seed", seed) != seed:
         raise ValueError(f"{out} holds a search with seed {study.user_attrs['seed']}, not {seed}")
     study.set_user_attr("seed", seed)
+    if options: study.set_user_attr("options", options)
     for trial in study.get_trials(deepcopy=False):   # one that was interrupted does not count
         if trial.state.name == "RUNNING": study.tell(trial.number, state=TrialState.FAIL)
     if first and not table_of(study): study.enqueue_trial(first)
     return study
+
+
+def options_of_search(out: Path) -> dict | None:
+    "What the search in a folder was started with; None where there is none."
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    if not (out / "trials.log").is_file(): return None
+    try: storage = JournalStorage(JournalFileBackend(str(out / "trials.log")))
+    except (ValueError, KeyError) as e: raise ValueError(f"{out / 'trials.log'} is damaged") from e
+    return optuna.load_study(study_name="search", storage=storage).user_attrs.get("options")
 
 
 def check_search(out: Path, journal: Path, resume: bool) -> None:
@@ -771,7 +787,7 @@ def table_of(study) -> list[dict]:
     for t in finished_trials(study):
         reached = {name: t.user_attrs.get(name) for name in ("score", "val_loss")}
         if reached["score"] is None: del reached["score"]   # data without labels has none
-        row = dict(trial=t.user_attrs["number"], **t.params, **reached)
+        row = dict(trial=t.user_attrs["number"] + 1, **t.params, **reached)
         rows.append(row | dict(state=STATES[t.state.name]))
     return rows
 
@@ -941,7 +957,7 @@ def only_needed(at: dict[str, str], task: str, names: list[str], source: str,
 def no_column(role: str, names: list[str], source: str) -> str:
     "What to do where no column is known to play a role."
     return (f"{source} has the columns {names}, and none is known to hold the {role}: name it with "
-            f'columns={{"{role}": ...}} (--{role}-column); in a file the first line gives the names')
+            f'columns={{"{role}": ...}} (--{role}-column); the first line gives the names')
 
 # %% ../nbs/15_finetuning.ipynb #15-d69
 def is_missing(value: object) -> bool:

@@ -351,6 +351,8 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None)
     with stopping(out, f"gpt-nb train --out {quote(str(out))}", trials):
         if not trials: run = train(model, tokens, config, tok, out=out, **how)
         else:
+            if options["minutes"]: say(f"{trials} trials, each of up to {options['minutes']:g} "
+                                       f"minutes")
             same = options, tok, tokens, model, out, resume, trials
             run, table = tune_run(*same, dict(floor=best, options=noted))
             print_trials(table)

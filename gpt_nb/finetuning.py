@@ -618,6 +618,7 @@ def in_full(model: nn.Module, tok: Tokenizer, task: str, examples: list[dict]) -
 
 # %% ../nbs/15_finetuning.ipynb #15-d40
 import shutil
+from contextlib import contextmanager, nullcontext
 
 from .training import check_new
 
@@ -735,17 +736,15 @@ def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
                options: dict | None):   # optuna.Study
     "A new search, or the one in a folder as far as it is."
     import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
     from optuna.trial import TrialState
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage, journal = None, out and out / "trials.log"
     if out:
-        check_search(out, journal, resume)
+        check_search(out, out / "trials.log", resume)
         out.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
-    study = optuna.create_study(storage=storage, pruner=pruner, study_name="search",
-                                direction="maximize", load_if_exists=True)
+    with open_journal(out) if out else nullcontext() as storage:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
+        study = optuna.create_study(storage=storage, pruner=pruner, study_name="search",
+                                    direction="maximize", load_if_exists=True)
     if study.user_attrs.get("seed", seed) != seed:
         raise ValueError(f"{out} holds a search with seed {study.user_attrs['seed']}, not {seed}")
     study.set_user_attr("seed", seed)
@@ -756,14 +755,23 @@ def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
     return study
 
 
+@contextmanager
+def open_journal(out: Path):   # optuna's storage
+    "Where the trials of a search are written down."
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+    try: yield JournalStorage(JournalFileBackend(str(out / "trials.log")))
+    except (ValueError, TypeError, LookupError) as e:
+        raise ValueError(f"{out / 'trials.log'} is damaged: {e!r:.80}") from e
+
+
 def options_of_search(out: Path) -> dict | None:
     "What the search in a folder was started with; None where there is none."
     import optuna
-    from optuna.storages.journal import JournalFileBackend, JournalStorage
     if not (out / "trials.log").is_file(): return None
-    try: storage = JournalStorage(JournalFileBackend(str(out / "trials.log")))
-    except (ValueError, KeyError) as e: raise ValueError(f"{out / 'trials.log'} is damaged") from e
-    return optuna.load_study(study_name="search", storage=storage).user_attrs.get("options")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with open_journal(out) as storage:
+        if not optuna.get_all_study_names(storage): return None   # stopped before it began
+        return optuna.load_study(study_name="search", storage=storage).user_attrs.get("options")
 
 
 def check_search(out: Path, journal: Path, resume: bool) -> None:
@@ -856,12 +864,12 @@ def named_rows(name: str, task: str, encoding: str | None) -> tuple[str, Iterabl
 # %% ../nbs/15_finetuning.ipynb #15-d62
 def dataset_rows(dataset) -> Iterator[tuple[str, dict]]:
     "The rows of a `datasets.Dataset`; numbers of labels become their names."
-    features = dataset.features or {}
+    dataset, features = dataset.with_format(None), dataset.features or {}   # no tensors
     kinds = {column: getattr(kind, "feature", kind) for column, kind in features.items()}
     names = {column: kind.names for column, kind in kinds.items() if hasattr(kind, "names")}
     for i, row in enumerate(dataset):
         known = {column: named(row[column], names[column]) for column in names}
-        yield f"{getattr(dataset, 'source', 'dataset')}[{i}]", row | known
+        yield f"dataset[{i}]", row | known
 
 
 def named(value: object, names: list[str]) -> object:
@@ -886,8 +894,9 @@ def listed_rows(dataset) -> Iterator[tuple[str, dict]]:
 
 # %% ../nbs/15_finetuning.ipynb #15-d63
 def flat(row: dict | Sequence[tuple], where: str) -> dict:
-    "A row as one dict; of a dict in it, each value is a column of its own."
-    pairs = list(row.items() if isinstance(row, dict) else row)
+    "A row as one dict; of a dict in it, each value is a column of its own. No name: no column."
+    pairs = row.items() if isinstance(row, dict) else row
+    pairs = [(str(name), value) for name, value in pairs if str(name).strip()]
     new = dict(pairs)
     if len(new) < len(pairs):
         twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
@@ -928,6 +937,7 @@ def columns_of(rows: list, task: str, asked: dict[str, str], source: str,
     "The column of each role: the one asked for, else one with a known name, else the only other."
     names = list(dict.fromkeys(name for _, row in rows for name in row if name != "where"))
     roles = [role for t, role in KNOWN if t == task] + ["sentence"] * (task == "tag")
+    asked = {role: str(name) for role, name in asked.items()}
     for role, name in asked.items():
         if role not in roles: raise ValueError(f"columns: {task} knows {roles}, not {role!r}")
         if name not in names:

@@ -5,10 +5,15 @@ import warnings
 import datasets
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_nb.finetuning import as_iob2, check_known, examples_of, split_examples
+from gpt_nb.finetuning import (as_iob2, assess, check_known, examples_of, finetune, inputs_of,
+                               options_of_search, predict, search, split_examples, tune)
+from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.tokenizer import CharTokenizer
+from gpt_nb.training import Run, TrainConfig
 
 GOOD = [("Lovely.", "good"), ("Awful.", "bad"), ("Great.", "good"), ("Cold.", "bad")]
 
@@ -388,3 +393,142 @@ def test_another_seed_gives_another_split():
     assert all(len(part) == 10 for part in parts) and parts[0] != parts[1] != parts[2]
     with pytest.raises(ValueError, match="val=0.9: expected a share"): split_examples(examples, 0.9)
     with pytest.raises(ValueError, match="none is left to validate on"): split_examples(examples[:1])
+
+
+def test_columns_without_a_name_are_no_columns(tmp_path):
+    path = write(tmp_path / "spam.csv", "v1,v2,,,\nham,Hi é,,,\nspam,Win,,,\nham,Bye,,,\nspam,Buy,,,\n",
+                 "latin-1")
+    found = quietly(path, "classify", {"text": "v2", "label": "v1"}, "latin-1")
+    assert labelled(found)[0] == ("Hi é", "ham")
+    numbered = pd.DataFrame(GOOD)
+    assert labelled(quietly(numbered, "classify", {"text": 0, "label": 1})) == GOOD
+
+
+def test_tensors_of_a_dataset_are_numbers():
+    kinds = datasets.Features(dict(text=datasets.Value("string"),
+                                   label=datasets.ClassLabel(names=["no", "yes"])))
+    rows = datasets.Dataset.from_dict(dict(text=list("abcd"), label=[0, 1, 0, 1]), features=kinds)
+    assert labelled(quietly(rows.with_format("torch"), "classify"))[1] == ("b", "yes")
+
+
+@pytest.fixture(scope="module")
+def small():
+    "A model that knows nothing, a tokenizer, and guests whose words tell what they thought."
+    texts = [f"The {dish} was {word}." for dish in "soup rice fish bread cake tea".split()
+             for word in "lovely fresh cold burnt".split()]
+    rows = [dict(text=t, label="good" if "lovely" in t or "fresh" in t else "bad") for t in texts]
+    tok = CharTokenizer.train(texts)
+    torch.manual_seed(0)
+    return GPT(GPTConfig("qwen3", tok.vocab_size, 40, 2, 2, 16)), tok, rows
+
+
+def test_equal_seeds_give_equal_searches(small):
+    model, tok, rows = small
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+
+    def tried(seed): return tune(model, rows, "classify", tok, trials=5, val=0.25, seed=seed)
+
+    (run, table), (again, same), (_, other) = tried(0), tried(0), tried(1)
+    assert table == same and table[1:] != other[1:]
+    for name, w in run.model.state_dict().items(): assert w.equal(again.model.state_dict()[name])
+    assert table[0]["lr"] == 3e-3 and table[0]["learn"] == "all"   # the usual settings come first
+    done = [row for row in table if row["state"] == "done"]
+    assert run.score == max(row["score"] for row in done)
+    assert run.val_loss == min(r["val_loss"] for r in done if r["score"] == run.score)
+    for name, w in model.state_dict().items(): assert w.equal(before[name])
+
+
+def test_what_is_given_is_not_searched(small):
+    model, tok, rows = small
+    run, table = tune(model, rows, "classify", tok, trials=2, val=0.25, epochs=1, learn="head")
+    assert list(table[0]) == ["trial", "lr", "score", "val_loss", "state"]
+    assert run.options["learn"] == "head"
+    with pytest.raises(ValueError, match="nothing is left to search"):
+        tune(model, rows, "classify", tok, epochs=1, learn="head", lr=1e-3)
+    with pytest.raises(ValueError, match="trials=0"): tune(model, rows, "classify", tok, trials=0)
+
+
+def run_of(losses: list[float], watch=None, out=None, **how) -> Run:
+    "A run whose validation losses are these."
+    model = GPT(GPTConfig("qwen3", 20, 8, 1, 1, 8))
+    rows = [dict(step=i, tokens=i, loss=1.0, val_loss=loss, lr=0.1, tokens_per_second=1.0)
+            for i, loss in enumerate(losses)]
+    for row in rows: watch(row)
+    return Run(model, None, TrainConfig(steps=1), rows, out, val_loss=losses[-1])
+
+
+def test_what_falls_behind_is_ended_and_what_diverges_is_no_best():
+    def make(trial, **how):
+        trial.suggest_float("x", 0, 1)
+        if trial.number == 1: raise FloatingPointError("the loss is nan")
+        return run_of([50 if trial.number > 5 else 9 - trial.number] * 9, **how)
+
+    run, table = search(make, 8)
+    states = [row["state"] for row in table]
+    assert states == ["done", "diverged"] + ["done"] * 4 + ["ended early"] * 2
+    assert run.val_loss == 4 == min(row["val_loss"] for row in table if row["state"] == "done")
+
+    def hopeless(trial, **how): raise FloatingPointError
+
+    with pytest.raises(FloatingPointError, match="none of 2 trials came to an end"):
+        search(hopeless, 2)
+
+
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(small, tmp_path):
+    model, tok, rows = small
+    calls, whole = [], tune(model, rows, "classify", tok, trials=5, val=0.25, out=tmp_path / "a")
+
+    def tell(row):
+        calls.append(row)
+        if len(calls) == 2: raise KeyboardInterrupt
+
+    how = dict(val=0.25, out=tmp_path / "b")
+    with pytest.raises(KeyboardInterrupt): tune(model, rows, "classify", tok, 5, tell=tell, **how)
+    assert options_of_search(tmp_path / "b") is None and (tmp_path / "b" / "trials.log").is_file()
+    with pytest.raises(FileExistsError): tune(model, rows, "classify", tok, 5, **how)
+    run, table = tune(model, rows, "classify", tok, 5, resume=True, **how)
+    assert table == whole[1] and run.folder == tmp_path / "b"
+    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+    assert same[0] == same[1]
+    assert predict(run, ["The pie was cold."]) == predict(whole[0], ["The pie was cold."])
+    more, longer = tune(model, rows, "classify", tok, 6, resume=True, **how)
+    assert longer[:5] == table and more.score >= run.score
+    with pytest.raises(ValueError, match="a search with seed 0, not 1"):
+        tune(model, rows, "classify", tok, 6, resume=True, seed=1, **how)
+    with pytest.raises(FileNotFoundError, match="no search to resume"):
+        tune(model, rows, "classify", tok, 6, resume=True, out=tmp_path / "c")
+    (tmp_path / "b" / "trials.log").write_text("no journal\n")
+    with pytest.raises(ValueError, match="trials.log is damaged"):
+        tune(model, rows, "classify", tok, 6, resume=True, **how)
+
+
+def test_a_text_that_is_too_long_is_counted_with_its_place(small):
+    model, tok, rows = small
+    long = [dict(text="The cake was cold. " * 99, label="bad"), *rows]
+    with pytest.warns(UserWarning, match=r"1 examples are longer than 160 tokens: their beginnings "
+                      r"are not read \(first: dataset\[0\]\)"):
+        finetune(model, long, "classify", tok, val=rows, epochs=1, show=False)
+
+
+def test_a_label_of_the_validation_set_must_be_known(small):
+    model, tok, rows = small
+    with pytest.raises(ValueError, match=r"dataset\[1\]: the label 'meh' was never seen in training"):
+        finetune(model, rows, "classify", tok, val=[*rows[:1], dict(text="So so.", label="meh")])
+    run = finetune(model, rows, "classify", tok, epochs=1, val=rows[:1], show=False)
+    result = assess(run, rows)
+    assert result["examples"] == 24 and result["commonest label"] == 0.5
+    said = predict(run, [row["text"] for row in rows])
+    right = [a == row["label"] for a, row in zip(said, rows)]
+    assert abs(result["accuracy"] - sum(right) / 24) < 1e-9
+    with pytest.raises(ValueError, match="'meh' was never seen"):
+        assess(run, [dict(text="So so.", label="meh")])
+
+
+def test_inputs_are_in_order_and_none_is_left_out(tmp_path):
+    table = write(tmp_path / "t.csv", "n,sentence\n1,a\n2,\n3,c\n")
+    with pytest.warns(UserWarning, match=r"1 row has nothing to answer \(first: .*row 2 \(line 3\)"):
+        assert pairs(inputs_of(table, "classify"), "text") == [("a",), ("",), ("c",)]
+    asked = write(tmp_path / "q.jsonl", '{"context": "C", "question": "Q?"}\n')
+    assert pairs(inputs_of(asked, "generate"), "text") == [("C\nQ?",)]
+    words = write(tmp_path / "t.conll", "Mia B-PER\nsat O\n\nRome B-LOC\n")
+    assert pairs(inputs_of(words, "tag"), "words") == [(["Mia", "sat"],), (["Rome"],)]

@@ -296,7 +296,8 @@ def train_command(
     settings: Settings = None, tune: Tune = None,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
-    given = {name: value for name, value in locals().items() if name not in ("out", "resume", "tune")}
+    given = {name: value for name, value in locals().items()
+             if name not in ("out", "resume", "tune")}
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -550,8 +551,8 @@ HOW_LEARNED = ("learn", "epochs", "lr", "batch_size", "seed", "device")
 
 # %% ../nbs/22_cli.ipynb #22-d116
 TunedModel = Annotated[str, typer.Argument(help="a run that gpt-nb finetune wrote", metavar="RUN")]
-Inputs = option(str, "texts: a table as for finetune (answers are not needed), a .txt file with one "
-                "in each line, or - for stdin", "Options", metavar="FILE")
+Inputs = option(str, "texts: a table as for finetune (answers are not needed), a .txt file with "
+                "one in each line, or - for stdin", "Options", metavar="FILE")
 Proba = Annotated[bool, typer.Option("--proba", rich_help_panel="Options", help=(
     "of labels: a line of JSON with the label and the probability of each"))]
 Longest = option(int, "of texts: write at most so many tokens", "Options", "--tokens", min=1,
@@ -847,7 +848,6 @@ def default_folder(data: str) -> Path:
 # %% ../nbs/22_cli.ipynb #22-70f
 def recall_options(out: Path, stated: dict, trials: int | None = None) -> dict:
     "What a run was started with. What is said again must agree; it may ask for more time."
-    from gpt_nb.checkpoint import read_json
     from gpt_nb.training import BUDGET, MACHINE, WATCHING
 
     saved = saved_options(out, trials)

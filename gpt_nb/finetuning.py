@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap',
            'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune',
-           'predict', 'as_example', 'label_rows', 'written_for', 'split_examples', 'examples_of', 'assess', 'search',
-           'tune', 'check_known', 'inputs_of', 'input_in']
+           'predict', 'as_example', 'label_rows', 'written_for', 'split_examples', 'examples_of', 'assess', 'tune',
+           'search', 'check_known', 'inputs_of', 'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import torch
@@ -297,7 +297,7 @@ SCORES = {"classify": accuracy, "tag": accuracy, "generate": accuracy}
 # %% ../nbs/15_finetuning.ipynb #15-c26
 def finetune(
     model: Run | GPT | str | Path,   # a run, a GPT, a folder or a house model; it stays as it is
-    dataset,                         # a path, a data set, or a list of dicts: see `examples_of`
+    dataset: str | Path | Iterable[dict],   # a file, a data set or a list: see `examples_of`
     task: Literal["classify", "tag", "generate"],
     tok: Tokenizer | None = None,    # None: that of the run or folder
     *,
@@ -487,7 +487,8 @@ KNOWN = {   # what people call a column; the first that is there is taken
     ("tag", "tags"): "ner_tags tags tag ner labels label pos_tags pos 标签 标注 实体 词性",
     ("generate", "question"): "question query instruction 问题 提问 指令",
     ("generate", "context"): "context passage paragraph input 上下文 材料 段落 背景 文章 原文",
-    ("generate", "text"): "source text input document article dialogue prompt 原文 文本 输入 正文 文章",
+    ("generate", "text"): "source text input document article dialogue prompt "
+                          "原文 文本 输入 正文 文章",
     ("generate", "target"): "target output summary answer answers answers.text response completion "
                             "highlights 译文 摘要 输出 答案 回答 目标"}
 
@@ -558,8 +559,9 @@ def what_is_read(example: dict) -> str | tuple[str, ...]:
 
 # %% ../nbs/15_finetuning.ipynb #15-d29
 def examples_of(
-    dataset,   # a path (csv, tsv, jsonl, json, parquet, CoNLL), "hub:org/name[/config][:part]",
-               # a list of dicts, a datasets.Dataset or a pandas.DataFrame
+    dataset: str | Path | Iterable[dict],   # a file (csv, tsv, jsonl, json, parquet, CoNLL),
+                                            # "hub:org/name[/config][:part]", a list of dicts, a
+                                            # datasets.Dataset or a pandas.DataFrame
     task: str,                              # "classify", "tag" or "generate"
     columns: dict[str, str] | None = None,  # {"text": NAME, "label": NAME ...} where no guess fits
     encoding: str | None = None,            # of a file that is not UTF-8, such as gb18030
@@ -584,7 +586,7 @@ def examples_of(
 # %% ../nbs/15_finetuning.ipynb #15-d34
 def assess(
     model: Run | nn.Module | str | Path,    # a fine-tuned run, its model, or its folder
-    dataset,                                # with the answers, as for `examples_of`
+    dataset: str | Path | Iterable[dict],   # with the answers, as for `examples_of`
     columns: dict[str, str] | None = None,
     encoding: str | None = None,
     tok: Tokenizer | None = None,           # None: that of the run or folder
@@ -621,6 +623,53 @@ import shutil
 from contextlib import contextmanager, nullcontext
 
 from .training import check_new
+
+# %% ../nbs/15_finetuning.ipynb #15-d45
+def tune(
+    model: Run | GPT | str | Path,   # as for `finetune`
+    dataset: str | Path | Iterable[dict],   # as for `finetune`
+    task: str,
+    tok: Tokenizer | None = None,    # as for `finetune`
+    trials: int = 20,
+    *,
+    val: float | list = 0.1,         # the same for all trials
+    seed: int = 0,                   # of the choices, and of each run
+    out: str | Path | None = None,   # the folder of the best run; None: in memory
+    resume: bool = False,            # go on with the search in `out`
+    tell: Callable[[dict], None] | None = None,   # gets each line of the table
+    options: dict | None = None,     # kept in training.json, and beside the trials
+    **fixed,                         # other options of `finetune`; what is given is not searched
+) -> tuple[Run, list[dict]]:         # the best run, and a line for each trial
+    "Search learning rate, epochs and what is unfrozen."
+    gpt, tok = body_of(model, tok)
+    examples = examples_of(dataset, task)
+    if not isinstance(val, (int, float)): val = examples_of(val, task)
+    free = {name: ask for name, ask in SPACE.items() if name not in fixed}
+    if not free: raise ValueError(f"{', '.join(SPACE)} are given: nothing is left to search")
+
+    def make(trial, **how) -> Run:
+        chosen = {name: ask(trial, len(gpt.model.layers)) for name, ask in free.items()}
+        how |= fixed | chosen | dict(options=(options or {}) | chosen)
+        return finetune(gpt, examples, task, tok, val=val, seed=seed, **how)
+
+    first = {name: value for name, value in USUAL.items() if name in free}
+    return search(make, trials, seed, out, resume, first, options, tell)
+
+# %% ../nbs/15_finetuning.ipynb #15-d46
+def ask_rate(trial, n_layer: int) -> float: return trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+
+
+def ask_epochs(trial, n_layer: int) -> int: return trial.suggest_int("epochs", 2, 16, log=True)
+
+
+def ask_learn(trial, n_layer: int) -> str | int:
+    "The head, the upper half of the blocks, or all."
+    said = trial.suggest_categorical("learn", ["head", "half", "all"])
+    return max(1, n_layer // 2) if said == "half" else said
+
+
+SPACE = {"lr": ask_rate, "epochs": ask_epochs, "learn": ask_learn}
+USUAL = {"lr": 3e-3, "epochs": 8, "learn": "all"}   # tried first
 
 # %% ../nbs/15_finetuning.ipynb #15-d42
 def search(
@@ -684,53 +733,6 @@ def worth(row: dict) -> float:
     "What is made as large as possible: the score, or where there is none the loss below zero."
     return -row["val_loss"] if row.get("score") is None else row["score"]
 
-# %% ../nbs/15_finetuning.ipynb #15-d45
-def tune(
-    model: Run | GPT | str | Path,   # as for `finetune`
-    dataset,                         # as for `finetune`
-    task: str,
-    tok: Tokenizer | None = None,    # as for `finetune`
-    trials: int = 20,
-    *,
-    val: float | list = 0.1,         # the same for all trials
-    seed: int = 0,                   # of the choices, and of each run
-    out: str | Path | None = None,   # the folder of the best run; None: in memory
-    resume: bool = False,            # go on with the search in `out`
-    tell: Callable[[dict], None] | None = None,   # gets each line of the table
-    options: dict | None = None,     # kept in training.json, and beside the trials
-    **fixed,                         # other options of `finetune`; what is given is not searched
-) -> tuple[Run, list[dict]]:         # the best run, and a line for each trial
-    "Search learning rate, epochs and what is unfrozen."
-    gpt, tok = body_of(model, tok)
-    examples = examples_of(dataset, task)
-    if not isinstance(val, (int, float)): val = examples_of(val, task)
-    free = {name: ask for name, ask in SPACE.items() if name not in fixed}
-    if not free: raise ValueError(f"{', '.join(SPACE)} are given: nothing is left to search")
-
-    def make(trial, **how) -> Run:
-        chosen = {name: ask(trial, len(gpt.model.layers)) for name, ask in free.items()}
-        how |= fixed | chosen | dict(options=(options or {}) | chosen)
-        return finetune(gpt, examples, task, tok, val=val, seed=seed, **how)
-
-    first = {name: value for name, value in USUAL.items() if name in free}
-    return search(make, trials, seed, out, resume, first, options, tell)
-
-# %% ../nbs/15_finetuning.ipynb #15-d46
-def ask_rate(trial, n_layer: int) -> float: return trial.suggest_float("lr", 1e-4, 1e-2, log=True)
-
-
-def ask_epochs(trial, n_layer: int) -> int: return trial.suggest_int("epochs", 2, 16, log=True)
-
-
-def ask_learn(trial, n_layer: int) -> str | int:
-    "The head, the upper half of the blocks, or all."
-    said = trial.suggest_categorical("learn", ["head", "half", "all"])
-    return max(1, n_layer // 2) if said == "half" else said
-
-
-SPACE = {"lr": ask_rate, "epochs": ask_epochs, "learn": ask_learn}
-USUAL = {"lr": 3e-3, "epochs": 8, "learn": "all"}   # tried first
-
 # %% ../nbs/15_finetuning.ipynb #15-d51
 def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
                options: dict | None):   # optuna.Study
@@ -754,7 +756,7 @@ def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
     if first and not table_of(study): study.enqueue_trial(first)
     return study
 
-
+# %% ../nbs/15_finetuning.ipynb #15-d51b
 @contextmanager
 def open_journal(out: Path):   # optuna's storage
     "Where the trials of a search are written down."
@@ -1222,7 +1224,7 @@ def check_known(
 
 # %% ../nbs/15_finetuning.ipynb #15-d78
 def inputs_of(
-    dataset,                                # as for `examples_of`; answers are not needed
+    dataset: str | Path | Iterable[dict],   # as for `examples_of`; answers are not needed
     task: str,
     columns: dict[str, str] | None = None,
     encoding: str | None = None,

@@ -790,8 +790,9 @@ def test_eval_of_a_run_that_was_turned_to_a_task(tuned, capsys):
 
 
 def test_what_tells_labels_does_not_write(tuned, run, capsys):
-    for command in (["sample", tuned], ["compare", tuned], ["export", tuned, "--to", "hf", "--out", "x"],
-                    ["finetune", tuned, "--task", "classify", "--data", tuned.parent / "guests.csv"]):
+    again = ["finetune", tuned, "--task", "classify", "--data", tuned.parent / "guests.csv"]
+    export = ["export", tuned, "--to", "hf", "--out", "x"]
+    for command in (["sample", tuned], ["compare", tuned], export, again):
         assert f"gpt-nb predict {tuned} --data FILE" in fails(capsys, *command)
     assert "resume it with gpt-nb finetune" in fails(capsys, "train", "--resume", "--out", tuned)
     assert "--task ... does that" in fails(capsys, "predict", run, "--data", "-")
@@ -815,7 +816,8 @@ def test_chinese_of_another_encoding(tmp_path, capsys):
 def test_tags_and_their_predictions(tmp_path, capsys, monkeypatch):
     import io
     names, places = "Mia Tom Ann Leo Eva Max".split(), "Rome Bonn Oslo Nice".split()
-    sentences = [f"{name} B-PER\nlives O\nin O\n{place} B-LOC\n" for name in names for place in places]
+    sentences = [f"{name} B-PER\nlives O\nin O\n{place} B-LOC\n"
+                 for name in names for place in places]
     Path("t.conll").write_text("\n".join(sentences))
     assert run_app(tune_on("t.conll", task="tag", epochs=6, out="run")) == 0
     capsys.readouterr()
@@ -834,7 +836,8 @@ def test_texts_are_written_on_one_line(tmp_path, capsys):
     rows = [dict(question=f"What is {n}?", context="Numbers.", answers=dict(text=["one\nand two"]))
             for n in range(10)]
     Path("q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert run_app(tune_on("q.jsonl", task="generate", epochs=12, val=0.2, batch_size=2, out="run")) == 0
+    how = dict(task="generate", epochs=12, val=0.2, batch_size=2)
+    assert run_app(tune_on("q.jsonl", **how, out="run")) == 0
     capsys.readouterr()
     assert run_app(["predict", "run", "--data", "q.jsonl"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -842,7 +845,7 @@ def test_texts_are_written_on_one_line(tmp_path, capsys):
     assert run_app(["eval", "run", "--data", "q.jsonl"]) == 0
     out = capsys.readouterr().out
     assert "exact match" in out and "token accuracy" in out
-    assert run_app(["sample", "run", "--prompt", "Numbers.", "--tokens", "3"]) == 0   # it writes still
+    assert run_app(["sample", "run", "--prompt", "Numbers.", "--tokens", "3"]) == 0   # it writes
 
 
 def test_a_file_to_validate_on_and_named_columns(tmp_path, capsys):
@@ -911,11 +914,10 @@ def test_train_searches_too(tmp_path, capsys):
 
 
 def test_ctrl_c_saves_a_fine_tuning_and_resume_equals_an_uninterrupted_run(tmp_path):
-    data = guests(tmp_path)
-    started = lambda out: [*COMMAND, *tune_on(data, epochs=60, out=out)]
-    run_it = lambda command: subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run_it(started(tmp_path / "whole")).returncode == 0
-    process = subprocess.Popen(started(tmp_path / "broken"), text=True, stderr=subprocess.PIPE,
+    def words(out): return tune_on(tmp_path / "guests.csv", epochs=60, out=tmp_path / out)
+
+    guests(tmp_path)
+    process = subprocess.Popen([*COMMAND, *words("broken")], text=True, stderr=subprocess.PIPE,
                                stdout=subprocess.PIPE)
     while process.poll() is None and not (tmp_path / "broken" / "state").exists(): time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -923,8 +925,8 @@ def test_ctrl_c_saves_a_fine_tuning_and_resume_equals_an_uninterrupted_run(tmp_p
     assert process.returncode == 130 and "Traceback" not in errors
     assert f"Go on with: gpt-nb finetune --out {tmp_path / 'broken'} --resume" in errors
     assert not about(tmp_path / "broken")["finished"]
-    resumed = [*COMMAND, "finetune", "--out", str(tmp_path / "broken"), "--resume"]
-    assert run_it(resumed).returncode == 0
+    assert run_app(["finetune", "--out", str(tmp_path / "broken"), "--resume"]) == 0
+    assert run_app(words("whole")) == 0
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "broken")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -959,7 +961,7 @@ finetune tales-short --task classify --data g.csv --tune 0      | --tune
 finetune tales-short --task classify --data g.csv --device abacus | abacus
 finetune tales-short --task classify --data g.csv --out full    | not empty
 finetune tales-short --task classify --data g.csv --out TUNED   | resume
-finetune tales-short --task classify --data g.csv --lr 1 --epochs 1 --learn all --tune 2 --out n | left to search
+finetune tales-short --task classify --data g.csv --lr 1 --epochs 1 --learn all --tune 2 | to search
 finetune --resume                                               | needs the --out
 finetune --resume --out nothing                                 | no run to resume
 finetune --resume --out RUN                                     | not made by gpt-nb finetune
@@ -1002,7 +1004,8 @@ def test_bad_examples_are_one_line(line, run, tuned, wrong_examples, capsys, mon
     assert not (wrong_examples / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "training.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json",
+                                  "training.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
 def test_a_damaged_run_of_labels(tuned, tmp_path, capsys, name, damage):
     for path in tuned.iterdir():
@@ -1016,7 +1019,8 @@ def test_a_damaged_run_of_labels(tuned, tmp_path, capsys, name, damage):
 def test_options_of_a_run_that_are_damaged(tuned, tmp_path, capsys):
     for path in tuned.iterdir():
         if path.is_file(): (tmp_path / path.name).write_bytes(path.read_bytes())
-    for options in ([], {}, dict(model=5, task=[], data={}), dict(model="a", task="tag", data=["x"]),
+    for options in ([], {}, dict(model=5, task=[], data={}),
+                    dict(model="a", task="tag", data=["x"]),
                     dict(model="tales-short", task="classify", data="x", lr="fast")):
         record = about(tuned) | dict(options=options)
         Path("training.json").write_text(json.dumps(record))

@@ -36,8 +36,9 @@ def write(path, text: str, encoding="utf-8"):
     return path
 
 
-@pytest.mark.parametrize("text, label", [("text", "label"), ("Text", "Label"), ("sentence", "class"),
-    (" Review ", "SENTIMENT"), ("文本", "标签"), ("句子", "类别"), ("评论", "情感"), ("x", "label"),
+@pytest.mark.parametrize("text, label", [("text", "label"), ("Text", "Label"),
+    ("sentence", "class"), (" Review ", "SENTIMENT"), ("文本", "标签"), ("句子", "类别"),
+    ("评论", "情感"), ("x", "label"),
     ("text", "whatever")])
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet", "csv.gz"])
 def test_every_kind_of_table_gives_the_same(tmp_path, text, label, kind):
@@ -65,7 +66,8 @@ def test_encodings_marks_and_line_ends(tmp_path, encoding, ends):
     path.write_bytes(ends.join(lines).encode(encoding))
     asked = "gb18030" if encoding == "gb18030" else None
     found = quietly(path, "classify", encoding=asked)
-    assert labelled(found) == [("很好,真的\n好", "好"), ("很差", "差"), ("不错", "好"), ("太咸", "差")]
+    expected = [("很好,真的\n好", "好"), ("很差", "差"), ("不错", "好"), ("太咸", "差")]
+    assert labelled(found) == expected
     assert found[0]["where"].endswith("row 1 (line 3)") and found[1]["where"].endswith("(line 4)")
     if asked:
         with pytest.raises(ValueError, match="encoding=\"gb18030\""): examples_of(path, "classify")
@@ -89,7 +91,8 @@ def test_numbers_of_a_dataset_are_named():
 def test_tnews_by_its_columns():
     rows = dict(label=["100", "104"] * 2, label_desc=["news_story", "news_finance"] * 2,
                 sentence=["一", "二", "三", "四"], keywords=["", "", "", ""])
-    assert labelled(quietly(datasets.Dataset.from_dict(rows), "classify"))[1] == ("二", "news_finance")
+    found = quietly(datasets.Dataset.from_dict(rows), "classify")
+    assert labelled(found)[1] == ("二", "news_finance")
 
 
 def test_conll_2003_by_its_columns():
@@ -108,14 +111,16 @@ def test_conll_2003_by_its_columns():
 @pytest.mark.parametrize("names", [("context", "question", "answers"), ("文章", "问题", "答案"),
                                    ("passage", "Query", "answer")])
 def test_questions_with_their_context(tmp_path, names):
-    answers = [dict(text=["Tom", "to Tom"], answer_start=[3, 0]), dict(text=["Rome"], answer_start=[0])]
+    answers = [dict(text=["Tom", "to Tom"], answer_start=[3, 0]),
+               dict(text=["Rome"], answer_start=[0])]
     flat = ["Tom", "Rome"]
     rows = [dict(zip(names, row)) for row in zip(["A", "B"], ["Who?", "Where?"],
                                                  answers if names[2] == "answers" else flat)]
     expected = [("A\nWho?", "Tom"), ("B\nWhere?", "Rome")]
     assert pairs(quietly(rows, "generate"), "text", "target") == expected
     lines = "\n".join(json.dumps(row) for row in rows)
-    assert pairs(quietly(write(tmp_path / "q.jsonl", lines), "generate"), "text", "target") == expected
+    found = quietly(write(tmp_path / "q.jsonl", lines), "generate")
+    assert pairs(found, "text", "target") == expected
     pd.DataFrame(rows).to_csv(tmp_path / "q.csv", index=False)   # dicts are printed there
     assert pairs(quietly(tmp_path / "q.csv", "generate"), "text", "target") == expected
     found = quietly(datasets.Dataset.from_list(rows), "generate")
@@ -124,16 +129,18 @@ def test_questions_with_their_context(tmp_path, names):
 
 def test_other_pairs_of_texts():
     pair = [dict(document="long", summary="short"), dict(document="other", summary="brief")]
-    assert pairs(quietly(pair, "generate"), "text", "target") == [("long", "short"), ("other", "brief")]
+    found = quietly(pair, "generate")
+    assert pairs(found, "text", "target") == [("long", "short"), ("other", "brief")]
     alpaca = [dict(instruction="Add.", input="1 2", output=3), dict(instruction="Sing.", input="",
                                                                    output="la")]
-    assert pairs(quietly(alpaca, "generate"), "text", "target") == [("1 2\nAdd.", "3"), ("Sing.", "la")]
+    found = quietly(alpaca, "generate")
+    assert pairs(found, "text", "target") == [("1 2\nAdd.", "3"), ("Sing.", "la")]
     wmt = [dict(translation=dict(en="cat", zh="猫")), dict(translation=dict(en="dog", zh="狗"))]
     at = {"text": "translation.en", "target": "translation.zh"}
     assert pairs(quietly(wmt, "generate", at), "text", "target") == [("cat", "猫"), ("dog", "狗")]
     listed = [dict(input="a", output='["x", "y"]'), dict(input="b", output="{'z': 1}")]
     assert pairs(quietly(listed, "generate"), "target") == [('["x", "y"]',), ("{'z': 1}",)]
-    unanswerable = [*pair, dict(context="c", question="q", answers=dict(text=[], answer_start=[]))][2:]
+    unanswerable = [dict(context="c", question="q", answers=dict(text=[], answer_start=[]))]
     with pytest.raises(ValueError, match="1 row has no answers.text and is left out"):
         examples_of(unanswerable, "generate")
 
@@ -158,7 +165,7 @@ CLASSIFY = [
     ("text,label\nA,1\nB,0\nC,1.0\n", r"row 3 \(line 4\): label '1.0' is the same number as '1'"),
     ("text,label\nA,x\nB,y\nC,z\n", r"no label stands in two rows .*column of the labels\?"),
     ("text,label\n,x\n ,y\n", r"2 rows and none is complete: 2 rows have no text and are left out"),
-    ("text,label\nWendish,1.0, \nA,1\n", r"row 1 \(line 2\) has 3 values and the first line 2 names"),
+    ("text,label\nWendish,1.0, \nA,1\n", r"row 1 \(line 2\) has 3 values and the first line 2"),
     ("text,label,label\nA,x,y\nB,y,x\n", r"row 1 \(line 2\) has two columns 'label'"),
     ("great film,1\nbad film,0\nfine,1\n", r"the columns \['great film', '1'\].*first line gives"),
     ('text,label\n"A,x\n', r"t.csv cannot be read: unexpected end of data"),
@@ -172,7 +179,7 @@ def test_a_bad_table_is_refused_with_its_place(tmp_path, text, says):
 
 @pytest.mark.parametrize("labels, says", [
     ([1, 0, "1", 0], r"dataset\[2\]: label '1' is a text, but 1 before it is a number"),
-    ([True, False, 1, 0], r"dataset\[2\]: label 1 is a number, but True before it is a truth value"),
+    ([True, False, 1, 0], r"dataset\[2\]: label 1 is a number, but True .* is a truth value"),
     (["a", "b", ["a"], "b"], r"dataset\[2\]: \['a'\] stands where one label is expected")])
 def test_labels_that_change_type(labels, says):
     rows = [dict(text=str(i), label=label) for i, label in enumerate(labels)]
@@ -214,8 +221,8 @@ def test_a_row_that_is_none(row, says):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no file"): examples_of("no.csv", "classify")
-    with pytest.raises(ValueError, match="is a folder: name a file"): examples_of(tmp_path, "classify")
+    with pytest.raises(FileNotFoundError, match="no file no.csv"): examples_of("no.csv", "classify")
+    with pytest.raises(ValueError, match="is a folder: name a file"): examples_of(tmp_path, "tag")
     with pytest.raises(ValueError, match="is no table: expected a file that ends in"):
         examples_of(write(tmp_path / "a.txt", "text"), "classify")
     with pytest.raises(ValueError, match="task='sort': expected one of classify, tag, generate"):
@@ -256,7 +263,8 @@ def test_conll_files(tmp_path, ends, mark, gap):
     path.write_bytes(TAGGED.replace(" ", gap).replace("\n", ends).encode(mark))
     found = quietly(path, "tag")
     assert pairs(found, "words", "tags") == [
-        (["EU", "rejects", "New", "York"], ["B-ORG", "O", "B-LOC", "I-LOC"]), (["Peter"], ["B-PER"])]
+        (["EU", "rejects", "New", "York"], ["B-ORG", "O", "B-LOC", "I-LOC"]),
+        (["Peter"], ["B-PER"])]
     assert [e["where"].rpartition(" ")[2] for e in found] == ["3", "8"]
 
 
@@ -312,13 +320,16 @@ def test_iob2_is_valid_and_turning_twice_changes_nothing(tags):
     assert [t[1:] for t in new] == [t[1:] for t in tags]   # kinds stay
 
 
+MING = "B-PER I-PER O B-LOC I-LOC"
+
+
 @pytest.mark.parametrize("words, tags", [
-    ("小明在北京", "B-PER I-PER O B-LOC I-LOC"), ("['小','明','在','北','京']", "B-PER I-PER O B-LOC I-LOC"),
+    ("小明在北京", MING), ("['小','明','在','北','京']", MING),
     ("小 明 在 北 京", '["B-PER", "I-PER", "O", "B-LOC", "I-LOC"]')])
 def test_words_in_a_table(tmp_path, words, tags):
     pd.DataFrame([dict(句子=words, 标注=tags)]).to_csv(tmp_path / "t.csv", index=False)
     found = quietly(tmp_path / "t.csv", "tag")
-    assert (found[0]["words"], found[0]["tags"]) == (list("小明在北京"), "B-PER I-PER O B-LOC I-LOC".split())
+    assert pairs(found, "words", "tags") == [(list("小明在北京"), MING.split())]
 
 
 def test_words_and_tags_must_be_as_many():
@@ -337,12 +348,13 @@ def test_words_and_tags_must_be_as_many():
 @pytest.mark.parametrize("number", ["sentence_id", "Sentence #"])
 @pytest.mark.parametrize("filled", [True, False])
 def test_a_table_with_a_word_in_each_row(tmp_path, number, filled):
-    ids = ["Sentence: 1", "Sentence: 1", "Sentence: 2"] if filled else ["Sentence: 1", None, "Sentence: 2"]
+    ids = ["Sentence: 1", "Sentence: 1" if filled else None, "Sentence: 2"]
     table = pd.DataFrame({number: ids, "Word": ["Mia", "sat", "Rome"], "POS": ["N", "V", "N"],
                           "Tag": ["B-per", "O", "B-geo"]})
     table.to_csv(tmp_path / "t.csv", index=False)
     found = quietly(tmp_path / "t.csv", "tag", {"tags": "Tag"})
-    assert pairs(found, "words", "tags") == [(["Mia", "sat"], ["B-per", "O"]), (["Rome"], ["B-geo"])]
+    expected = [(["Mia", "sat"], ["B-per", "O"]), (["Rome"], ["B-geo"])]
+    assert pairs(found, "words", "tags") == expected
     table[["Word", "Tag"]].to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match=r"row 1 \(line 2\): each row holds one word"):
         examples_of(tmp_path / "t.csv", "tag")
@@ -359,8 +371,8 @@ def test_examples_are_checked_once(tmp_path):
 def test_a_label_that_was_never_seen():
     rows = quietly([dict(text=text, label=label) for text, label in GOOD], "classify")
     check_known(rows, ["bad", "good"])
-    with pytest.raises(ValueError, match=r"dataset\[0\]: the label 'good' was never seen in training: "
-                       "known are bad, fine"):
+    with pytest.raises(ValueError, match=r"dataset\[0\]: the label 'good' was never seen in "
+                       "training: known are bad, fine"):
         check_known(rows, ["bad", "fine"])
     with pytest.raises(ValueError, match="the label 'B-A' was never seen"):
         check_known(quietly(tag_rows("O B-A"), "tag"), ["O"])
@@ -392,12 +404,12 @@ def test_another_seed_gives_another_split():
     parts = [split_examples(examples, 0.1, seed)[1] for seed in range(3)]
     assert all(len(part) == 10 for part in parts) and parts[0] != parts[1] != parts[2]
     with pytest.raises(ValueError, match="val=0.9: expected a share"): split_examples(examples, 0.9)
-    with pytest.raises(ValueError, match="none is left to validate on"): split_examples(examples[:1])
+    with pytest.raises(ValueError, match="none is left to validate"): split_examples(examples[:1])
 
 
 def test_columns_without_a_name_are_no_columns(tmp_path):
-    path = write(tmp_path / "spam.csv", "v1,v2,,,\nham,Hi é,,,\nspam,Win,,,\nham,Bye,,,\nspam,Buy,,,\n",
-                 "latin-1")
+    text = "v1,v2,,,\nham,Hi é,,,\nspam,Win,,,\nham,Bye,,,\nspam,Buy,,,\n"
+    path = write(tmp_path / "spam.csv", text, "latin-1")
     found = quietly(path, "classify", {"text": "v2", "label": "v1"}, "latin-1")
     assert labelled(found)[0] == ("Hi é", "ham")
     numbered = pd.DataFrame(GOOD)
@@ -512,7 +524,7 @@ def test_a_text_that_is_too_long_is_counted_with_its_place(small):
 
 def test_a_label_of_the_validation_set_must_be_known(small):
     model, tok, rows = small
-    with pytest.raises(ValueError, match=r"dataset\[1\]: the label 'meh' was never seen in training"):
+    with pytest.raises(ValueError, match=r"dataset\[1\]: the label 'meh' was never seen"):
         finetune(model, rows, "classify", tok, val=[*rows[:1], dict(text="So so.", label="meh")])
     run = finetune(model, rows, "classify", tok, epochs=1, val=rows[:1], show=False)
     result = assess(run, rows)
@@ -526,7 +538,7 @@ def test_a_label_of_the_validation_set_must_be_known(small):
 
 def test_inputs_are_in_order_and_none_is_left_out(tmp_path):
     table = write(tmp_path / "t.csv", "n,sentence\n1,a\n2,\n3,c\n")
-    with pytest.warns(UserWarning, match=r"1 row has nothing to answer \(first: .*row 2 \(line 3\)"):
+    with pytest.warns(UserWarning, match=r"1 row has nothing to answer .*row 2 \(line 3\)"):
         assert pairs(inputs_of(table, "classify"), "text") == [("a",), ("",), ("c",)]
     asked = write(tmp_path / "q.jsonl", '{"context": "C", "question": "Q?"}\n')
     assert pairs(inputs_of(asked, "generate"), "text") == [("C\nQ?",)]

@@ -569,7 +569,8 @@ def examples_of(
 ) -> list[dict]:   # {"text", "label"}, {"words", "tags"} or {"text", "target"}, and "where"
     "Examples from anywhere, in one form, checked: what is wrong is told with its place."
     check_task(task)
-    if isinstance(dataset, Examined): return dataset
+    examined = isinstance(dataset, Examined) and len(dataset)
+    if examined and dataset[0].keys() >= set(ROLES[task]): return dataset
     source, rows = rows_of(dataset, task, encoding)
     at, notes, examples = columns_of(rows, task, columns or {}, source), Notes(), Examined()
     if task == "tag": rows = sentences_of(rows, at)
@@ -643,7 +644,7 @@ def tune(
     "Search learning rate, epochs and what is unfrozen."
     gpt, tok = body_of(model, tok)
     examples = examples_of(dataset, task)
-    if not isinstance(val, (int, float)): val = examples_of(val, task)
+    if not isinstance(val, (int, float)): val = examples_of(val, task, test=True)
     free = {name: ask for name, ask in SPACE.items() if name not in fixed}
     if not free: raise ValueError(f"{', '.join(SPACE)} are given: nothing is left to search")
 

@@ -552,3 +552,14 @@ def test_inputs_are_in_order_and_none_is_left_out(tmp_path):
     assert pairs(inputs_of(asked, "generate"), "text") == [("C\nQ?",)]
     words = write(tmp_path / "t.conll", "Mia B-PER\nsat O\n\nRome B-LOC\n")
     assert pairs(inputs_of(words, "tag"), "words") == [(["Mia", "sat"],), (["Rome"],)]
+
+
+def test_examples_of_another_task_are_no_examples():
+    found = quietly([dict(text=text, label=label) for text, label in GOOD], "classify")
+    with pytest.raises(ValueError, match="each row holds one word"): examples_of(found, "tag")
+
+
+def test_a_validation_set_may_hold_one_label(small):
+    model, tok, rows = small
+    run, table = tune(model, rows, "classify", tok, trials=1, val=[rows[0]], epochs=1)
+    assert len(table) == 1 and run.options["examples"] == len(rows)

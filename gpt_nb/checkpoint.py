@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +55,7 @@ class Family:
     # what its weights look like
     prefix: str = ""                # of all names but the head's; some old files leave it out
     renamed: tuple[tuple[str, str], ...] = ()   # (in our names, in theirs)
+    tag_head: str = "score"         # of a model that tags, see `MODELS`
     side_by_side: bool = False      # q, k and v in one matrix, and every matrix input x output
     pairs_apart: bool = True        # llama.cpp, too, pairs feature i with feature i + K/2
 
@@ -118,7 +119,7 @@ GPT2 = Family(
              ("model.layers.", "transformer.h."), ("input_layernorm", "ln_1"),
              ("post_attention_layernorm", "ln_2"), ("self_attn.q_proj", "attn.c_attn"),
              ("self_attn.o_proj", "attn.c_proj"), ("mlp.up_proj", "mlp.c_fc"),
-             ("mlp.down_proj", "mlp.c_proj")), side_by_side=True)
+             ("mlp.down_proj", "mlp.c_proj")), side_by_side=True, tag_head="classifier")
 
 # %% ../nbs/07_checkpoint.ipynb #07-149
 FAMILIES = {"gpt2": GPT2, "llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3}
@@ -247,7 +248,7 @@ def changes_logits(key: str, fields: dict[str, object], c: GPTConfig) -> bool:
     "Whether this key of a config.json asks for something that we do not compute."
     f, value = c.family, fields[key]
     if key in f.fixed: return value not in f.fixed[key]
-    if key == "architectures": return value not in (None, [], [f.architecture])
+    if key == "architectures": return False   # looked at by `check_kind`
     if f.windows and key in ("layer_types", "use_sliding_window"): return windowed(key, fields, c)
     if key in f.names.values() or key in f.written or key in PASSED: return False
     if f.rotary and (key in ROPE or key == "partial_rotary_factor" and value == 1): return False
@@ -273,7 +274,7 @@ RECORDS = """model_type dtype torch_dtype transformers_version _name_or_path nam
     transformers.js_config pad_token"""
 TRAINING = """initializer_range attn_pdrop embd_pdrop resid_pdrop attention_dropout
     hidden_dropout gradient_checkpointing pretraining_tp"""
-HEADS = """id2label label2id num_labels _num_labels problem_type finetuning_task
+TASKS = """id2label label2id num_labels _num_labels problem_type finetuning_task
     classifier_dropout n_special predict_special_tokens summary_activation
     summary_first_dropout summary_proj_to_labels summary_type summary_use_proj"""
 
@@ -289,15 +290,19 @@ WRITING = """bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
     cache_implementation encoder_repetition_penalty penalty_alpha renormalize_logits
     stop_strings num_assistant_tokens num_assistant_tokens_schedule
     assistant_confidence_threshold assistant_lookbehind target_lookbehind"""
-PASSED = {key for keys in (RECORDS, TRAINING, HEADS, WRITING) for key in keys.split()}
+PASSED = {key for keys in (RECORDS, TRAINING, TASKS, WRITING) for key in keys.split()}
 
 # %% ../nbs/07_checkpoint.ipynb #07-174
-def hub_to_config(fields: dict[str, object]) -> GPTConfig:
+def hub_to_config(
+    fields: dict[str, object],   # of a config.json
+    kind: str = "CausalLM",      # of model, see `MODELS`
+) -> GPTConfig:
     "The config for a config.json; a key that would change a logit is an error, never ignored."
     arch = fields.get("model_type")
     if not isinstance(arch, str) or arch not in FAMILIES:
         raise ValueError(f"model_type {arch!r:.60} is not {known()}")
     f = FAMILIES[arch]
+    check_kind(fields, f, kind)
     given = f.absent | fields
     if missing := [theirs for theirs in f.names.values() if theirs not in given]:
         raise ValueError(f"no {', '.join(missing)} in it")
@@ -394,7 +399,7 @@ def from_stored(
     f: Family,
 ) -> Iterator[tuple[str, Tensor]]:
     "One tensor of a file as ours: the way back."
-    for ours, theirs in f.renamed: name = name.replace(theirs, ours)
+    for ours, theirs in (*f.renamed, ("score.", f"{f.tag_head}.")): name = name.replace(theirs, ours)
     if f.side_by_side and "_proj.weight" in name: w = w.t()
     if not f.side_by_side or ".q_proj." not in name: yield name, w
     else: yield from ((name.replace("q_proj", p), part) for p, part in zip(QKV, w.chunk(3)))
@@ -403,21 +408,23 @@ def from_stored(
 def hub_state(model: nn.Module) -> dict[str, Tensor]:
     "The tensors of a checkpoint by the names of its files; a tied head is not stored twice."
     c, state = model.config, dict(model.state_dict())
-    if c.tie_embeddings: del state["lm_head.weight"]
-    return to_stored(state, c.family)
+    if c.tie_embeddings: state.pop("lm_head.weight", None)
+    stored = to_stored(state, c.family)
+    if kind_of(model) != "TokenClassification": return stored
+    return {re.sub(r"^score\b", c.family.tag_head, name): w for name, w in stored.items()}
 
 # %% ../nbs/07_checkpoint.ipynb #07-198
 def load_model(
-    cls: type[nn.Module],          # made from a config alone
+    cls: type[nn.Module],          # such as `GPT`
     folder: Path,
     dtype: torch.dtype | None,     # None: the one it is stored in
     device: torch.device,
 ) -> nn.Module:
     "Open a checkpoint: config, headers, and only then the weights, straight from the mapped file."
     fields = read_json(folder / "config.json")
-    try: config = hub_to_config(fields)
+    try: model = empty_model(cls, hub_to_config(fields, kind_of(cls)), fields)
     except (ValueError, TypeError) as e: raise ValueError(f"config.json of {folder}: {e}") from e
-    with torch.device("meta"): model = cls(config)
+    config = model.config
     found = open_weights(weight_files(folder), config.family)
     check_weights(found, model, folder, dtype)
     state = {}
@@ -428,6 +435,7 @@ def load_model(
 
 # %% ../nbs/07_checkpoint.ipynb #07-200
 # buffers that old files hold beside the parameters
+HEADS = "lm_head.", "score.", "classifier."   # whose names have no prefix
 IGNORED = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|.*\.rotary_emb\.inv_freq")
 
 def open_weights(files: list[Path], f: Family) -> dict[str, tuple[safe_open, str]]:
@@ -439,7 +447,7 @@ def open_weights(files: list[Path], f: Family) -> dict[str, tuple[safe_open, str
             raise ValueError(f"{path} is damaged or cut off: {e}") from e
         for stored in file.keys():
             if IGNORED.fullmatch(stored): continue
-            name = stored if stored.startswith((f.prefix, "lm_head.")) else f.prefix + stored
+            name = stored if stored.startswith((f.prefix, *HEADS)) else f.prefix + stored
             if name in found: raise ValueError(f"{path} holds {name} a second time")
             found[name] = file, stored
     return found
@@ -478,19 +486,20 @@ def find_faults(shapes: dict[str, tuple], kinds: dict[str, str], model: nn.Modul
 # %% ../nbs/07_checkpoint.ipynb #07-204
 def fill_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
     "Put the tensors in place and tie again what is tied."
-    if model.config.tie_embeddings:
+    tied = model.config.tie_embeddings and kind_of(model) == "CausalLM"
+    if tied:
         embedding = state["model.embed_tokens.weight"]
         if "lm_head.weight" in state and not torch.equal(state["lm_head.weight"], embedding):
             raise ValueError("config.json ties the head to the embeddings, but the file holds a "
                              "head of its own: set tie_word_embeddings to false")
         state["lm_head.weight"] = embedding
     model.load_state_dict(state, assign=True)
-    if model.config.tie_embeddings: model.lm_head.weight = model.model.embed_tokens.weight
+    if tied: model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
 
 # %% ../nbs/07_checkpoint.ipynb #07-218
 def save_model(model: nn.Module, folder: Path) -> None:
-    "Write the three files of a checkpoint."
+    "Write the files of a checkpoint; one that writes text has three."
     c, state = model.config, hub_state(model)
     check_plain(model, state)
     folder.mkdir(parents=True, exist_ok=True)
@@ -498,13 +507,15 @@ def save_model(model: nn.Module, folder: Path) -> None:
     ids = {"bos_token_id": c.bos_token_id, "eos_token_id": c.eos_token_id}
     used = {name: i for name, i in ids.items() if i is not None}
     write_beside(folder / "model.safetensors", lambda part: save_file(tensors, part, about))
-    write_sorted(folder / "config.json", config_to_hub(c, model.model.embed_tokens.weight.dtype))
+    fields = config_to_hub(c, model.model.embed_tokens.weight.dtype) | head_fields(model)
+    write_sorted(folder / "config.json", fields)
+    if kind_of(model) != "CausalLM": return
     write_sorted(folder / "generation_config.json", {"_from_model_config": True} | used)
 
 # %% ../nbs/07_checkpoint.ipynb #07-s105
 def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
     "Raise where the model has other tensors than its config describes."
-    with torch.device("meta"): plain = hub_state(type(model)(model.config))
+    plain = hub_state(empty_model(type(model), model.config, head_fields(model)))
     odd = [name for name in state.keys() ^ plain.keys()]
     odd += [name for name in state.keys() & plain.keys() if state[name].shape != plain[name].shape]
     if odd:
@@ -516,6 +527,76 @@ def write_sorted(path: Path, fields: dict[str, object]) -> None:
     "JSON as `transformers` writes it: two spaces, keys in order."
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     write_beside(path, lambda part: part.write_text(text))
+
+# %% ../nbs/07_checkpoint.ipynb #07-c03
+NAMES = {"CausalLM": "GPT", "SequenceClassification": "Classifier", "TokenClassification": "Tagger"}
+MODELS: dict[str, type[nn.Module]] = {}   # kind -> its class, which enters itself where it is made
+
+
+def kind_of(model: nn.Module | type[nn.Module]) -> str:
+    "What it is for, in the words of `transformers`."
+    return getattr(model, "kind", "CausalLM")
+
+
+def architecture_of(f: Family, kind: str) -> str:
+    "The class of `transformers` for a kind of model of this family."
+    if kind == "CausalLM": return f.architecture
+    return re.sub("(ForCausalLM|LMHeadModel)$", f"For{kind}", f.architecture)
+
+# %% ../nbs/07_checkpoint.ipynb #07-c06
+def head_fields(model: nn.Module) -> dict[str, object]:
+    "What the config.json of a model with labels says besides."
+    if (kind := kind_of(model)) == "CausalLM": return {}
+    names = {str(i): label for i, label in enumerate(model.labels)}
+    return dict(architectures=[architecture_of(model.config.family, kind)], id2label=names,
+                label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
+
+
+def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
+    "The labels in a config.json, in the order of their numbers."
+    names = fields.get("id2label")
+    if not isinstance(names, dict):
+        raise ValueError("no id2label in it, the names of its labels by their numbers")
+    numbers = [str(i) for i in range(len(names))]
+    if set(names) != set(numbers):
+        raise ValueError(f"id2label does not number its labels 0, 1, 2, ...: {names!r:.100}")
+    return check_labels([names[i] for i in numbers])
+
+
+def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    "Raise unless these are names, at least two, no two of them alike."
+    labels = tuple(labels)
+    if odd := [label for label in labels if not isinstance(label, str) or not label]:
+        raise ValueError(f"a label is a text, not {odd[0]!r:.60}")
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled: raise ValueError(f"labels stand twice: {list_some(doubled)}")
+    if len(labels) < 2: raise ValueError(f"labels are {labels!r}: at least two are needed")
+    return labels
+
+# %% ../nbs/07_checkpoint.ipynb #07-c07
+def empty_model(cls: type[nn.Module], config: GPTConfig, fields: dict[str, object]) -> nn.Module:
+    "A model of this class on the meta device: shapes and no numbers."
+    with torch.device("meta"):
+        if kind_of(cls) == "CausalLM": return cls(config)
+        return cls(MODELS["CausalLM"](config), read_labels(fields), fields.get("pad_token_id"))
+
+
+def check_kind(fields: dict[str, object], f: Family, kind: str) -> None:
+    "Raise where a config.json names another class than this kind's."
+    given = fields.get("architectures")
+    if given in (None, [], [architecture_of(f, kind)]): return
+    other = [name for k, name in NAMES.items() if given == [architecture_of(f, k)]]
+    how = f": open it with {other[0]}.from_pretrained" if other else ""
+    raise ValueError(f"architectures = {json.dumps(given):.60} is no {NAMES[kind]}{how}")
+
+
+def class_of(folder: Path) -> type[nn.Module]:
+    "The class that opens a checkpoint, by its config.json; it must have been imported."
+    given = read_json(folder / "config.json").get("architectures")
+    kind = next((kind for kind in NAMES if str(given).endswith(f"For{kind}']")), "CausalLM")
+    if kind in MODELS: return MODELS[kind]
+    raise ValueError(f"{folder} holds a {NAMES[kind]}: import gpt_nb.finetuning before, and it "
+                     "opens")
 
 # %% ../nbs/07_checkpoint.ipynb #07-282
 def begin_texts(spec: dict, begin: int | None) -> dict:     # the content of a tokenizer.json

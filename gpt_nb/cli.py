@@ -352,7 +352,7 @@ def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
 # %% ../nbs/22_cli.ipynb #22-022a
 def fingerprint(tokens: "Tokens") -> str:
     "A name for these very tokens."
-    from gpt_nb.training import checksum
+    from gpt_nb.data import checksum
 
     return f"{len(tokens.train)}-{checksum(tokens.train):08x}-{checksum(tokens.val):08x}"
 

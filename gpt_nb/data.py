@@ -239,6 +239,22 @@ class Tokens:
         sizes = f"train={len(self.train):,}, val={len(self.val):,}, vocab_size={self.vocab_size:,}"
         return f"Tokens({sizes}, {self.train.dtype})"
 
+    def batches(self, batch_size: int, context: int, seed: int, rank: int = 0, world: int = 1):
+        "What to train on: see `Batches`."
+        return Batches(self.train, batch_size, context, seed, self.end_id, rank, world,
+                       self.vocab_size)
+
+    def rows(self, context: int, batch_size: int, most: int | None = None):
+        "What to validate on, about `most` tokens of it: see `windows`. None where there is none."
+        if len(self.val) < 2: return None
+        every = 1 if most is None else -(-len(self.val) // most)
+        return windows(self.val, context, self.end_id, batch_size, every)
+
+    def identity(self) -> dict[str, int]:
+        "Numbers that tell this corpus from another."
+        return dict(tokens=len(self.train), checksum=checksum(self.train),
+                    validation=checksum(self.val))
+
 # %% ../nbs/02_data.ipynb #02-131
 def shuffled_windows(
     n: int,                    # ids in the stream
@@ -554,6 +570,11 @@ def check_weight(weight: float, said: str) -> None:
     "Raise where an epoch cannot read a corpus so often; `said` is how it was given."
     if 0 < weight <= 1000: return
     raise ValueError(f"{said}: expected a number above 0, such as 2 or 0.5, and at most 1000")
+
+# %% ../nbs/02_data.ipynb #02-14f
+def checksum(ids: np.ndarray) -> int:
+    "A number that hangs on the first and the last of them."
+    return zlib.crc32(np.concatenate([ids[:2**20], ids[-2**20:]]).tobytes())
 
 # %% ../nbs/02_data.ipynb #02-018
 _NOT_TEXT = {"__pycache__", "_bundled", "dist-packages", "encodings", "idle_test", "pydoc_data",

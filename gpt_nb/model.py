@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .attention import (Attention, KVCache, causal_mask, over_heads, rope_frequencies,
                               rope_table, slow_down)
 from .block import Block
-from .checkpoint import GPTConfig, check_dtype, find_folder, load_model, save_model
+from .checkpoint import MODELS, GPTConfig, check_dtype, find_folder, load_model, save_model
 
 # %% ../nbs/08_model.ipynb #08-042
 def make_norm(c: GPTConfig) -> nn.Module:
@@ -125,6 +125,9 @@ class GPT(nn.Module):
         check_dtype(dtype)
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
+
+
+MODELS["CausalLM"] = GPT
 
 # %% ../nbs/08_model.ipynb #08-052
 @torch.no_grad()

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gpt_nb.data import Tokens
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import CharTokenizer
 from gpt_nb.training import (
@@ -36,7 +37,7 @@ def make_tokens(n_documents=200, seed=0, longest=14):
         songs = [np.arange(a, a + k) % (V - 1) for a, k in zip(starts, lengths)]
         ended = [np.append(song, END) for song in songs]
         return np.concatenate([np.array([END]), *ended]).astype(np.uint16)
-    return SimpleNamespace(train=stream(n_documents), val=stream(40), end_id=END, vocab_size=V)
+    return Tokens(stream(n_documents), stream(40), END, V, folder=None)
 
 
 def make_model(seed=0, arch="qwen3", **changes):
@@ -621,7 +622,7 @@ def test_an_evaluation_of_a_short_run_reads_about_one_batch(budget):
             model.register_forward_pre_hook(lambda m, _: modes.append(m.training))
             return model.loss
     tokens = make_tokens()
-    tokens.val = make_tokens(400).train
+    tokens = replace(tokens, val=make_tokens(400).train)
     config = replace(CONFIG, eval_every=None, **budget)
     run = go(config=config, tokens=tokens, backend=Counting())
     assert sum(modes) == run.history[-1]["step"]
@@ -655,7 +656,7 @@ def test_how_much_an_evaluation_reads(changes, step, used, size):
     (dict(steps=10), 1), (dict(minutes=1.0), 4), (dict(minutes=1.0, steps=10), 4)], ids=str)
 def test_a_run_by_the_clock_reads_at_its_end_no_more_than_it_was_trained_on(budget, every):
     tokens, model = make_tokens(), make_model()
-    tokens.val = make_tokens(400).train
+    tokens = replace(tokens, val=make_tokens(400).train)
     config = TrainConfig(batch_size=8, device="cpu", **budget)
     judge, progress = Validation(tokens, config, Machine(config)), Progress(config, Single())
     progress.used, progress.tokens = 1, len(tokens.val) // 4 + 1
@@ -723,7 +724,7 @@ def test_resume_says_what_differs(whole, tmp_path):
     with pytest.raises(ValueError, match="model n_layer was 2 and is 1"):
         go(whole, model=make_model(n_layer=1), resume=True)
     with pytest.raises(ValueError, match="text"): go(whole, tokens=make_tokens(seed=1), resume=True)
-    other = SimpleNamespace(**vars(TOKENS) | dict(val=TOKENS.val[::-1].copy()))   # validation, too
+    other = replace(TOKENS, val=TOKENS.val[::-1].copy())   # validation, too
     with pytest.raises(ValueError, match="this is another run: text validation was [0-9]+ and is"):
         go(whole, tokens=other, resume=True)
 
@@ -737,7 +738,7 @@ def test_a_state_from_before_validation_text_was_noted_is_resumed(whole, tmp_pat
 
 
 def text_of(train, val, vocab_size=V):
-    return SimpleNamespace(train=train, val=val, end_id=END, vocab_size=vocab_size)
+    return Tokens(train, val, END, vocab_size, folder=None)
 
 
 def test_bad_text_is_refused():
@@ -1000,7 +1001,7 @@ def test_transformers_opens_the_run_folder(tmp_path, arch):
     tok = CharTokenizer.train(texts)
     ended = [tok.encode(text) + [tok.end_id] for text in texts]
     ids = np.array([tok.end_id, *sum(ended, [])], np.uint16)
-    tokens = SimpleNamespace(train=ids, val=ids[:50], end_id=tok.end_id, vocab_size=tok.vocab_size)
+    tokens = Tokens(ids, ids[:50], tok.end_id, tok.vocab_size, folder=None)
     model = make_model(arch=arch, vocab_size=tok.vocab_size)
     run = go(tmp_path, replace(CONFIG, steps=3), model, tokens, tok=tok)
     x = torch.tensor([tok.encode("the dog sat")])

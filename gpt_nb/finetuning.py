@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'NEW', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows',
            'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune', 'predict', 'as_example', 'label_rows',
-           'written_for', 'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'cut_at_name', 'mood_of', 'evidence',
-           'cusum', 'first_alarm', 'follow', 'begun_anew', 'Rehearsing', 'rehearse', 'changed', 'rename', 'insert',
-           'misspell']
+           'written_for', 'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'read_lists', 'things_of',
+           'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum', 'first_alarm', 'follow', 'begun_anew',
+           'between', 'Rehearsing', 'rehearse', 'changed', 'rename', 'insert', 'misspell']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import torch
@@ -467,10 +467,10 @@ def written_for(model: GPT, inputs: list[str], tok: Tokenizer, batch_size: int,
     return texts
 
 # %% ../nbs/15_finetuning.ipynb #15-s01
+import json
 import os
 import re
 import time
-from collections import Counter
 
 from .tales import WORDS, Tales
 
@@ -479,8 +479,8 @@ class Tastes:
     "People who take one thing after another, by a hidden taste and two habits; the truth is known."
     def __init__(self,
         lang: str = "en",   # "en" or "zh": the language of the things
-        n: int = 12,        # things
-        tastes: int = 3,    # kinds of people
+        n: int = 24,        # things
+        tastes: int = 4,    # kinds of people
         seed: int = 0,
     ):
         rng = np.random.default_rng(seed)
@@ -559,6 +559,25 @@ def recommend(
             result.append([model.labels[i] for i in row])
     return result
 
+# %% ../nbs/15_finetuning.ipynb #15-s21
+def read_lists(path: str | Path) -> list[list[str]]:
+    "Lists of things, one a line: a JSON list, or things parted by commas, else by spaces."
+    lists = []
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), 1):
+        if not line.strip(): continue
+        items = [str(item).strip() for item in things_of(line, f"{path}, line {number}")]
+        if len(items) < 2 or "" in items:
+            raise ValueError(f"{path}, line {number}: expected at least two things, got {items!r:.80}")
+        lists.append(items)
+    return lists
+
+
+def things_of(line: str, where: str) -> list:
+    "The things in one line."
+    if not line.lstrip().startswith("["): return line.split("," if "," in line else None)
+    try: return json.loads(line)
+    except ValueError as e: raise ValueError(f"{where}: this is no JSON list: {e}") from e
+
 # %% ../nbs/15_finetuning.ipynb #15-s30
 def cut_at_name(
     text: str,   # a story of level 2 or 3, in English
@@ -576,6 +595,16 @@ def mood_of(
     named = [word.strip(",.") for word in text.split(" named ")[1:2] for word in word.split()[:1]]
     smiles = cut_at_name(text + " ").split()[-1:]
     return "happy" if named and named == smiles else "sad"
+
+# %% ../nbs/15_finetuning.ipynb #15-s31
+def temperature(
+    logits: Tensor,   # (N, n) of examples that were not learned from
+    labels: Tensor,   # (N,) their true labels, as numbers
+) -> float:           # above 1: it was too sure
+    "By what to divide logits so that they say how sure one may be (Guo et al. 2017)."
+    grid = torch.logspace(-1, 1.5, 200)
+    losses = [F.cross_entropy(logits / t, labels).item() for t in grid]
+    return float(grid[int(np.argmin(losses))])
 
 # %% ../nbs/15_finetuning.ipynb #15-s33
 def evidence(
@@ -633,6 +662,18 @@ def begun_anew(file, path: str | Path) -> bool:
     if not os.path.exists(path): return True
     now, ours = os.stat(path), os.fstat(file.fileno())
     return now.st_ino != ours.st_ino or now.st_size < file.tell()
+
+# %% ../nbs/15_finetuning.ipynb #15-s57
+def between(
+    gpt: GPT,             # as it was
+    tuned: nn.Module,     # the `.model` of what was made from it
+    share: float = 1.0,   # of the way: 0 is the start, 1 the tuned body
+) -> GPT:
+    "The GPT with a tuned body under its old head, or one on the straight line to it."
+    told = copy.deepcopy(gpt)
+    for p, q in zip(told.model.parameters(), tuned.parameters()):
+        p.data.lerp_(q.data.to(p.dtype), share)
+    return told
 
 # %% ../nbs/15_finetuning.ipynb #15-s64
 class Rehearsing(Classifier):
@@ -701,10 +742,10 @@ def insert(text: str) -> str:
 
 
 def misspell(text: str, rng: np.random.Generator) -> str:
-    "Two letters of one word change places."
+    "Two neighbouring letters of one word, which is no name, change places."
     words = text.split()
-    long = [i for i, word in enumerate(words[:-1]) if len(word) > 4 and word.isalpha()]
-    i = int(rng.choice(long))
-    at = int(rng.integers(1, len(words[i]) - 2))
+    places = [(i, at) for i, word in enumerate(words) if word.isalpha() and word.islower()
+              for at in range(1, len(word) - 2) if word[at] != word[at + 1]]
+    i, at = places[int(rng.integers(len(places)))]
     words[i] = words[i][:at] + words[i][at + 1] + words[i][at] + words[i][at + 2:]
     return " ".join(words)

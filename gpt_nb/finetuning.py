@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'OPEN', 'MY_BEGINNING', 'MINE', 'TEXT_TASKS', 'HAN', 'TOLD', 'MY_FIRST', 'THEIR_FIRST', 'ANSWERERS',
-           'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap', 'is_han',
-           'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune', 'predict',
-           'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook', 'facts_of', 'cases',
-           'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable',
-           'answer_forecast', 'words_for', 'best_answers', 'reread', 'as_text', 'goes_on', 'summary_pair',
+           'NEW', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap',
+           'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune',
+           'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook', 'facts_of',
+           'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked',
+           'askable', 'answer_forecast', 'words_for', 'best_answers', 'reread', 'as_text', 'goes_on', 'summary_pair',
            'translation_pair', 'has_rival', 'sort_of', 'question_pair', 'retold', 'one_change', 'other', 'repair_pair',
            'simpler_pair', 'mine', 'voice_pair', 'pairs_of', 'plain_words', 'exact_match', 'f_score', 'token_f1',
            'rouge', 'rouge_words', 'longest_common', 'bleu', 'language_of', 'Listener', 'what_is_told', 'same_told',
            'third_person', 'text_scores', 'nearest', 'words_in', 'most_frequent', 'form_of', 'bag_of_words',
-           'word_by_word', 'first_sentence', 'copied', 'text_baselines', 'split_examples', 'examples_of', 'assess',
-           'tune', 'search', 'check_known', 'inputs_of', 'input_in']
+           'word_by_word', 'first_sentence', 'copied', 'text_baselines', 'Tastes', 'hit_rate', 'ndcg', 'next_rows',
+           'recommend', 'read_lists', 'things_of', 'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum',
+           'first_alarm', 'follow', 'begun_anew', 'between', 'Rehearsing', 'rehearse', 'changed', 'rename', 'insert',
+           'misspell', 'split_examples', 'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of',
+           'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import torch
@@ -1051,6 +1054,290 @@ def text_baselines(task: str, train: list[dict], rows: list[dict]) -> dict[str, 
     "What simple answerers say, by their names."
     answerers = [*ANSWERERS[task], nearest]
     return {f.__name__.replace("_", " "): f(train, rows) for f in answerers}
+
+# %% ../nbs/15_finetuning.ipynb #15-s01
+import json
+import os
+import re
+import time
+
+from .tales import WORDS, Tales
+
+# %% ../nbs/15_finetuning.ipynb #15-s03
+class Tastes:
+    "People who take one thing after another, by a hidden taste and two habits; the truth is known."
+    def __init__(self,
+        lang: str = "en",   # "en" or "zh": the language of the things
+        n: int = 24,        # things
+        tastes: int = 4,    # kinds of people
+        seed: int = 0,
+    ):
+        rng = np.random.default_rng(seed)
+        self.things = [getattr(entry, lang) for entry in WORDS["thing"][:n]]
+        self.tastes = rng.dirichlet(np.full(n, 0.3), size=tastes)   # (K, n) what each kind likes
+        self.leads = np.eye(n)[rng.permutation(n)]                  # (n, n) one thing to another
+
+    def given(self, items: list[str]) -> np.ndarray:   # (K, n)
+        "The next thing, if one knew the taste: by it, by the last thing, or one taken before."
+        if not items: return self.tastes
+        taken = np.array([self.things.index(item) for item in items])
+        again = np.bincount(taken, minlength=len(self.things)) / len(taken)
+        return 0.35 * self.tastes + 0.25 * self.leads[taken[-1]] + 0.4 * again
+
+    def next(self, items: list[str]) -> dict[str, float]:   # likeliest first
+        "The true distribution of the next thing."
+        belief = np.ones(len(self.tastes))   # (K,) in each taste
+        for t, item in enumerate(items):
+            belief = belief * self.given(items[:t])[:, self.things.index(item)]
+        p = belief / belief.sum() @ self.given(items)
+        order = np.argsort(-p, kind="stable")
+        return {self.things[i]: float(p[i]) for i in order}
+
+    def sample(self, seed: int, length: int = 10) -> list[str]:
+        "What one person takes."
+        rng, items = np.random.default_rng(seed), []
+        kind = rng.integers(len(self.tastes))
+        while len(items) < length: items.append(str(rng.choice(self.things, p=self.given(items)[kind])))
+        return items
+
+# %% ../nbs/15_finetuning.ipynb #15-s08
+def hit_rate(
+    ranked: list[list[str]],   # for each list what is recommended, likeliest first
+    came: list[str],           # what came
+    k: int = 5,                # so many are shown
+) -> float:
+    "The share of lists where what came is among the first k."
+    return float(np.mean([item in shown[:k] for shown, item in zip(ranked, came)]))
+
+
+def ndcg(
+    ranked: list[list[str]],   # as for `hit_rate`
+    came: list[str],
+    k: int = 5,
+) -> float:
+    "Hits weighed by their place: 1 / log2(1 + place). With one right answer the ideal is 1."
+    gains = []
+    for shown, item in zip(ranked, came):
+        place = shown[:k].index(item) + 1 if item in shown[:k] else math.inf
+        gains.append(1 / math.log2(1 + place))
+    return float(np.mean(gains))
+
+# %% ../nbs/15_finetuning.ipynb #15-s11
+def next_rows(
+    lists: list[list[str]],   # things in the order they were taken
+) -> list[dict]:              # examples for the task "tag"
+    "Each thing is tagged with the one that came after it."
+    return [dict(words=items[:-1], tags=items[1:]) for items in lists]
+
+
+@torch.no_grad()
+def recommend(
+    run: Run,                 # fine-tuned on `next_rows`
+    lists: list[list[str]],
+    k: int = 5,
+) -> list[list[str]]:         # for each list the k likeliest, likeliest first
+    "What may come next."
+    model, result = run.model.eval(), []
+    encoder = Encoder("tag", run.tok, model.labels, model.config.context)
+    rows = [encoder(dict(words=items)) for items in lists]
+    for start in range(0, len(rows), 64):
+        x, y = pad_rows(rows[start:start + 64], model.pad)                # (B, T) both
+        places = torch.arange(y.shape[1]) * (y != -100)                   # (B, T)
+        logits = model(x)[torch.arange(len(x)), places.argmax(-1)]        # (B, n) at the last thing
+        for row in logits.topk(min(k, len(model.labels))).indices.tolist():
+            result.append([model.labels[i] for i in row])
+    return result
+
+# %% ../nbs/15_finetuning.ipynb #15-s21
+def read_lists(path: str | Path) -> list[list[str]]:
+    "Lists of things, one a line: a JSON list, or things parted by commas, else by spaces."
+    lists = []
+    for number, line in enumerate(Path(path).read_text("utf-8-sig").splitlines(), 1):
+        if not line.strip(): continue
+        items = [str(item).strip() for item in things_of(line, f"{path}, line {number}")]
+        if len(items) < 2 or "" in items:
+            raise ValueError(f"{path}, line {number}: expected at least two things, got {items!r:.80}")
+        lists.append(items)
+    return lists
+
+
+def things_of(line: str, where: str) -> list:
+    "The things in one line."
+    if not line.lstrip().startswith("["): return line.split("," if "," in line else None)
+    try: return json.loads(line)
+    except ValueError as e: raise ValueError(f"{where}: this is no JSON list: {e}") from e
+
+# %% ../nbs/15_finetuning.ipynb #15-s30
+def cut_at_name(
+    text: str,   # a story of level 2 or 3, in English
+) -> str:
+    "The story up to the name of the one who is content; the empty text where nobody is."
+    start = text.rfind(" only ") + len(" only ")
+    end = text.find(" ", start)
+    return text[:end] if start >= len(" only ") and end > 0 else ""
+
+
+def mood_of(
+    text: str,   # a story, whole or cut at the name
+) -> str:
+    "Its mood as the world has it: happy if who smiles is the one it began with."
+    named = [word.strip(",.") for word in text.split(" named ")[1:2] for word in word.split()[:1]]
+    smiles = cut_at_name(text + " ").split()[-1:]
+    return "happy" if named and named == smiles else "sad"
+
+# %% ../nbs/15_finetuning.ipynb #15-s31
+def temperature(
+    logits: Tensor,   # (N, n) of examples that were not learned from
+    labels: Tensor,   # (N,) their true labels, as numbers
+) -> float:           # above 1: it was too sure
+    "By what to divide logits so that they say how sure one may be (Guo et al. 2017)."
+    grid = torch.logspace(-1, 1.5, 200)
+    losses = [F.cross_entropy(logits / t, labels).item() for t in grid]
+    return float(grid[int(np.argmin(losses))])
+
+# %% ../nbs/15_finetuning.ipynb #15-s33
+def evidence(
+    p: np.ndarray,       # calibrated probability that a story is sad
+    before: float,       # share of sad ones as it was
+    after: float,        # and as it is when one wants to know
+    base: float = 0.5,   # share among the labels the classifier learned from
+) -> np.ndarray:         # nats, above 0 where the story speaks for the change
+    "The logarithm of how much likelier a story is after the change than before."
+    sad, happy = p / base, (1 - p) / (1 - base)   # how likely the text is, up to a factor
+    return np.log(after * sad + (1 - after) * happy) - np.log(before * sad + (1 - before) * happy)
+
+
+def cusum(
+    steps: np.ndarray,   # (..., T) evidence of each story
+) -> np.ndarray:         # (..., T)
+    "Running evidence that never falls below 0: so it is always ready to rise (Page 1954)."
+    total, result = np.zeros(steps.shape[:-1]), np.empty_like(steps)
+    for t in range(steps.shape[-1]):
+        total = np.maximum(0, total + steps[..., t])
+        result[..., t] = total
+    return result
+
+
+def first_alarm(
+    level: np.ndarray,   # (N, T) of many streams
+    threshold: float,
+) -> np.ndarray:         # (N,) when each rang first; T where it never did
+    "The first story at which the level reaches the threshold."
+    rings = level >= threshold
+    return np.where(rings.any(-1), rings.argmax(-1), level.shape[-1])
+
+# %% ../nbs/15_finetuning.ipynb #15-s43
+def follow(
+    path: str | Path,
+    wait: float = 0.2,             # seconds between two looks
+    quiet: float | None = None,    # end after so many seconds without a new line; None: never
+) -> Iterator[str]:
+    "The lines of a file as they are added. One that is not finished waits until it is."
+    file, rest, last = None, b"", time.monotonic()
+    while quiet is None or time.monotonic() - last < quiet:
+        if file is None and os.path.exists(path): file, rest = open(path, "rb"), b""
+        *lines, rest = (rest + (file.read() if file else b"")).split(b"\n")
+        for line in lines:
+            last = time.monotonic()
+            yield line.decode("utf-8", errors="replace").rstrip("\r")
+        if lines: continue
+        if file and begun_anew(file, path): file = file.close()
+        else: time.sleep(wait)
+    if file: file.close()
+
+
+def begun_anew(file, path: str | Path) -> bool:
+    "Whether another file stands at the path now, or this one was cut short."
+    if not os.path.exists(path): return True
+    now, ours = os.stat(path), os.fstat(file.fileno())
+    return now.st_ino != ours.st_ino or now.st_size < file.tell()
+
+# %% ../nbs/15_finetuning.ipynb #15-s57
+def between(
+    gpt: GPT,             # as it was
+    tuned: nn.Module,     # the `.model` of what was made from it
+    share: float = 1.0,   # of the way: 0 is the start, 1 the tuned body
+) -> GPT:
+    "The GPT with a tuned body under its old head, or one on the straight line to it."
+    told = copy.deepcopy(gpt)
+    for p, q in zip(told.model.parameters(), tuned.parameters()):
+        p.data.lerp_(q.data.to(p.dtype), share)
+    return told
+
+# %% ../nbs/15_finetuning.ipynb #15-s64
+class Rehearsing(Classifier):
+    "A classifier whose body also goes on guessing the next tokens of texts."
+    def __init__(self,
+        gpt: GPT,              # its head for tokens is used and stays as it is
+        labels: Sequence[str],
+        texts: RowBatches,     # their ids, and the same one token on
+        pad: int | None = None,
+    ):
+        super().__init__(gpt, labels, pad)
+        self.writer, self.texts, self.step = [gpt], texts, 0   # in a list: no part of this model
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        "In training the loss of the texts comes on top."
+        loss = super().loss(ids, targets)
+        if not self.training: return loss
+        self.step += 1
+        return loss + self.writer[0].loss(*self.texts[self.step - 1])
+
+
+def rehearse(
+    gpt: GPT, tok: Tokenizer,
+    examples: list[dict],   # text and label
+    texts: list[str],       # such as the body once learned from
+    epochs: int = 8, lr: float = 1e-3, seed: int = 0,
+) -> Run:
+    "Tune a copy of a GPT to classify, with as many texts in each batch as examples."
+    gpt, labels = copy.deepcopy(gpt).float(), labels_of(examples, "classify")
+    encoder, pad = Encoder("classify", tok, labels, gpt.config.context), pad_of(tok)
+    ids = [[tok.end_id, *tok.encode(text), tok.end_id][:gpt.config.context + 1] for text in texts]
+    read = RowBatches([(row[:-1], row[1:]) for row in ids], 16, seed, pad)
+    rows = [encoder(example) for example in examples]
+    data = Examples("classify", rows, [], labels, pad, tok.end_id, tok.vocab_size)
+    config = settings_for(data, epochs, lr, 16, seed, {})
+    return train(Rehearsing(gpt, labels, read, pad), data, config, tok, show=False)
+
+# %% ../nbs/15_finetuning.ipynb #15-s70
+def changed(
+    rows: list[dict],   # stories cut at the name, and their moods
+    seed: int = 0,
+) -> dict[str, list[dict]]:
+    "The same stories told a little differently; none of the changes touches the mood."
+    rng = np.random.default_rng(seed)
+    ways = {"as told": str, "names never read": rename, "a sentence more": insert}
+    ways["a typo"] = lambda text: misspell(text, rng)
+    return {name: [row | dict(text=way(row["text"])) for row in rows] for name, way in ways.items()}
+
+
+NEW = dict(female=("Zelda", "Ingrid"), male=("Bruno", "Otto"), either=("Toni", "Jo"))   # not in 00
+
+
+def rename(text: str) -> str:
+    "The first and the second person get names that no story has."
+    kinds = {entry.en: kind for kind in NEW for entry in WORDS[kind]}
+    people = dict.fromkeys(word for word in re.findall(r"\w+", text) if word in kinds)
+    for i, name in enumerate(people):
+        text = re.sub(rf"\b{name}\b", NEW[kinds[name]][i % 2], text)
+    return text
+
+
+def insert(text: str) -> str:
+    "A sentence after the first that tells nothing."
+    first, stop, rest = text.partition(".")
+    return first + stop + " It was a bright day." + rest
+
+
+def misspell(text: str, rng: np.random.Generator) -> str:
+    "Two neighbouring letters of one word, which is no name, change places."
+    words = text.split()
+    places = [(i, at) for i, word in enumerate(words) if word.isalpha() and word.islower()
+              for at in range(1, len(word) - 2) if word[at] != word[at + 1]]
+    i, at = places[int(rng.integers(len(places)))]
+    words[i] = words[i][:at] + words[i][at + 1] + words[i][at] + words[i][at + 2:]
+    return " ".join(words)
 
 # %% ../nbs/15_finetuning.ipynb #15-d01
 import ast

@@ -1,5 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
+`python tools/results.py ladder emergence code block choices finetuning` (none named: all).
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -17,6 +18,7 @@ from itertools import product
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
+from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
@@ -497,9 +499,36 @@ def stream() -> None:
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
         result["augmented"] += one_augmented(gpt, tok, seed, written, told)
         write("stream", result)
+def finetuning() -> None:
+    "Every task, learned in five ways; and how many labels a mood takes."
+    torch.set_num_threads(1)
+    result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
+    for task in TASKS:
+        if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
+        write("finetuning", result)
+    mood_by_labels(result)
+    for task, learn, seed in rows_to_measure():
+        done = dict(task=task.name, learn=learn, seed=seed)
+        if any(done.items() <= row.items() for row in result["rows"]): continue
+        result["rows"].append(one_row(task, learn, seed))
+        write("finetuning", result)
+
+
+def mood_by_labels(result: dict) -> None:
+    "Accuracy against labels, chosen at random and by uncertainty."
+    found = result["labels"]
+    for body, n, seed in sizes_to_measure():
+        done = dict(body=body, n=n, seed=seed, chosen="at random")
+        if any(done.items() <= row.items() for row in found): continue
+        found.append(one_size(body, n, seed))
+        write("finetuning", result)
+    for seed in SEEDS:
+        if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
+        found.extend(by_uncertainty(seed))
+        write("finetuning", result)
 
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream)
+                text=text, stream=stream, finetuning=finetuning)
     for name in choose(work, "measurement", __doc__): work[name]()

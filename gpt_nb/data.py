@@ -815,8 +815,9 @@ def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     csv.field_size_limit(2**31 - 1)
     with open_text(path, encoding) as file:
         rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
-        written = (row for row in rows if any(value.strip() for value in row) or row_of(names, row))
         names, is_tsv = [], kind_of(path) == ".tsv"
+        written = (row for row in whole_rows(rows, path)
+                   if any(value.strip() for value in row) or len(row) == len(names) > 1)
         names = next(written, [])
         part, others = ("tab", "[;,|]") if is_tsv else ("comma", r"[;\t|]")
         if len(names) == 1 and re.search(others, names[0]):
@@ -830,9 +831,17 @@ def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
             yield where, list(zip(names, row))
 
 
-def row_of(names: list[str], row: list[str]) -> bool:
-    "Whether a row without a word is one of the table, and no empty line."
-    return len(row) == len(names) > 1
+def whole_rows(rows, path: str) -> Iterator[list[str]]:
+    "Each row of a `csv.reader`; an error says at which line a row begins that is none."
+    line = 1
+    try:
+        for row in rows:
+            yield row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}: the row at line {line} cannot be read ({error}): a value that "
+                         "begins with a double quote must end with one, and a double quote within "
+                         "it is written twice") from None
 
 # %% ../nbs/02_data.ipynb #02-054b
 def parse(text: str, what: str):

@@ -1448,7 +1448,8 @@ def examples_of(
 ) -> list[dict]:   # {"text", "label"}, {"words", "tags"} or {"text", "target"}, and "where"
     "Examples from anywhere, in one form, checked: what is wrong is told with its place."
     check_task(task)
-    if isinstance(dataset, Examined): return dataset
+    examined = isinstance(dataset, Examined) and len(dataset)
+    if examined and dataset[0].keys() >= set(ROLES[task]): return dataset
     source, rows = rows_of(dataset, task, encoding)
     at, notes, examples = columns_of(rows, task, columns or {}, source), Notes(), Examined()
     if task == "tag": rows = sentences_of(rows, at)
@@ -1522,7 +1523,7 @@ def tune(
     "Search learning rate, epochs and what is unfrozen."
     gpt, tok = body_of(model, tok)
     examples = examples_of(dataset, task)
-    if not isinstance(val, (int, float)): val = examples_of(val, task)
+    if not isinstance(val, (int, float)): val = examples_of(val, task, test=True)
     free = {name: ask for name, ask in SPACE.items() if name not in fixed}
     if not free: raise ValueError(f"{', '.join(SPACE)} are given: nothing is left to search")
 
@@ -1792,23 +1793,43 @@ def flat(row: dict | Sequence[tuple], where: str) -> dict:
 # %% ../nbs/15_finetuning.ipynb #15-d65
 def conll_rows(path: str, encoding: str | None) -> Iterator[tuple[str, dict]]:
     "The sentences of a CoNLL file."
-    how, words, tags, start = coding_of(path, encoding), [], [], 1
+    sentences = list(conll_sentences(path, encoding))
+    numbered = is_numbered([lines for _, lines in sentences])
+    if len(sentences) == 1 and len(sentences[0][1]) > 100:
+        raise ValueError(f"{path} is one sentence of {len(sentences[0][1]):,} words: put a blank "
+                         "line between two sentences")
+    for line, parts in sentences:
+        words = [each[numbered] for each in parts]
+        yield f"{path}: sentence at line {line}", dict(words=words, tags=[p[-1] for p in parts])
+
+
+def is_numbered(sentences: list[list[list[str]]]) -> bool:
+    "Whether the words of each sentence are numbered 1, 2, 3, ... in a column before them."
+    if not any(len(parts) > 1 for parts in sentences): return False   # might be words themselves
+    return all(len(part) > 2 and part[0] == str(i)
+               for parts in sentences for i, part in enumerate(parts, 1))
+
+# %% ../nbs/15_finetuning.ipynb #15-d65b
+def conll_sentences(path: str, encoding: str | None) -> Iterator[tuple[int, list[list[str]]]]:
+    "The line at which each sentence begins, and what stands on its lines."
+    how, sentence, start = coding_of(path, encoding), [], 1
     with naming(path, encoding, how), open_text(path, how) as file:
-        for i, line in enumerate([*file.read().replace("\r\n", "\n").split("\n"), ""], 1):
-            parts = [part for part in re.split("[ \t]+", line) if part]
-            about = not words and line.startswith("# ") and " = " in line   # as CoNLL-U has it
-            if parts and parts[0] != "-DOCSTART-" and not about:
-                words.append(parts[0])
-                tags.append(tag_of_line(parts, line, f"{path}: line {i}"))
-            elif not parts and words:
-                yield f"{path}: sentence at line {start}", dict(words=words, tags=tags)
-                words, tags = [], []
-            if not words: start = i + 1
+        text = file.read().replace("\r\n", "\n")
+    for i, line in enumerate([*text.split("\n"), ""], 1):
+        parts = [part for part in re.split("[ \t]+", line) if part]
+        about = not sentence and line.startswith("# ") and " = " in line   # as CoNLL-U has it
+        if parts and parts[0] != "-DOCSTART-" and not about:
+            check_line(parts, line, f"{path}: line {i}")
+            sentence.append(parts)
+        elif not parts and sentence:
+            yield start, sentence
+            sentence = []
+        if not sentence: start = i + 1
 
 
-def tag_of_line(parts: list[str], line: str, where: str) -> str:
-    "The tag of a word, the last thing on its line."
-    if len(parts) > 1 and line[0] not in " \t": return parts[-1]
+def check_line(parts: list[str], line: str, where: str) -> None:
+    "Raise where a line is not a word and its tag."
+    if len(parts) > 1 and line[0] not in " \t": return
     raise ValueError(f"{where}: {line.strip()!r:.60} is not a word and its tag: expected both, "
                      "parted by a blank or a tab, such as 'Paris B-LOC'")
 
@@ -1840,7 +1861,9 @@ def only_needed(at: dict[str, str], task: str, names: list[str], source: str,
     missing = [role for role in needed if role not in at]
     others = [name for name in names if name not in at.values()]
     if len(missing) == len(others) == 1 and len(names) <= 2: at[missing[0]] = others[0]
-    elif missing: raise ValueError(no_column(missing[0], names, source))
+    elif missing:
+        conll = "; a CoNLL file ends in .conll or .txt" if missing[0] in ("words", "tags") else ""
+        raise ValueError(no_column(missing[0], names, source) + conll)
     if "question" in at: at.pop("text", None)
     return at
 

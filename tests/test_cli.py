@@ -914,7 +914,7 @@ def test_train_searches_too(tmp_path, capsys):
 
 
 def test_ctrl_c_saves_a_fine_tuning_and_resume_equals_an_uninterrupted_run(tmp_path):
-    def words(out): return tune_on(tmp_path / "guests.csv", epochs=60, out=tmp_path / out)
+    def words(out): return tune_on(tmp_path / "guests.csv", epochs=40, out=tmp_path / out)
 
     guests(tmp_path)
     process = subprocess.Popen([*COMMAND, *words("broken")], text=True, stderr=subprocess.PIPE,

@@ -168,7 +168,7 @@ CLASSIFY = [
     ("text,label\nWendish,1.0, \nA,1\n", r"row 1 \(line 2\) has 3 values and the first line 2"),
     ("text,label,label\nA,x,y\nB,y,x\n", r"row 1 \(line 2\) has two columns 'label'"),
     ("great film,1\nbad film,0\nfine,1\n", r"the columns \['great film', '1'\].*first line gives"),
-    ('text,label\n"A,x\n', r"t.csv cannot be read: unexpected end of data"),
+    ('text,label\n"A,x\n', r"t.csv: the row at line 2 cannot be read \(unexpected end"),
 ]
 
 
@@ -274,7 +274,15 @@ def test_a_word_of_a_conll_file_may_be_any_sign(tmp_path):
     assert found[0]["words"] == ["\x97", "\x85", "\u2028", "\xa0", "#"]
 
 
+def test_words_that_are_numbered(tmp_path):
+    text = "# sent_id = 1\n1 EU NNP B-ORG\n2 sees VBZ O\n\n1 7 CD O\n"
+    found = quietly(write(tmp_path / "t.conllu", text), "tag")
+    assert pairs(found, "words") == [(["EU", "sees"],), (["7"],)]
+    assert quietly(write(tmp_path / "u.conll", "1 CD O\n\n1 CD B-N\n"), "tag")[0]["words"] == ["1"]
+
+
 @pytest.mark.parametrize("text, says", [
+    ("w O\n" * 101 + "v B-X", "t.iob is one sentence of 102 words: put a blank line"),
     ("EU B-ORG\nsees\n", r"t.iob: line 2: 'sees' is not a word and its tag"),
     ("EU B-ORG\n O\n", r"t.iob: line 2: 'O' is not a word and its tag"),
     ("EU B-ORG\nsees 0\n", r"sentence at line 1: word 'sees' has the tag '0': expected O, or B-"),
@@ -544,3 +552,14 @@ def test_inputs_are_in_order_and_none_is_left_out(tmp_path):
     assert pairs(inputs_of(asked, "generate"), "text") == [("C\nQ?",)]
     words = write(tmp_path / "t.conll", "Mia B-PER\nsat O\n\nRome B-LOC\n")
     assert pairs(inputs_of(words, "tag"), "words") == [(["Mia", "sat"],), (["Rome"],)]
+
+
+def test_examples_of_another_task_are_no_examples():
+    found = quietly([dict(text=text, label=label) for text, label in GOOD], "classify")
+    with pytest.raises(ValueError, match="each row holds one word"): examples_of(found, "tag")
+
+
+def test_a_validation_set_may_hold_one_label(small):
+    model, tok, rows = small
+    run, table = tune(model, rows, "classify", tok, trials=1, val=[rows[0]], epochs=1)
+    assert len(table) == 1 and run.options["examples"] == len(rows)

@@ -6,8 +6,8 @@
 __all__ = ['Row', 'SCORES', 'OPEN', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows',
            'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune', 'predict', 'as_example', 'label_rows',
            'written_for', 'first_sentences', 'who_smiles', 'outlook', 'facts_of', 'cases', 'begun_so', 'mood_forecast',
-           'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'answer_forecast', 'words_for',
-           'best_answers', 'reread', 'as_text', 'goes_on', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
+           'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
+           'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
            'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice', 'TwoSided', 'two_sided']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
@@ -622,6 +622,15 @@ def askable(known: Known, lang: str) -> dict[str, Asked]:   # text -> question
         for kind in ("with", "in", "open"): add(kind, thing)
     return result
 
+# %% ../nbs/15_finetuning.ipynb #15-t371
+def words_for(world: Tales, answer: Slot | bool | None, known: Known) -> dict[str, float]:
+    "The words for an answer: one, or each that may yet be chosen, with its probability."
+    lang = world.lang
+    if answer is None: return {}
+    if isinstance(answer, bool): return {ASK[lang]["yes" if answer else "no"]: 1.0}
+    entries = [known[answer]] if answer in known else candidates(world, answer, known)
+    return {getattr(entry, lang): 1 / len(entries) for entry in entries}
+
 # %% ../nbs/15_finetuning.ipynb #15-t37
 def answer_forecast(
     world: Tales,
@@ -641,20 +650,24 @@ def answer_forecast(
     known = askable(cases(world, prefix)[0][2], world.lang)
     raise ValueError(f"{question!r:.100} is not asked here: ask one of {list(known)}")
 
-
-def words_for(world: Tales, answer: Slot | bool | None, known: Known) -> dict[str, float]:
-    "The words for an answer: one, or each that may yet be chosen, with its probability."
-    lang = world.lang
-    if answer is None: return {}
-    if isinstance(answer, bool): return {ASK[lang]["yes" if answer else "no"]: 1.0}
-    entries = [known[answer]] if answer in known else candidates(world, answer, known)
-    return {getattr(entry, lang): 1 / len(entries) for entry in entries}
-
 # %% ../nbs/15_finetuning.ipynb #15-t40
 def best_answers(world: Tales, prefixes: Sequence[str], questions: Sequence[str]) -> Best:
     "The best exact match that can be expected, one question a beginning."
     pairs = zip(prefixes, questions)
     return best_of([max(answer_forecast(world, *pair).values()) for pair in pairs])
+
+# %% ../nbs/15_finetuning.ipynb #15-t421
+def as_text(way: Way, known: Known, lang: str) -> str:
+    "A sentence, where all that it names has a name; else nothing."
+    atoms = fill(getattr(way, lang), way.event, lang)
+    if any(entry_of(atom) not in known for atom in atoms if entry_of(atom)): return ""
+    return join([spell(known, atom, lang) for atom in atoms], lang)
+
+
+def goes_on(text: str, way: Way, known: Known, lang: str) -> bool:
+    "Whether a text begins with this sentence."
+    sentence = as_text(way, known, lang)
+    return sentence != "" and text.startswith(sentence)
 
 # %% ../nbs/15_finetuning.ipynb #15-t42
 def reread(world: Tales, text: str) -> Story:
@@ -670,19 +683,6 @@ def reread(world: Tales, text: str) -> Story:
         scene = happen(scene, way.event, newcomer(way.event, known))
         steps.append(way)
     return Story(world.lang, steps, known, scene)
-
-
-def as_text(way: Way, known: Known, lang: str) -> str:
-    "A sentence, where all that it names has a name; else nothing."
-    atoms = fill(getattr(way, lang), way.event, lang)
-    if any(entry_of(atom) not in known for atom in atoms if entry_of(atom)): return ""
-    return join([spell(known, atom, lang) for atom in atoms], lang)
-
-
-def goes_on(text: str, way: Way, known: Known, lang: str) -> bool:
-    "Whether a text begins with this sentence."
-    sentence = as_text(way, known, lang)
-    return sentence != "" and text.startswith(sentence)
 
 # %% ../nbs/15_finetuning.ipynb #15-t59
 from .model import Transformer, rotate

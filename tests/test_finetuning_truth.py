@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from gpt_nb import finetuning
 from gpt_nb.finetuning import (OPEN, answer_forecast, best_answers, best_dreamers, best_mood,
-                               best_noised, dreamer_tags, entities, entity_f1, first_sentences,
-                               mood_forecast, noised, outlook, facts_of, read_twice, reread, tags_of,
-                               two_sided, who_smiles)
+                               best_noised, dreamer_tags, entities, entity_f1, facts_of,
+                               first_sentences, mood_forecast, noised, outlook, read_twice, reread,
+                               tags_of, two_sided, who_smiles)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import Tales, read, surface
 
@@ -78,6 +78,14 @@ def test_outlook_agrees_with_20_000_stories():
     for scene, moods in large.items():
         p = sum(share for who, share in outlook(world, scene, who_smiles).items() if 0 in who)
         assert abs(sum(moods) - p * len(moods)) <= 4.5 * math.sqrt(len(moods) * p * (1 - p)) + 1e-9
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+def test_once_something_is_told_again_the_end_is_known(world):
+    for seed in range(30):
+        story = world.sample(seed=seed)
+        n = len(story.events) - world._level.recaps   # the first recap has been told
+        assert mood_forecast(world, first_sentences(story, n)) == (story.mood == "happy")
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=str)

@@ -302,7 +302,7 @@ def tags() -> None:
 
 
 def few_names(body: Run, n: int, at: str, seed: int) -> dict:
-    "Names, places and things from n stories, 64 updates; each read at a word's last or first token."
+    "Names, places, things from n stories, 64 updates, read at a word's last or first token."
     rows, test = (tagged(finetuning.tags_of, *which) for which in ((seed, n), (0, 300, True)))
     encoder = FirstToken if at == "first token" else finetuning.Encoder
     with patch.object(finetuning, "Encoder", encoder):

@@ -10,10 +10,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from models import ROOT, choose, prepare
 from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
 
 from gpt_nb.checkpoint import load_tokenizer
+from gpt_nb import finetuning
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
 from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
@@ -526,9 +530,70 @@ def mood_by_labels(result: dict) -> None:
         if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
         found.extend(by_uncertainty(seed))
         write("finetuning", result)
+class FirstToken(finetuning.Encoder):
+    "Asks for the tag of a word at its first token, before the word is over."
+    def tag(self, example: dict) -> tuple[list[int], list[int]]:
+        x, y = super().tag(example)
+        first = 1
+        for i in [i for i, tag in enumerate(y) if tag != -100]:
+            y[i], y[first], first = -100, y[i], i + 1
+        return x, y
+
+
+def tagged(label, seed: int, n: int, test: bool = False) -> list[dict]:
+    "Stories with tags, to learn from or to try a tagger on."
+    start, world = 3_000_000 if test else 1_000_000 + 100_000 * seed, Tales("en", 1)
+    rows = [label(world.sample(seed=start + i)) for i in range(n)]
+    return [dict(words=words, tags=tags) for words, tags in rows]
+
+
+def one_tagger(gpt: GPT, tok, rows: list[dict], test: list[dict], epochs: int, seed: int) -> dict:
+    "Fine-tune on rows: entity F1 on the others, and how long it took."
+    begun = time.perf_counter()
+    run = finetuning.finetune(gpt, rows, "tag", tok, epochs=epochs, val=test[:32], seed=seed,
+                              show=False, optimizer="muon", muon_lr=0.02, lr=0.01)
+    seconds = time.perf_counter() - begun
+    said = finetuning.predict(run, [row["words"] for row in test])
+    score = finetuning.entity_f1([row["tags"] for row in test], said)
+    return dict(f1=score.f1, seconds=round(seconds))
+
+
+def tags() -> None:
+    "Names, places, things from few stories; and what a causal mask costs where tags look ahead."
+    result, body = so_far("tags") or dict(names=[], dreamers=[]), Run.open("tales-short")
+    for seed in SEEDS:
+        for how, n, epochs in (("no mask", 1024, 3), ("causal", 2048, 4), ("read twice", 2048, 5)):
+            if any((row["how"], row["seed"]) == (how, seed) for row in result["dreamers"]): continue
+            row = one_dreamer(body, how, n, epochs, seed)
+            result["dreamers"].append(dict(how=how, seed=seed, stories=n, epochs=epochs) | row)
+            write("tags", result)
+        for n, at in ((n, at) for n in (8, 32, 128) for at in ("last token", "first token")):
+            if any((row["stories"], row["read at"], row["seed"]) == (n, at, seed)
+                   for row in result["names"]): continue
+            row = {"stories": n, "read at": at, "seed": seed} | few_names(body, n, at, seed)
+            result["names"].append(row)
+            write("tags", result)
+
+
+def few_names(body: Run, n: int, at: str, seed: int) -> dict:
+    "Names, places, things from n stories, 64 updates, read at a word's last or first token."
+    rows, test = (tagged(finetuning.tags_of, *which) for which in ((seed, n), (0, 300, True)))
+    encoder = FirstToken if at == "first token" else finetuning.Encoder
+    with patch.object(finetuning, "Encoder", encoder):
+        return one_tagger(body.model, body.tok, rows, test, 1024 // n, seed)
+
+
+def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
+    "Tag each name as that of the one who dreams or of the other."
+    rows = tagged(finetuning.dreamer_tags, seed, n)
+    test = tagged(finetuning.dreamer_tags, 0, 300, True)
+    if how == "read twice":
+        for row in rows + test: row["words"] = finetuning.read_twice(row["words"], "en")
+    gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
+    return one_tagger(gpt, body.tok, rows, test, epochs, seed)
 
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning)
+                text=text, stream=stream, finetuning=finetuning, tags=tags)
     for name in choose(work, "measurement", __doc__): work[name]()

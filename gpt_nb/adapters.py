@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TASKS', 'FORMATS', 'IGNORED', 'Adapter', 'LoRA', 'Switch', 'put', 'Adapted', 'layers_named', 'switch_of',
            'freeze_body', 'attach', 'beside', 'check_name', 'add_lora', 'adapter_names', 'set_adapter', 'merge',
-           'unmerge', 'Budget', 'AdaLoRA', 'add_adalora', 'ranks', 'Bottleneck', 'IA3', 'add_bottleneck', 'add_ia3',
-           'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'their_name', 'tensors_of', 'fields_of',
-           'side_by_side', 'join', 'save_adapter', 'only_one', 'load_adapter', 'layer_shape', 'sort_tensors',
-           'split_qkv', 'make_lora', 'make_adalora', 'make_ia3', 'of_layer', 'fill', 'read_adapter']
+           'unmerge', 'Budget', 'AdaLoRA', 'off_right_angles', 'add_adalora', 'ranks', 'Bottleneck', 'IA3',
+           'add_bottleneck', 'add_ia3', 'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'their_name',
+           'tensors_of', 'fields_of', 'side_by_side', 'join', 'save_adapter', 'only_one', 'load_adapter', 'layer_shape',
+           'sort_tensors', 'split_qkv', 'make_lora', 'make_adalora', 'make_ia3', 'of_layer', 'fill', 'read_adapter']
 
 # %% ../nbs/16_adapters.ipynb #16-002
 import copy
@@ -235,64 +235,74 @@ def unmerge(model: nn.Module) -> None:
         m.layer.weight.data, m.kept = m.kept, None
 
 # %% ../nbs/16_adapters.ipynb #16-a10
-class Budget:
-    "How many directions all AdaLoRAs of a model may keep; it shrinks as training goes on."
-    def __init__(self, total: int, updates: int, start: float = 0.1, end: float = 0.7):
-        self.total, self.updates, self.step, self.heard = total, updates, 0, 0
-        self.start, self.end, self.members = start, end, []
+class Budget(nn.Module):
+    "How many directions all AdaLoRAs of a model may keep; the loop of training makes it shrink."
+    def __init__(self, total: int, start: float = 0.1, end: float = 0.7):
+        super().__init__()
+        self.total, self.start, self.end, self.members = total, start, end, []
 
-    def allowed(self) -> int:
-        "Directions at this step: all, then along a cubic curve down to the budget (section 3.3)."
+    def allowed(self, used: float) -> int:
+        "Directions when this share of a run is over: all, then down a cubic curve (section 3.3)."
         most = sum(len(m.E) for m in self.members)
-        share = (self.step / self.updates - self.start) / (self.end - self.start)
-        left = (1 - min(1.0, max(0.0, share))) ** 3
-        return round(self.total + (most - self.total) * left)
+        left = (self.end - used) / (self.end - self.start)
+        return round(self.total + (most - self.total) * min(1.0, max(0.0, left)) ** 3)
 
     @torch.no_grad()
-    def tell(self) -> None:
-        "A member has its gradient. Once all have, an update is due, and the least important go."
-        self.heard += 1
-        if self.heard < len(self.members): return
-        self.heard, self.step = 0, self.step + 1
+    def before_step(self, used: float) -> None:
+        "Called by `Trainer` once the gradients of an update are there: the least important go."
+        if any(m.E.grad is None for m in self.members): return
+        for m in self.members: m.listen()
         scores = torch.cat([m.importance() for m in self.members])
         best = torch.zeros_like(scores, dtype=torch.bool)
-        best[scores.topk(min(self.allowed(), len(scores))).indices] = True
+        best[scores.topk(self.allowed(used)).indices] = True
         for m, mask in zip(self.members, best.split([len(m.E) for m in self.members])):
-            m.mask &= mask
+            m.mask.copy_(m.mask & mask)
 
 # %% ../nbs/16_adapters.ipynb #16-a11
 class AdaLoRA(Adapter):
     "A LoRA as P diag(E) Q whose directions are weighed, and dropped (Zhang et al. 2023)."
     def __init__(self, n_in: int, n_out: int, rank: int, alpha: float, budget: Budget):
         super().__init__()
-        self.Q = nn.Parameter(torch.empty(rank, n_in).normal_(std=0.02))
-        self.P = nn.Parameter(torch.empty(n_out, rank).normal_(std=0.02))
-        self.E = nn.Parameter(torch.zeros(rank))
+        self.P, self.Q = nn.Parameter(torch.empty(n_out, rank)), nn.Parameter(torch.empty(rank, n_in))
+        self.E = nn.Parameter(torch.zeros(rank))   # so that at first nothing changes
+        for w in (self.P, self.Q): nn.init.orthogonal_(w)
         self.register_buffer("mask", torch.ones(rank, dtype=torch.bool))
-        self.register_buffer("sensitivity", torch.zeros(rank))
-        self.register_buffer("uncertainty", torch.zeros(rank))
+        for name, w in self.named_parameters():
+            for kind in ("sensitivity", "uncertainty"):
+                self.register_buffer(f"{kind}_{name}", torch.zeros_like(w))
         self.scale, self.budget = alpha, budget
         budget.members.append(self)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
-        E = self.E * self.mask
-        if self.training and E.requires_grad: E.register_hook(self.listen)
-        return y + self.scale * F.linear(F.linear(x, self.Q) * E, self.P)
-
-    @torch.no_grad()
-    def listen(self, gradient: Tensor) -> None:
-        "Note how much the loss hangs on each direction (equations 8 to 10), as gradients come in."
-        now = (self.E * gradient).abs()
-        self.sensitivity.lerp_(now, 0.15)
-        self.uncertainty.lerp_((now - self.sensitivity).abs(), 0.15)
-        self.budget.tell()
-
-    def importance(self) -> Tensor:                                # (rank,)
-        scores = self.sensitivity * self.uncertainty
-        return scores.masked_fill(~self.mask, -1.0)                # what was dropped stays dropped
+        return y + self.scale * F.linear(F.linear(x, self.Q) * (self.E * self.mask), self.P)
 
     def merged(self, weight: Tensor) -> Tensor:
         return weight + self.scale * (self.P * (self.E * self.mask)) @ self.Q
+
+    def listen(self) -> None:
+        "Note how much the loss hangs on each number; draw P and Q towards right angles."
+        for name, w in self.named_parameters():
+            now = (w * w.grad).abs()                               # equation 8
+            mean, spread = self.averages(name)
+            mean.lerp_(now, 0.15)
+            spread.lerp_((now - mean).abs(), 0.15)
+        self.P.grad += 0.4 * self.P @ off_right_angles(self.P.T)   # 0.1 times equation 4
+        self.Q.grad += 0.4 * off_right_angles(self.Q) @ self.Q
+
+    def averages(self, name: str) -> tuple[Tensor, Tensor]:
+        "Of one of P, E and Q: its sensitivity and its uncertainty, averaged over updates."
+        return getattr(self, f"sensitivity_{name}"), getattr(self, f"uncertainty_{name}")
+
+    def importance(self) -> Tensor:                                # (rank,)
+        "Sensitivity times uncertainty: that of E, and the means of those of P and Q."
+        P, E, Q = (mean * spread for mean, spread in map(self.averages, "PEQ"))
+        scores = E + P.mean(0) + Q.mean(1)                         # equation 7
+        return scores.masked_fill(~self.mask, -1.0)                # what was dropped stays dropped
+
+
+def off_right_angles(rows: Tensor) -> Tensor:   # (r, n) -> (r, r)
+    "How far rows are from length 1 and from right angles to each other: zero where they are not."
+    return rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
 
 # %% ../nbs/16_adapters.ipynb #16-a12
 def add_adalora(
@@ -300,13 +310,13 @@ def add_adalora(
     rank: int = 4,          # mean rank of the layers at the end
     updates: int = 200,     # of the training to come; the budget is met after 7 tenths of them
     first: int | None = None,   # rank at the start; None: half as much again
-    alpha: float = 1.0,
+    alpha: float = 16.0,    # the change is P diag(E) Q, times this
     targets: Sequence[str] | str = "all",
     name: str = "default",
 ) -> nn.Module:
     "Put an AdaLoRA beside linear layers: layers that need more keep more directions."
     first = first or math.ceil(1.5 * rank)
-    budget = Budget(rank * len(layers_named(model, targets)), updates)
+    budget = Budget(rank * len(layers_named(model, targets)))
     def make(layer, n_in, n_out): return AdaLoRA(n_in, n_out, first, alpha, budget)
     return attach(model, targets, name, make)
 
@@ -637,7 +647,7 @@ def make_adalora(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> A
     "An AdaLoRA from its tensors; its ranks stay as they are."
     rank = len(parts["lora_A"])
     alpha = fields["lora_alpha"] / (fields.get("init_r", rank) + 1e-5)
-    adalora = AdaLoRA(n_in, n_out, rank, alpha, Budget(rank, 1))
+    adalora = AdaLoRA(n_in, n_out, rank, alpha, Budget(rank))
     adalora.mask.copy_(parts["lora_E"].flatten() != 0)
     return fill(adalora, dict(Q=parts["lora_A"], P=parts["lora_B"], E=parts["lora_E"][:, 0]), at)
 

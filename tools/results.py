@@ -1,6 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
-`python tools/results.py ladder emergence code block choices finetuning` (none named: all).
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -17,6 +17,8 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from unittest.mock import patch
+from functools import lru_cache, partial
+from time import process_time
 
 import numpy as np
 import torch
@@ -25,6 +27,9 @@ from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measu
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb import finetuning
+from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
+                             add_prompt)
+from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
 from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
@@ -33,6 +38,7 @@ from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_run
 from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, cut_at_name, finetune,
                                hit_rate, mood_of, ndcg, next_rows, pairs_of, predict, recommend,
                                rehearse, text_scores)
+from gpt_nb.finetuning import finetune, predict
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.sampling import generate
@@ -591,9 +597,85 @@ def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
         for row in rows + test: row["words"] = finetuning.read_twice(row["words"], "en")
     gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
     return one_tagger(gpt, body.tok, rows, test, epochs, seed)
+LABELS = 64   # stories to learn from: enough for a body that was trained, few for its head alone
+MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
+
+
+def told_until_content(world: Tales, seeds: range) -> list[dict]:
+    "Stories up to the name of who is content at the end, and whether the wish was granted."
+    rows = []
+    for story in map(world.sample, seeds):
+        end = story.text.index(" ", story.text.rindex(" only ") + 6)
+        rows.append(dict(text=story.text[:end], label=story.mood))
+    return rows
+
+
+def ways() -> dict[tuple, tuple]:
+    "(Method, size) -> what is put on a GPT, its rate, what else is learned."
+    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 1e-3, 1),
+             ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
+    for method, add, rate, sizes in [
+            ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 3e-3, (1, 2, 4)),
+            ("bottleneck", add_bottleneck, 0.01, (1, 4, 16)), ("prefix", add_prefix, 0.1, (2, 8)),
+            ("prompt", add_prompt, 0.1, (2, 8))]:
+        for size in sizes: found[method, size] = partial(add, **{SIZES[method]: size}), rate, "all"
+    return found
+
+
+SIZES = {"LoRA": "rank", "AdaLoRA": "rank", "bottleneck": "width", "prefix": "length",
+         "prompt": "length"}
+
+
+def adapters() -> None:
+    "All methods on one body and 64 labels; the singular values of the full update."
+    world, tok = Tales(level=2), load_tokenizer("tales-en")
+    body = GPT.from_pretrained("tales-en", dtype=torch.float32)
+    test = told_until_content(world, range(3_000_000, 3_000_250))
+    found = so_far("adapters") or dict(labels=LABELS, test=len(test), rows=[])
+    have = {(row["method"], row["size"], row["seed"]) for row in found["rows"]}
+    for seed in SEEDS:
+        first = 1_000_000 + 1000 * seed
+        rows = told_until_content(world, range(first, first + LABELS))
+        for (method, size), (add, rate, learn) in ways().items():
+            if (method, size, seed) in have: continue
+            torch.manual_seed(seed)
+            model = add(copy.deepcopy(body)) if add else body
+            start = process_time()
+            run = finetune(model, rows, tok=tok, learn=learn, lr=rate, seed=seed, **MOODS)
+            seconds = process_time() - start
+            trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+            found["rows"].append(dict(method=method, size=size, seed=seed, rate=rate,
+                                      trained=trained, score=share_right(run, test),
+                                      loss=run.history[-1]["loss"], seconds=round(seconds, 1)))
+            if method == "all" and not seed: found |= low_rank(run, body, test)
+            write("adapters", found)
+
+
+def share_right(run: Run, test: list[dict]) -> float:
+    "Accuracy on stories that were told with other seeds."
+    said = predict(run, [row["text"] for row in test])
+    return sum(a == row["label"] for a, row in zip(said, test)) / len(test)
+
+
+@torch.no_grad()
+def low_rank(run: Run, body: GPT, test: list[dict]) -> dict:
+    "The change of each matrix in singular values, and the score that its first few keep."
+    before, spectrum, parts = dict(body.named_parameters()), {}, {}
+    for name, after in run.model.named_parameters():
+        if after.ndim < 2 or ".layers." not in name: continue
+        parts[name] = after, torch.linalg.svd(after - before[name], full_matrices=False)
+        layer = name.removeprefix("model.layers.").removesuffix(".weight")
+        spectrum[layer] = dict(weight=torch.linalg.svdvals(before[name])[:48].tolist(),
+                               change=parts[name][1].S[:48].tolist())
+    truncated = []
+    for rank in (0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 128):
+        for name, (after, (U, S, V)) in parts.items():
+            after.copy_(before[name] + (U[:, :rank] * S[:rank]) @ V[:rank])
+        truncated.append(dict(rank=rank, score=share_right(run, test)))
+    return dict(spectrum=spectrum, truncated=truncated)
 
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning, tags=tags)
+                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters)
     for name in choose(work, "measurement", __doc__): work[name]()

@@ -154,7 +154,8 @@ def test_changes_leave_the_mood():
             assert [mood_of(row["text"]) for row in others] == [row["label"] for row in rows]
         if way == "as told": continue
         assert all(a["text"] != b["text"] for a, b in zip(rows, others))
-    for row in ways["names never read"]: assert not names & set(row["text"].replace(",", "").split())
+    for row in ways["names never read"]:
+        assert not names & set(row["text"].replace(",", "").split())
 
 
 def test_between_start_and_end(tok):

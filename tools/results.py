@@ -1,30 +1,37 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py ladder emergence code block choices stream` (none named: all).
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
+`python tools/results.py ladder emergence code block choices finetuning` (none named: all).
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
 saved state in runs/results; take the file away to measure anew."""
 import copy
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import chdir
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
+from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
 
+from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
 from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import (Tastes, changed, cut_at_name, finetune, hit_rate, mood_of, ndcg,
-                               next_rows, predict, recommend, rehearse)
+from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, cut_at_name, finetune,
+                               hit_rate, mood_of, ndcg, next_rows, pairs_of, predict, recommend,
+                               rehearse, text_scores)
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
+from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, TrainConfig, train
 
@@ -257,6 +264,100 @@ def choices() -> None:
             write("choices", found)
 
 
+TEXTS = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, warmup=10, decay=0.5)
+EPOCHS_OF = {256: 16, 2048: 6}   # examples: how often each is read
+TESTED = range(3_000_000, 3_000_300)
+ASKED = [(r"Who had the (\w+) in the end\?", r"Now {} had the \1."),   # a question, and an answer
+         (r"Where was the (\w+) in the end\?", r"Now the \1 was in the {}."),   # in a sentence
+         (r"Where was (\w+) in the end\?", r"Now \1 was in the {}."),
+         (r"What did (\w+) dream of\?", r"\1 dreamed of the {}.")]
+
+
+def text_body(kind: str, seed: int) -> GPT:
+    "The small house model, or the same shape with random weights."
+    model = GPT.from_pretrained("tales-short", dtype=torch.float32)
+    if kind == "pretrained": return model
+    torch.manual_seed(seed)
+    return GPT(model.config)
+
+
+def one_text_task(task: str, rows: list, tested: list, kind: str, seed: int) -> tuple[dict, list]:
+    "Fine-tune on a task whose answer is text: its scores, and what is written."
+    tok = load_tokenizer("tales-short")
+    run = finetune(text_body(kind, seed), rows, "generate", tok, epochs=EPOCHS_OF[len(rows)], val=0,
+                   seed=seed, show=False, **TEXTS)
+    said = predict(run, [row["text"] for row in tested])
+    return text_scores(task, tested, said), said
+
+
+def in_sentences(rows: list[dict]) -> list[dict]:
+    "Questions whose answer is a sentence of the world."
+    result = []
+    for row in rows:
+        question = row["text"].split("\n")[1]
+        form, told = next(pair for pair in ASKED if re.fullmatch(pair[0], question))
+        target = re.sub(form, told, question).format(row["target"])
+        result.append(dict(row, target=target))
+    return result
+
+
+def broken_rows(rows: list[dict], tok, separator="\n", end=True, prompt=False) -> list[tuple]:
+    "Rows to train on, with one thing about them changed."
+    result = []
+    for row in rows:
+        given = [tok.end_id, *tok.encode(row["text"] + separator)]
+        answer = tok.encode(row["target"]) + [tok.end_id] * end
+        asked = given[1:] if prompt else [-100] * (len(given) - 1)
+        result.append(((given + answer)[:-1], asked + answer))
+    return result
+
+
+def one_break(change: dict, rows: list[dict], tested: list[dict], seed: int) -> tuple[dict, list]:
+    "Summaries learned from rows with one thing changed: how many are right, how many begin right."
+    tok, model = load_tokenizer("tales-short"), text_body("pretrained", seed)
+    examples = Examples("generate", broken_rows(rows, tok, **change), [], (), tok.end_id, tok.end_id,
+                        tok.vocab_size)
+    steps = EPOCHS_OF[len(rows)] * len(rows) // TEXTS["batch_size"]
+    config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS)
+    run = train(model, examples, config, tok, show=False)
+    prompts = [row["text"] + change.get("separator", "\n") for row in tested]
+    said = generate(run.model, prompts, 60, temperature=0, tok=tok)
+    right = [a == row["target"] for a, row in zip(said, tested)]
+    begins = [a.startswith(row["target"]) for a, row in zip(said, tested)]
+    return dict(exact=float(np.mean(right)), begins=float(np.mean(begins))), said
+
+
+BREAKS = {"as it should be": {}, "loss on the prompt too": dict(prompt=True),
+          "no line break": dict(separator=""), "no end token": dict(end=False)}
+
+
+def text_runs() -> Iterator[dict]:
+    "What is trained for the tasks whose answer is text."
+    bodies = ("pretrained", "scratch")
+    for n, lang in ((256, "en"), (256, "zh"), (2048, "en")):
+        tasks = [*TEXT_TASKS, "in a sentence"] if (n, lang) == (256, "en") else TEXT_TASKS
+        for task, body in product(tasks, bodies): yield dict(task=task, lang=lang, n=n, body=body)
+        if (n, lang) != (256, "en"): continue
+        for name in BREAKS: yield dict(task=name, lang=lang, n=n, body="pretrained")
+
+
+def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:
+    "Scores, and what was written, of one of these."
+    name = "summary" if task in BREAKS else "question" if task == "in a sentence" else task
+    rows, tested = pairs_of(name, lang, range(1_000_000, 1_000_000 + n)), pairs_of(name, lang, TESTED)
+    if task in BREAKS: return one_break(BREAKS[task], rows, tested, seed)
+    if task == "in a sentence": rows, tested = in_sentences(rows), in_sentences(tested)
+    return one_text_task(name, rows, tested, body, seed)
+
+
+def text() -> None:
+    "Tasks whose answer is text, pretrained and from scratch; and what happens without a part."
+    found = so_far("text") or dict(runs=[])
+    for about in (dict(about, seed=0) for about in text_runs()):
+        if any(about.items() <= row.items() for row in found["runs"]): continue
+        scores, said = text_run(**about)
+        found["runs"].append(about | scores | dict(said=said[0]))
+        write("text", found)
 HOWS = {   # what is trained, and how: what it forgets against what it learns
     "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
     "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
@@ -398,9 +499,36 @@ def stream() -> None:
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
         result["augmented"] += one_augmented(gpt, tok, seed, written, told)
         write("stream", result)
+def finetuning() -> None:
+    "Every task, learned in five ways; and how many labels a mood takes."
+    torch.set_num_threads(1)
+    result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
+    for task in TASKS:
+        if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
+        write("finetuning", result)
+    mood_by_labels(result)
+    for task, learn, seed in rows_to_measure():
+        done = dict(task=task.name, learn=learn, seed=seed)
+        if any(done.items() <= row.items() for row in result["rows"]): continue
+        result["rows"].append(one_row(task, learn, seed))
+        write("finetuning", result)
+
+
+def mood_by_labels(result: dict) -> None:
+    "Accuracy against labels, chosen at random and by uncertainty."
+    found = result["labels"]
+    for body, n, seed in sizes_to_measure():
+        done = dict(body=body, n=n, seed=seed, chosen="at random")
+        if any(done.items() <= row.items() for row in found): continue
+        found.append(one_size(body, n, seed))
+        write("finetuning", result)
+    for seed in SEEDS:
+        if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
+        found.extend(by_uncertainty(seed))
+        write("finetuning", result)
 
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                stream=stream)
+                text=text, stream=stream, finetuning=finetuning)
     for name in choose(work, "measurement", __doc__): work[name]()

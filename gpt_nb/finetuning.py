@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'OPEN', 'MY_BEGINNING', 'MINE', 'TEXT_TASKS', 'HAN', 'TOLD', 'MY_FIRST', 'THEIR_FIRST', 'ANSWERERS',
-           'NEW', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder', 'word_pieces', 'gap',
-           'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune',
-           'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook', 'facts_of',
-           'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked',
-           'askable', 'words_for', 'answer_forecast', 'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1',
-           'entities', 'entity_f1', 'entity_score', 'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice',
-           'TwoSided', 'two_sided', 'summary_pair', 'translation_pair', 'has_rival', 'sort_of', 'question_pair',
-           'retold', 'one_change', 'other', 'repair_pair', 'simpler_pair', 'mine', 'voice_pair', 'pairs_of',
-           'plain_words', 'exact_match', 'f_score', 'token_f1', 'rouge', 'rouge_words', 'longest_common', 'bleu',
-           'language_of', 'Listener', 'what_is_told', 'same_told', 'third_person', 'text_scores', 'nearest', 'words_in',
-           'most_frequent', 'form_of', 'bag_of_words', 'word_by_word', 'first_sentence', 'copied', 'text_baselines',
-           'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'read_lists', 'things_of', 'cut_at_name', 'mood_of',
-           'temperature', 'evidence', 'cusum', 'first_alarm', 'follow', 'begun_anew', 'between', 'Rehearsing',
+           'IN_THE_WORLD', 'NEW', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder',
+           'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy',
+           'finetune', 'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook',
+           'facts_of', 'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised',
+           'Asked', 'askable', 'words_for', 'answer_forecast', 'best_answers', 'as_text', 'goes_on', 'reread',
+           'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score', 'dreamer_tags', 'who_dreams', 'best_dreamers',
+           'read_twice', 'TwoSided', 'two_sided', 'summary_pair', 'translation_pair', 'has_rival', 'sort_of',
+           'question_pair', 'retold', 'one_change', 'other', 'repair_pair', 'simpler_pair', 'mine', 'voice_pair',
+           'pairs_of', 'plain_words', 'exact_match', 'f_score', 'token_f1', 'rouge', 'rouge_words', 'longest_common',
+           'bleu', 'language_of', 'Listener', 'what_is_told', 'same_told', 'third_person', 'text_scores', 'nearest',
+           'words_in', 'most_frequent', 'form_of', 'bag_of_words', 'word_by_word', 'first_sentence', 'copied',
+           'text_baselines', 'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'read_lists', 'things_of',
+           'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum', 'first_alarm', 'follow', 'begun_anew',
+           'log_probs_of', 'likeliest', 'choices_for', 'with_shots', 'in_own_words', 'between', 'Rehearsing',
            'rehearse', 'changed', 'rename', 'insert', 'misspell', 'split_examples', 'examples_of', 'assess', 'tune',
            'search', 'check_known', 'inputs_of', 'input_in']
 
@@ -1366,6 +1367,66 @@ def begun_anew(file, path: str | Path) -> bool:
     if not os.path.exists(path): return True
     now, ours = os.stat(path), os.fstat(file.fileno())
     return now.st_ino != ours.st_ino or now.st_size < file.tell()
+
+# %% ../nbs/15_finetuning.ipynb #15-x81
+@torch.no_grad()
+def log_probs_of(
+    model: GPT,
+    tok: Tokenizer,
+    prompts: list[str],
+    answers: list[str],   # one a prompt
+) -> list[float]:         # nats, of all tokens of the answer
+    "How likely each answer is after its prompt."
+    rows, result = [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        given, said = [tok.end_id, *tok.encode(prompt)], tok.encode(answer)
+        rows.append(((given + said)[:-1], [-100] * (len(given) - 1) + said))
+    for start in range(0, len(rows), 32):
+        x, y = pad_rows(rows[start:start + 32], tok.end_id)                      # (B, T) both
+        logits = model(x).flatten(0, 1).float()                                  # (B T, V)
+        nats = F.cross_entropy(logits, y.flatten(), ignore_index=-100, reduction="none")
+        result += (-nats.view(y.shape).sum(1)).tolist()
+    return result
+
+# %% ../nbs/15_finetuning.ipynb #15-x82
+def likeliest(
+    model: GPT,
+    tok: Tokenizer,
+    prompts: list[str],
+    choices: list[list[str]],   # the answers to choose from, for each prompt
+) -> list[int]:                 # the number of the likeliest
+    "Which of some answers the model takes for the likeliest."
+    flat = [(prompt, answer) for prompt, some in zip(prompts, choices) for answer in some]
+    values = iter(log_probs_of(model, tok, *map(list, zip(*flat))))
+    scored = [[next(values) for _ in some] for some in choices]
+    return [row.index(max(row)) for row in scored]
+
+
+def choices_for(row: dict[str, str]) -> list[str]:
+    "The answers a question of `pairs_of` can have: all the story names of the right sort."
+    story, lang = row["text"].split("\n")[0], language_of(row["text"])
+    entries = {word: SPELLED[lang][word] for word in words_in(story) if word in SPELLED[lang]}
+    sort = sort_of(SPELLED[lang][row["target"]])
+    return [word for word, entry in entries.items() if sort_of(entry) == sort]
+
+# %% ../nbs/15_finetuning.ipynb #15-x89
+def with_shots(examples: list[dict[str, str]], text: str) -> str:
+    "A prompt of solved examples, and the text of one that is not solved."
+    solved = "".join(f"{row['text']}\n{row['target']}\n\n" for row in examples)
+    return f"{solved}{text}\n"
+
+# %% ../nbs/15_finetuning.ipynb #15-x95
+IN_THE_WORLD = [(r"Who had the (\w+) in the end\?", r"Now {} had the \1."),   # a question, its answer
+                (r"Where was the (\w+) in the end\?", r"Now the \1 was in the {}."),
+                (r"Where was (\w+) in the end\?", r"Now \1 was in the {}."),
+                (r"What did (\w+) dream of\?", r"\1 dreamed of the {}.")]
+
+
+def in_own_words(text: str, answer: str) -> str:
+    "The answer to an English question of `pairs_of` as a sentence of the world."
+    question = text.split("\n")[1]
+    form, sentence = next(pair for pair in IN_THE_WORLD if re.fullmatch(pair[0], question))
+    return re.sub(form, sentence, question).format(answer)
 
 # %% ../nbs/15_finetuning.ipynb #15-s57
 def between(

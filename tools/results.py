@@ -1,6 +1,8 @@
 """Regenerate the measurements that take longer than a notebook may:
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
+`python tools/results.py ladder emergence code block choices text prompts`
+(none named: all).
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -35,9 +37,10 @@ from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, cut_at_name, finetune,
-                               hit_rate, mood_of, ndcg, next_rows, pairs_of, predict, recommend,
-                               rehearse, text_scores)
+from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, choices_for, cut_at_name,
+                               finetune, hit_rate, in_own_words, likeliest, mood_of, ndcg,
+                               next_rows, pairs_of, predict, recommend, rehearse, text_scores,
+                               with_shots)
 from gpt_nb.finetuning import finetune, predict
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
@@ -275,12 +278,9 @@ def choices() -> None:
 
 
 TEXTS = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, warmup=10, decay=0.5)
+RATES_OF = dict(translation=0.02)   # a dictionary is learned, which wants a higher rate
 EPOCHS_OF = {256: 16, 2048: 6}   # examples: how often each is read
 TESTED = range(3_000_000, 3_000_300)
-ASKED = [(r"Who had the (\w+) in the end\?", r"Now {} had the \1."),   # a question, and an answer
-         (r"Where was the (\w+) in the end\?", r"Now the \1 was in the {}."),   # in a sentence
-         (r"Where was (\w+) in the end\?", r"Now \1 was in the {}."),
-         (r"What did (\w+) dream of\?", r"\1 dreamed of the {}.")]
 
 
 def text_body(kind: str, seed: int) -> GPT:
@@ -295,20 +295,14 @@ def one_text_task(task: str, rows: list, tested: list, kind: str, seed: int) -> 
     "Fine-tune on a task whose answer is text: its scores, and what is written."
     tok = load_tokenizer("tales-short")
     run = finetune(text_body(kind, seed), rows, "generate", tok, epochs=EPOCHS_OF[len(rows)], val=0,
-                   seed=seed, show=False, **TEXTS)
+                   seed=seed, show=False, **TEXTS | dict(lr=RATES_OF.get(task, TEXTS["lr"])))
     said = predict(run, [row["text"] for row in tested])
     return text_scores(task, tested, said), said
 
 
 def in_sentences(rows: list[dict]) -> list[dict]:
     "Questions whose answer is a sentence of the world."
-    result = []
-    for row in rows:
-        question = row["text"].split("\n")[1]
-        form, told = next(pair for pair in ASKED if re.fullmatch(pair[0], question))
-        target = re.sub(form, told, question).format(row["target"])
-        result.append(dict(row, target=target))
-    return result
+    return [dict(row, target=in_own_words(row["text"], row["target"])) for row in rows]
 
 
 def broken_rows(rows: list[dict], tok, separator="\n", end=True, prompt=False) -> list[tuple]:
@@ -675,7 +669,44 @@ def low_rank(run: Run, body: GPT, test: list[dict]) -> dict:
     return dict(spectrum=spectrum, truncated=truncated)
 
 
+def asked(model: GPT, tok, shots: int) -> dict:
+    "How often the likeliest answer is right, with so many solved questions in the prompt."
+    rows = pairs_of("question", seeds=TESTED[:50])
+    solved = pairs_of("question", seeds=range(1_000_000, 1_000_000 + shots))
+    choices = [choices_for(row) for row in rows]
+    picked = likeliest(model, tok, [with_shots(solved, row["text"]) for row in rows], choices)
+    right = [some[i] == row["target"] for some, i, row in zip(choices, picked, rows)]
+    chance = [1 / len(some) for some in choices]
+    return dict(shots=shots, right=float(np.mean(right)), chance=float(np.mean(chance)))
+
+
+def written(model: GPT, tok, task: str, shots: int) -> dict:
+    "The score of what is written, with so many solved examples in the prompt."
+    rows = pairs_of(task, seeds=TESTED[:20])
+    solved = pairs_of(task, seeds=range(1_000_000, 1_000_000 + shots))
+    said = generate(model, [with_shots(solved, row["text"]) for row in rows], 60, temperature=0,
+                    tok=tok)
+    said = [text.split("\n")[0] for text in said]
+    scores = text_scores(task, rows, said)
+    return dict(task=task, shots=shots, score=next(iter(scores.values())), said=said[0])
+
+
+def prompts() -> None:
+    "Nothing trained: 0, 1, 4 and 16 solved examples in the prompt."
+    model, tok = GPT.from_pretrained("tales-short", torch.float32), load_tokenizer("tales-short")
+    model.config = model.model.config = replace(model.config, context=4096)
+    found = so_far("prompts") or dict(asked=[], written=[])
+    for shots in (0, 1, 4, 16):
+        if shots not in [row["shots"] for row in found["asked"]]:
+            found["asked"].append(asked(model, tok, shots))
+        for task in TEXT_TASKS:
+            if (task, shots) in [(row["task"], row["shots"]) for row in found["written"]]: continue
+            found["written"].append(written(model, tok, task, shots))
+            write("prompts", found)
+
+
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters)
+                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters,
+                prompts=prompts)
     for name in choose(work, "measurement", __doc__): work[name]()

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
-from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
+from tasks import TASKS, about, measured, plan
 
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
 from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
@@ -255,31 +255,16 @@ def choices() -> None:
 
 
 def finetuning() -> None:
-    "Every task, learned in five ways; and how many labels a mood takes."
+    "Every task, learned in four ways; and how many labels a mood takes."
     torch.set_num_threads(1)
     result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
     for task in TASKS:
         if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
         write("finetuning", result)
-    mood_by_labels(result)
-    for task, learn, seed in rows_to_measure():
-        done = dict(task=task.name, learn=learn, seed=seed)
-        if any(done.items() <= row.items() for row in result["rows"]): continue
-        result["rows"].append(one_row(task, learn, seed))
-        write("finetuning", result)
-
-
-def mood_by_labels(result: dict) -> None:
-    "Accuracy against labels, chosen at random and by uncertainty."
-    found = result["labels"]
-    for body, n, seed in sizes_to_measure():
-        done = dict(body=body, n=n, seed=seed, chosen="at random")
-        if any(done.items() <= row.items() for row in found): continue
-        found.append(one_size(body, n, seed))
-        write("finetuning", result)
-    for seed in SEEDS:
-        if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
-        found.extend(by_uncertainty(seed))
+    for job in plan():
+        found = result["rows" if "task" in job else "labels"]
+        if any(job.items() <= row.items() for row in found): continue
+        found.append(job | measured(job))
         write("finetuning", result)
 
 

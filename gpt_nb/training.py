@@ -38,6 +38,7 @@ class Trainer:
         self.machine, self.progress = Machine(run.config), Progress(run.config, backend)
         self.batches = make_batches(tokens, run, backend)
         self.model = run.model.to(self.machine.device, torch.float32).train()
+        self.listeners = [m for m in self.model.modules() if hasattr(m, "before_step")]
         self.loss = self.machine.compile(backend.wrap(self.model))   # (x, y) -> mean loss
         self.optimizers = make_optimizers(self.model, run.config)
         self.meter, self.validation = Meter(backend), Validation(tokens, run.config, self.machine)
@@ -54,6 +55,7 @@ class Trainer:
         c, at, (x, y) = self.config, self.progress, self.batches[self.progress.step]
         scale = lr_scale(at.step, at.used, c.warmup, c.decay, c.final_lr, c.schedule)
         loss, count = forward_backward(self.loss, x, y, c.accumulate, self.machine, self.backend)
+        for module in self.listeners: module.before_step(at.used)   # such as ranks that shrink
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip or math.inf)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups: group["lr"] = scale * group["peak"]
@@ -1042,7 +1044,8 @@ def finish_step() -> Iterator[list[int]]:  # holds a number once Ctrl-C was pres
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/09_training.ipynb #09-149
-def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list) -> None:
+def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list,
+             watch: Callable[[dict], None] | None) -> None:
     "Train, and between two updates write, show, and see whether to stop."
     for row in trainer:
         at = trainer.progress
@@ -1051,6 +1054,7 @@ def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: lis
             folder.note(row)
             if at.at_check and is_due(folder): folder.save()
             display.update()
+            if watch: watch(row)
             trainer.meter.restart()   # none of this is training
         if at.used < 1 and trainer.backend.sum(len(pressed)):   # whichever process it reached
             folder.save()
@@ -1069,6 +1073,7 @@ def train(
     backend: Single | None = None,   # spreads the work over processes; None: this one alone
     show: bool = True,               # a progress bar, or in Jupyter a growing picture
     options: dict | None = None,     # kept in training.json beside the settings
+    watch: Callable[[dict], None] | None = None,   # gets each line of the log; may raise to end it
 ) -> Run:
     "Train. Ctrl-C ends the step, saves and raises; `resume=True` goes on as if nothing had been."
     check_kinds(model, tokens, config)
@@ -1086,7 +1091,7 @@ def train(
         model.config = with_ends(model.config, tokens.end_id, tok)
         if resume: resume_run(folder)
         display = Display(trainer, show)
-        try: run_loop(trainer, folder, display, pressed)
+        try: run_loop(trainer, folder, display, pressed, watch)
         except FloatingPointError as e:
             rates = f"lower rates (lr {c.lr}, muon_lr {c.muon_lr})"
             advice = f"start again with {rates} or a longer warmup ({c.warmup})"

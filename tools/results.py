@@ -1,6 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
-`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text,
+stream, finetuning, tags, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -11,10 +11,8 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 import time
-from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import replace
-from functools import lru_cache
 from itertools import product
 from unittest.mock import patch
 from functools import lru_cache, partial
@@ -25,7 +23,6 @@ import torch
 from models import ROOT, choose, prepare
 from tasks import TASKS, about, measured, plan
 
-from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb import finetuning
 from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
                              add_prompt)
@@ -509,7 +506,7 @@ def stream() -> None:
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
         result["augmented"] += one_augmented(gpt, tok, seed, written, told)
         write("stream", result)
-def finetuning() -> None:
+def rows_of_tasks() -> None:
     "Every task, learned in four ways; and how many labels a mood takes."
     torch.set_num_threads(1)
     result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
@@ -662,5 +659,5 @@ def low_rank(run: Run, body: GPT, test: list[dict]) -> dict:
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters)
+                text=text, stream=stream, finetuning=rows_of_tasks, tags=tags, adapters=adapters)
     for name in choose(work, "measurement", __doc__): work[name]()

@@ -1,7 +1,7 @@
 """The rows of chapter 15: every task of the small world, learned by the same body in four ways, and
 how many labels the mood of a story takes. `python tools/results.py finetuning` writes them."""
-import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -13,10 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, dreamer_tags, entity_f1,
-                               finetune, first_sentences, hit_rate, mood_rows, next_rows,
-                               next_scores, noised, pairs_of, predict, tags_of, text_baselines,
-                               text_scores)
+from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, cut_at_name, dreamer_tags,
+                               entity_f1, finetune, first_sentences, hit_rate, next_rows, noised,
+                               pairs_of, predict, recommend, tags_of, text_baselines, text_scores)
 from gpt_nb.model import GPT
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
@@ -64,6 +63,12 @@ def bag_of_words(rows: list[dict], others: list[dict]) -> dict:
     return {"bag of words": model.predict([row["text"] for row in others]).tolist()}
 
 
+def mood_rows(seeds) -> list[dict]:
+    "Stories up to the name of whoever is content, and their mood."
+    stories = map(Tales(level=2).sample, seeds)
+    return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
+
+
 def half_told(seeds) -> list[dict]:
     "Stories of which the end is not told yet, how they end, and how they go on to whoever smiles."
     stories = map(Tales(level=2).sample, seeds)
@@ -78,7 +83,8 @@ def told_on(run: Run, rows: list[dict]) -> list[str]:
     for draw in range(DRAWN):
         texts = [row["text"] for row in rows]
         more = generate(model, texts, 60, tok=tok, seed=draw)
-        texts = [re.sub(r"(?s)(.* only \w+).*", r"\1", text + said) for text, said in zip(texts, more)]
+        whole = [text + said for text, said in zip(texts, more)]
+        texts = [cut_at_name(text) or text for text in whole]
         happy += predict(run, texts, proba=True)[:, run.model.labels.index("happy")].numpy()
     return ["happy" if share > DRAWN / 2 else "sad" for share in happy]
 
@@ -144,36 +150,29 @@ def taste_rows(seeds) -> list[dict]:
     return next_rows([world.sample(seed) for seed in seeds])
 
 
-def came(rows: list[dict]) -> list[int]:
-    "The number of the thing that each list ends with."
-    return [Tastes().things.index(row["tags"][-1]) for row in rows]
-
-
-def liked(rows: list[dict], scores) -> float:
+def liked(rows: list[dict], said: list[list[str]]) -> float:
     "Whether what came next is among the five that are thought likeliest."
-    return hit_rate(scores, came(rows), 5)
+    return hit_rate(said, [row["tags"][-1] for row in rows], 5)
 
 
 def popular(rows: list[dict], others: list[dict]) -> dict:
-    "What most people like; and what most like after the last thing."
-    things = Tastes().things
-    at = {thing: i for i, thing in enumerate(things)}
-    follows, how_often = np.zeros((len(things), len(things))), np.zeros(len(things))
+    "What most people take; and what is most taken after the last thing."
+    taken = Counter(thing for row in rows for thing in row["tags"])
+    follows = {thing: Counter() for thing in Tastes().things}
     for row in rows:
-        for a, b in zip(row["words"], row["tags"]):
-            follows[at[a], at[b]] += 1
-            how_often[at[b]] += 1
-    share = how_often / how_often.sum()
-    after = np.array([follows[at[row["words"][-1]]] + 1e-3 * share for row in others])
-    return {"popularity": np.tile(how_often, (len(others), 1)), "what follows what": after}
+        for a, b in zip(row["words"], row["tags"]): follows[a][b] += 1
+    def after(row: dict) -> list[str]:
+        counts = follows[row["words"][-1]]
+        return sorted(taken, key=lambda thing: (-counts[thing], -taken[thing]))
+    top = [thing for thing, _ in taken.most_common()]
+    return {"popularity": [top for row in others], "what follows what": [*map(after, others)]}
 
 
 def taste_best(rows: list[dict]) -> Best:
-    "Whoever knows the tastes and how they mix."
+    "Whoever knows the tastes and how they mix: the five likeliest things hold so much."
     world = Tastes()
-    index = [[world.things.index(word) for word in row["words"]] for row in rows]
-    score = hit_rate(np.array([world.next(items) for items in index]), came(rows), 5)
-    return Best(score, (score * (1 - score) / len(rows)) ** 0.5)
+    hits = np.array([sum(list(world.next(row["words"]).values())[:5]) for row in rows])
+    return Best(float(hits.mean()), float((hits * (1 - hits)).sum() ** 0.5 / len(rows)))
 
 
 TEXT = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, decay=0.5, epochs=12)
@@ -221,8 +220,7 @@ def bytes_to_train(run: Run) -> int:
 def answers(task: Task, run: Run, rows: list[dict]) -> list:
     "What a fine-tuned model says, in the form that the task's score reads."
     if task.name == "how will it end?": return told_on(run, rows)
-    if task.name == "what next?":
-        return next_scores(run, [row["words"] for row in rows], Tastes().things)
+    if task.name == "what next?": return recommend(run, [row["words"] for row in rows])
     if task.kind == "tag": return predict(run, [row["words"] for row in rows])
     return predict(run, [row["text"] for row in rows])
 

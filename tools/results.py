@@ -3,6 +3,8 @@
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
 `python tools/results.py ladder emergence code block choices text prompts`
 (none named: all).
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text,
+stream, finetuning, tags, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -13,10 +15,8 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 import time
-from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import replace
-from functools import lru_cache
 from itertools import product
 from unittest.mock import patch
 from functools import lru_cache, partial
@@ -25,9 +25,8 @@ from time import process_time
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
-from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
+from tasks import TASKS, about, measured, plan
 
-from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb import finetuning
 from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
                              add_prompt)
@@ -503,32 +502,17 @@ def stream() -> None:
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
         result["augmented"] += one_augmented(gpt, tok, seed, written, told)
         write("stream", result)
-def finetuning() -> None:
-    "Every task, learned in five ways; and how many labels a mood takes."
+def rows_of_tasks() -> None:
+    "Every task, learned in four ways; and how many labels a mood takes."
     torch.set_num_threads(1)
     result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
     for task in TASKS:
         if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
         write("finetuning", result)
-    mood_by_labels(result)
-    for task, learn, seed in rows_to_measure():
-        done = dict(task=task.name, learn=learn, seed=seed)
-        if any(done.items() <= row.items() for row in result["rows"]): continue
-        result["rows"].append(one_row(task, learn, seed))
-        write("finetuning", result)
-
-
-def mood_by_labels(result: dict) -> None:
-    "Accuracy against labels, chosen at random and by uncertainty."
-    found = result["labels"]
-    for body, n, seed in sizes_to_measure():
-        done = dict(body=body, n=n, seed=seed, chosen="at random")
-        if any(done.items() <= row.items() for row in found): continue
-        found.append(one_size(body, n, seed))
-        write("finetuning", result)
-    for seed in SEEDS:
-        if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
-        found.extend(by_uncertainty(seed))
+    for job in plan():
+        found = result["rows" if "task" in job else "labels"]
+        if any(job.items() <= row.items() for row in found): continue
+        found.append(job | measured(job))
         write("finetuning", result)
 class FirstToken(finetuning.Encoder):
     "Asks for the tag of a word at its first token, before the word is over."
@@ -708,5 +692,5 @@ def prompts() -> None:
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
                 text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters,
-                prompts=prompts)
+                prompts=prompts, finetuning=rows_of_tasks)
     for name in choose(work, "measurement", __doc__): work[name]()

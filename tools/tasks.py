@@ -1,6 +1,7 @@
-"""The rows of chapter 15: every task of the small world, learned by the same body in five ways, and
+"""The rows of chapter 15: every task of the small world, learned by the same body in four ways, and
 how many labels the mood of a story takes. `python tools/results.py finetuning` writes them."""
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,19 +13,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, entity_f1, finetune,
-                               first_sentences, hit_rate, mood_rows, next_rows, next_scores, noised,
-                               pairs_of, predict, tags_of, text_baselines, text_scores)
+from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, cut_at_name, dreamer_tags,
+                               entity_f1, finetune, first_sentences, hit_rate, next_rows, noised,
+                               pairs_of, predict, recommend, tags_of, text_baselines, text_scores)
 from gpt_nb.model import GPT
+from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, make_optimizers
 
 TRAIN, TEST = 1_000_000, 3_000_000   # seeds of stories to learn from, and to be asked about
-EXAMPLES, TESTED = 256, 1000
-WRITTEN = 500      # of tasks whose answer is written, token by token
+EXAMPLES, TESTED = 256, 600
+WRITTEN = 400      # of tasks whose answer is written, token by token
 TOLD = 7           # sentences of a story that is asked about before it ends
+DRAWN = 5          # times that it is told on
 NOISE = 0.2        # share of labels that are changed
-LEARN = {"head": "head", "last block": 1, "last two": 2, "all": "all", "from scratch": "all"}
+LEARN = {"head": "head", "last block": 1, "all": "all", "from scratch": "all"}
 
 MUON = dict(optimizer="muon", lr=0.01, muon_lr=0.02)
 ADAMW = dict(optimizer="adamw", lr=1e-3)
@@ -60,10 +63,30 @@ def bag_of_words(rows: list[dict], others: list[dict]) -> dict:
     return {"bag of words": model.predict([row["text"] for row in others]).tolist()}
 
 
-def half_told(seeds) -> list[dict]:
-    "Stories of which the end is not told yet, and how they end."
+def mood_rows(seeds) -> list[dict]:
+    "Stories up to the name of whoever is content, and their mood."
     stories = map(Tales(level=2).sample, seeds)
-    return [dict(text=first_sentences(story, TOLD), label=story.mood) for story in stories]
+    return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
+
+
+def half_told(seeds) -> list[dict]:
+    "Stories of which the end is not told yet, how they end, and how they go on to whoever smiles."
+    stories = map(Tales(level=2).sample, seeds)
+    return [dict(text=first_sentences(story, TOLD), label=story.mood, told=row["text"])
+            for story, row in zip(stories, mood_rows(seeds))]
+
+
+def told_on(run: Run, rows: list[dict]) -> list[str]:
+    "How each story will end: the house model tells it on, and a classifier reads what it tells."
+    model, tok = body_for("tales-en"), load_tokenizer("tales-en")
+    happy = np.zeros(len(rows))
+    for draw in range(DRAWN):
+        texts = [row["text"] for row in rows]
+        more = generate(model, texts, 60, tok=tok, seed=draw)
+        whole = [text + said for text, said in zip(texts, more)]
+        texts = [cut_at_name(text) or text for text in whole]
+        happy += predict(run, texts, proba=True)[:, run.model.labels.index("happy")].numpy()
+    return ["happy" if share > DRAWN / 2 else "sad" for share in happy]
 
 
 def noised_rows(seeds) -> list[dict]:
@@ -73,10 +96,12 @@ def noised_rows(seeds) -> list[dict]:
     return [dict(row, label=label) for row, label in zip(rows, changed)]
 
 
-def tag_rows(seeds) -> list[dict]:
-    "Words of stories with their tags."
-    stories = [Tales(level=1).sample(seed) for seed in seeds]
-    return [dict(text=s.text, **dict(zip(("words", "tags"), tags_of(s)))) for s in stories]
+def tag_rows(tags: Callable) -> Callable:
+    "What makes rows of words with their tags."
+    def rows(seeds) -> list[dict]:
+        stories = [Tales(level=1).sample(seed) for seed in seeds]
+        return [dict(zip(("words", "tags"), tags(story))) for story in stories]
+    return rows
 
 
 def tags_right(rows: list[dict], said: list) -> float:
@@ -125,36 +150,29 @@ def taste_rows(seeds) -> list[dict]:
     return next_rows([world.sample(seed) for seed in seeds])
 
 
-def came(rows: list[dict]) -> list[int]:
-    "The number of the thing that each list ends with."
-    return [Tastes().things.index(row["tags"][-1]) for row in rows]
-
-
-def liked(rows: list[dict], scores) -> float:
+def liked(rows: list[dict], said: list[list[str]]) -> float:
     "Whether what came next is among the five that are thought likeliest."
-    return hit_rate(scores, came(rows), 5)
+    return hit_rate(said, [row["tags"][-1] for row in rows], 5)
 
 
 def popular(rows: list[dict], others: list[dict]) -> dict:
-    "What most people like; and what most like after the last thing."
-    things = Tastes().things
-    at = {thing: i for i, thing in enumerate(things)}
-    follows, how_often = np.zeros((len(things), len(things))), np.zeros(len(things))
+    "What most people take; and what is most taken after the last thing."
+    taken = Counter(thing for row in rows for thing in row["tags"])
+    follows = {thing: Counter() for thing in Tastes().things}
     for row in rows:
-        for a, b in zip(row["words"], row["tags"]):
-            follows[at[a], at[b]] += 1
-            how_often[at[b]] += 1
-    share = how_often / how_often.sum()
-    after = np.array([follows[at[row["words"][-1]]] + 1e-3 * share for row in others])
-    return {"popularity": np.tile(how_often, (len(others), 1)), "what follows what": after}
+        for a, b in zip(row["words"], row["tags"]): follows[a][b] += 1
+    def after(row: dict) -> list[str]:
+        counts = follows[row["words"][-1]]
+        return sorted(taken, key=lambda thing: (-counts[thing], -taken[thing]))
+    top = [thing for thing, _ in taken.most_common()]
+    return {"popularity": [top for row in others], "what follows what": [*map(after, others)]}
 
 
 def taste_best(rows: list[dict]) -> Best:
-    "Whoever knows the tastes and how they mix."
+    "Whoever knows the tastes and how they mix: the five likeliest things hold so much."
     world = Tastes()
-    index = [[world.things.index(word) for word in row["words"]] for row in rows]
-    score = hit_rate(np.array([world.next(items) for items in index]), came(rows), 5)
-    return Best(score, (score * (1 - score) / len(rows)) ** 0.5)
+    hits = np.array([sum(list(world.next(row["words"]).values())[:5]) for row in rows])
+    return Best(float(hits.mean()), float((hits * (1 - hits)).sum() ** 0.5 / len(rows)))
 
 
 TEXT = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, decay=0.5, epochs=12)
@@ -166,11 +184,13 @@ TASKS = (
          MOODS, MUON | dict(epochs=8)),
     Task("how will it end?", "classify", "tales-en", half_told, right, bag_of_words,
          lambda rows: best_mood(Tales(level=2), [row["text"] for row in rows]), "accuracy",
-         ADAMW | dict(epochs=6), MUON | dict(epochs=8)),
+         MOODS, MUON | dict(epochs=8)),
     Task("mood, 1 label in 5 wrong", "classify", "tales-en", noised_rows, right, bag_of_words,
          noised_best, "accuracy", MOODS, MUON | dict(epochs=8)),
-    Task("tags", "tag", "tales-short", tag_rows, tags_right, word_by_word, told_whole, "entity F1",
-         TAGS, TAGS),
+    Task("names, places, things", "tag", "tales-short", tag_rows(tags_of), tags_right, word_by_word,
+         told_whole, "entity F1", TAGS, TAGS),
+    Task("who dreams", "tag", "tales-short", tag_rows(dreamer_tags), tags_right, word_by_word,
+         told_whole, "entity F1", TAGS | dict(epochs=8), TAGS | dict(epochs=8)),
     text_task("questions", "question"), text_task("summary", "summary"),
     text_task("English to Chinese", "translation"),
     text_task("Chinese to English", "translation", "zh"), text_task("repair", "repair"),
@@ -199,8 +219,8 @@ def bytes_to_train(run: Run) -> int:
 
 def answers(task: Task, run: Run, rows: list[dict]) -> list:
     "What a fine-tuned model says, in the form that the task's score reads."
-    if task.name == "what next?":
-        return next_scores(run, [row["words"] for row in rows], Tastes().things)
+    if task.name == "how will it end?": return told_on(run, rows)
+    if task.name == "what next?": return recommend(run, [row["words"] for row in rows])
     if task.kind == "tag": return predict(run, [row["words"] for row in rows])
     return predict(run, [row["text"] for row in rows])
 
@@ -225,11 +245,11 @@ def seeds_of(seed: int, n: int) -> range:
 def one_row(task: Task, learn: str, seed: int) -> dict:
     "One way to learn one task: its score, and what it costs."
     rows, test = task.rows(seeds_of(seed, EXAMPLES)), task.rows(range(TEST, TEST + task.tested))
+    if "told" in rows[0]: rows = [dict(row, text=row["told"]) for row in rows]
     run, seconds = fit(task, rows, learn, seed)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    return dict(task=task.name, learn=learn, seed=seed,
-                score=task.score(test, answers(task, run, test)), trained=trained,
-                seconds=seconds, bytes=bytes_to_train(run))
+    return dict(score=task.score(test, answers(task, run, test)), trained=trained, seconds=seconds,
+                bytes=bytes_to_train(run))
 
 
 def about(task: Task) -> dict:
@@ -244,19 +264,9 @@ def about(task: Task) -> dict:
                 ceiling=best.score, error=best.error, counted=found)
 
 
-ORDER = (("all", "from scratch"), ("head", "last block"), ("last two",))
-
-
-def rows_to_measure() -> Iterator[tuple[Task, str, int]]:
-    "What is told first comes first: one seed of all, then the others."
-    for ways, seeds in ((ORDER[0], (0,)), (ORDER[1], (0,)), (ORDER[0], (1, 2)), (ORDER[1], (1, 2))):
-        for seed in seeds:
-            yield from ((task, learn, seed) for task in TASKS for learn in ways)
-
-
-LABELS = {16: 16, 64: 8, 256: 4, 1024: 2, 4096: 1, 16384: 1}   # examples: how often each is read
-ONCE = 16384     # so many with one seed
-POOL, ROUNDS = 2000, (16, 32, 64, 128, 256)
+LABELS = (16, 64, 256, 1024, 4096, 16384)
+READ = {16: 16, 32: 12, 64: 8, 128: 6, 256: 4, 1024: 2, 4096: 1, 16384: 1}   # labels: how often
+POOL, ROUNDS = 1000, (16, 32, 64, 128, 256)
 
 
 def one_size(body: str, n: int, seed: int) -> dict:
@@ -266,11 +276,10 @@ def one_size(body: str, n: int, seed: int) -> dict:
     rows = task.rows(seeds_of(seed, n))
     if body == "bag of words": said, seconds = bag_of_words(rows, test)[body], 0.0
     else:
-        settings = dict(epochs=LABELS[n] * (2 if body == "from scratch" and n < ONCE else 1))
-        run, seconds = fit(task, rows, body, seed, **settings)
+        twice = body == "from scratch" and n < LABELS[-1]   # it needs more
+        run, seconds = fit(task, rows, body, seed, epochs=READ[n] * (2 if twice else 1))
         said = answers(task, run, test)
-    return dict(body=body, n=n, seed=seed, chosen="at random", score=right(test, said),
-                seconds=seconds)
+    return dict(score=right(test, said), seconds=seconds)
 
 
 def least_sure(run: Run, rows: list[dict], n: int) -> list[int]:
@@ -279,25 +288,41 @@ def least_sure(run: Run, rows: list[dict], n: int) -> list[int]:
     return proba.max(1).values.argsort()[:n].tolist()
 
 
-def by_uncertainty(seed: int) -> list[dict]:
+def by_uncertainty(seed: int) -> dict:
     "Mood from labels that are asked for where the model is least sure, in rounds."
-    task, found = TASKS[0], []
+    task, scores = TASKS[0], []
     test = task.rows(range(TEST, TEST + TESTED))
     pool = task.rows(seeds_of(seed, POOL))
     known, pool = pool[:ROUNDS[0]], pool[ROUNDS[0]:]
     for n, then in zip(ROUNDS, (*ROUNDS[1:], ROUNDS[-1])):
-        run, seconds = fit(task, known, "all", seed, epochs={32: 8, 128: 6}.get(n) or LABELS[n])
-        found.append(dict(body="all", n=n, seed=seed, chosen="by uncertainty",
-                          score=right(test, answers(task, run, test)), seconds=seconds))
+        run, seconds = fit(task, known, "all", seed, epochs=READ[n])
+        scores.append(right(test, answers(task, run, test)))
         asked = set(least_sure(run, pool, then - n))
         known = known + [pool[i] for i in sorted(asked)]
         pool = [row for i, row in enumerate(pool) if i not in asked]
-    return found
+    return dict(n=list(ROUNDS), score=scores)
 
 
-def sizes_to_measure() -> Iterator[tuple[str, int, int]]:
-    "Few labels first; the largest once."
-    for seed in (0, 1, 2):
-        for n in LABELS:
-            if n == ONCE and seed: continue
-            yield from ((body, n, seed) for body in ("bag of words", "all", "from scratch"))
+def plan() -> Iterator[dict]:
+    "All that is measured, in such an order that what is told first is there first."
+    bodies = ("bag of words", "all", "from scratch")
+    def rows(seed: int, *ways: str):
+        return [dict(task=task.name, learn=way, seed=seed) for task in TASKS for way in ways]
+    def sizes(seed: int, counts):
+        return [dict(body=body, n=n, seed=seed) for n in counts for body in bodies]
+    yield from sizes(0, LABELS[:3]) + rows(0, "all", "from scratch")
+    yield dict(chosen="by uncertainty", seed=0)
+    yield from sizes(0, LABELS[3:-1]) + rows(0, "head", "last block")
+    for seed in (1, 2): yield from rows(seed, "all", "from scratch") + sizes(seed, LABELS[:-2])
+    for seed in (1, 2): yield dict(chosen="by uncertainty", seed=seed)
+    yield from sizes(0, LABELS[-1:])
+    for seed in (1, 2): yield from rows(seed, "head", "last block") + sizes(seed, LABELS[-2:-1])
+
+
+def measured(job: dict) -> dict:
+    "What comes of one of these."
+    if "task" in job:
+        named = {task.name: task for task in TASKS}
+        return one_row(named[job["task"]], job["learn"], job["seed"])
+    if "chosen" in job: return by_uncertainty(job["seed"])
+    return one_size(**job)

@@ -8,16 +8,17 @@ __all__ = ['Row', 'SCORES', 'OPEN', 'MY_BEGINNING', 'MINE', 'TEXT_TASKS', 'HAN',
            'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy', 'finetune',
            'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook', 'facts_of',
            'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised', 'Asked',
-           'askable', 'answer_forecast', 'words_for', 'best_answers', 'reread', 'as_text', 'goes_on', 'summary_pair',
-           'translation_pair', 'has_rival', 'sort_of', 'question_pair', 'retold', 'one_change', 'other', 'repair_pair',
-           'simpler_pair', 'mine', 'voice_pair', 'pairs_of', 'plain_words', 'exact_match', 'f_score', 'token_f1',
-           'rouge', 'rouge_words', 'longest_common', 'bleu', 'language_of', 'Listener', 'what_is_told', 'same_told',
-           'third_person', 'text_scores', 'nearest', 'words_in', 'most_frequent', 'form_of', 'bag_of_words',
-           'word_by_word', 'first_sentence', 'copied', 'text_baselines', 'Tastes', 'hit_rate', 'ndcg', 'next_rows',
-           'recommend', 'read_lists', 'things_of', 'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum',
-           'first_alarm', 'follow', 'begun_anew', 'between', 'Rehearsing', 'rehearse', 'changed', 'rename', 'insert',
-           'misspell', 'split_examples', 'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of',
-           'input_in']
+           'askable', 'words_for', 'answer_forecast', 'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1',
+           'entities', 'entity_f1', 'entity_score', 'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice',
+           'TwoSided', 'two_sided', 'summary_pair', 'translation_pair', 'has_rival', 'sort_of', 'question_pair',
+           'retold', 'one_change', 'other', 'repair_pair', 'simpler_pair', 'mine', 'voice_pair', 'pairs_of',
+           'plain_words', 'exact_match', 'f_score', 'token_f1', 'rouge', 'rouge_words', 'longest_common', 'bleu',
+           'language_of', 'Listener', 'what_is_told', 'same_told', 'third_person', 'text_scores', 'nearest', 'words_in',
+           'most_frequent', 'form_of', 'bag_of_words', 'word_by_word', 'first_sentence', 'copied', 'text_baselines',
+           'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'read_lists', 'things_of', 'cut_at_name', 'mood_of',
+           'temperature', 'evidence', 'cusum', 'first_alarm', 'follow', 'begun_anew', 'between', 'Rehearsing',
+           'rehearse', 'changed', 'rename', 'insert', 'misspell', 'split_examples', 'examples_of', 'assess', 'tune',
+           'search', 'check_known', 'inputs_of', 'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import torch
@@ -517,7 +518,9 @@ def outlook(
 
 def facts_of(scene: Scene) -> Scene:
     "The scene without what later deeds do not depend on: names, genders, what was told again."
-    return scene if scene.over else bare(scene)._replace(events=scene.events, told=scene.told)
+    if scene.over: return scene
+    begun = scene.recaps[:1]   # once something was told again, nothing more is done
+    return bare(scene)._replace(events=scene.events, told=scene.told, recaps=begun)
 
 # %% ../nbs/15_finetuning.ipynb #15-t13
 def cases(world: Tales, prefix: str) -> list[tuple[float, Scene, Known]]:
@@ -624,6 +627,15 @@ def askable(known: Known, lang: str) -> dict[str, Asked]:   # text -> question
         for kind in ("with", "in", "open"): add(kind, thing)
     return result
 
+# %% ../nbs/15_finetuning.ipynb #15-t371
+def words_for(world: Tales, answer: Slot | bool | None, known: Known) -> dict[str, float]:
+    "The words for an answer: one, or each that may yet be chosen, with its probability."
+    lang = world.lang
+    if answer is None: return {}
+    if isinstance(answer, bool): return {ASK[lang]["yes" if answer else "no"]: 1.0}
+    entries = [known[answer]] if answer in known else candidates(world, answer, known)
+    return {getattr(entry, lang): 1 / len(entries) for entry in entries}
+
 # %% ../nbs/15_finetuning.ipynb #15-t37
 def answer_forecast(
     world: Tales,
@@ -643,20 +655,24 @@ def answer_forecast(
     known = askable(cases(world, prefix)[0][2], world.lang)
     raise ValueError(f"{question!r:.100} is not asked here: ask one of {list(known)}")
 
-
-def words_for(world: Tales, answer: Slot | bool | None, known: Known) -> dict[str, float]:
-    "The words for an answer: one, or each that may yet be chosen, with its probability."
-    lang = world.lang
-    if answer is None: return {}
-    if isinstance(answer, bool): return {ASK[lang]["yes" if answer else "no"]: 1.0}
-    entries = [known[answer]] if answer in known else candidates(world, answer, known)
-    return {getattr(entry, lang): 1 / len(entries) for entry in entries}
-
 # %% ../nbs/15_finetuning.ipynb #15-t40
 def best_answers(world: Tales, prefixes: Sequence[str], questions: Sequence[str]) -> Best:
     "The best exact match that can be expected, one question a beginning."
     pairs = zip(prefixes, questions)
     return best_of([max(answer_forecast(world, *pair).values()) for pair in pairs])
+
+# %% ../nbs/15_finetuning.ipynb #15-t421
+def as_text(way: Way, known: Known, lang: str) -> str:
+    "A sentence, where all that it names has a name; else nothing."
+    atoms = fill(getattr(way, lang), way.event, lang)
+    if any(entry_of(atom) not in known for atom in atoms if entry_of(atom)): return ""
+    return join([spell(known, atom, lang) for atom in atoms], lang)
+
+
+def goes_on(text: str, way: Way, known: Known, lang: str) -> bool:
+    "Whether a text begins with this sentence."
+    sentence = as_text(way, known, lang)
+    return sentence != "" and text.startswith(sentence)
 
 # %% ../nbs/15_finetuning.ipynb #15-t42
 def reread(world: Tales, text: str) -> Story:
@@ -673,18 +689,117 @@ def reread(world: Tales, text: str) -> Story:
         steps.append(way)
     return Story(world.lang, steps, known, scene)
 
+# %% ../nbs/15_finetuning.ipynb #15-t59
+from .model import Transformer, rotate
 
-def as_text(way: Way, known: Known, lang: str) -> str:
-    "A sentence, where all that it names has a name; else nothing."
-    atoms = fill(getattr(way, lang), way.event, lang)
-    if any(entry_of(atom) not in known for atom in atoms if entry_of(atom)): return ""
-    return join([spell(known, atom, lang) for atom in atoms], lang)
+# %% ../nbs/15_finetuning.ipynb #15-t61
+def tags_of(
+    story: Story,
+    by_character: bool = False,         # single characters in the place of words
+) -> tuple[list[str], list[str]]:       # words, and as many tags
+    "Words of a story with IOB2 tags of people, places and things."
+    pieces = list(story.text.replace(" ", "")) if by_character else story.words
+    tags, at = [], 0
+    for piece in pieces:
+        start = story.text.index(piece, at)
+        at = start + len(piece)
+        inside = [(a, label) for a, b, label in story.spans if a <= start < b]
+        tags += [("B-" if a == start else "I-") + label for a, label in inside] or ["O"]
+    return pieces, tags
+
+# %% ../nbs/15_finetuning.ipynb #15-t64
+class F1(NamedTuple):
+    "How good predicted entities are."
+    precision: float
+    recall: float
+    f1: float
 
 
-def goes_on(text: str, way: Way, known: Known, lang: str) -> bool:
-    "Whether a text begins with this sentence."
-    sentence = as_text(way, known, lang)
-    return sentence != "" and text.startswith(sentence)
+def entities(tags: Sequence[str]) -> set[tuple[int, int, str]]:   # (start, end, label)
+    "The entities of IOB2 tags by the strict rule: B begins one, I of the same label goes on."
+    found, start, label = set(), None, ""
+    for i, tag in enumerate([*tags, "O"]):
+        if start is not None and tag != "I-" + label:
+            found.add((start, i, label))
+            start = None
+        if tag.startswith("B-"): start, label = i, tag[2:]
+    return found
+
+# %% ../nbs/15_finetuning.ipynb #15-t65
+def entity_f1(
+    true: Sequence[Sequence[str]],        # IOB2 tags of each text
+    predicted: Sequence[Sequence[str]],   # as many
+) -> F1:
+    "Precision, recall and F1 over whole entities; 0 where there is nothing to count."
+    right = given = wanted = 0
+    for i, (tags, guess) in enumerate(zip(true, predicted, strict=True)):
+        if len(tags) != len(guess):
+            raise ValueError(f"text {i}: {len(tags)} true tags, {len(guess)} predicted")
+        gold, found = entities(tags), entities(guess)
+        right, given, wanted = right + len(gold & found), given + len(found), wanted + len(gold)
+    precision, recall = right / max(given, 1), right / max(wanted, 1)
+    return F1(precision, recall, 2 * right / max(given + wanted, 1))
+
+
+def entity_score(said: list[list[str]], true: list[list[str]]) -> float:
+    "What the log of a tagger shows as its score."
+    return entity_f1(true, said).f1
+
+
+SCORES["tag"] = entity_score
+
+# %% ../nbs/15_finetuning.ipynb #15-t81
+def dreamer_tags(story: Story) -> tuple[list[str], list[str]]:
+    "Words of a story, each name tagged as that of the one who dreams or of another."
+    tags = []
+    for atom in chain(*sentences(story, story.lang)):
+        is_name = isinstance(atom, Slot) and atom.kind == "name"
+        label = "DREAMER" if is_name and atom.index == story.scene.wish[0] else "OTHER"
+        tags.append("B-" + label if is_name else "O")
+    return story.words, tags
+
+
+def who_dreams(scene: Scene) -> int: return scene.wish[0]
+
+# %% ../nbs/15_finetuning.ipynb #15-t82
+def best_dreamers(world: Tales, stories: Sequence[Story]) -> Best:
+    "The best F1 of `dreamer_tags` for a reader who has to tag each name as soon as it is read."
+    right = []
+    for story in stories:
+        atoms = chain(*sentences(story, story.lang))
+        people = [a.index for a in atoms if isinstance(a, Slot) and a.kind == "name"]
+        ends = [end for _, end, label in story.spans if label == "PERSON"]
+        for person, end in zip(people, ends):
+            p = sum(share * outlook(world, facts_of(scene), who_dreams).get(person, 0)
+                    for share, scene, _ in cases(world, story.text[:end]))
+            right.append(max(p, 1 - p))
+    return best_of(right)
+
+# %% ../nbs/15_finetuning.ipynb #15-t85
+def read_twice(words: Sequence[str], lang: str) -> list[str]:
+    "The same words, the whole text before the first: tags then stand in a second reading."
+    return [join(list(words), lang) + " " + words[0], *words[1:]]
+
+# %% ../nbs/15_finetuning.ipynb #15-t88
+class TwoSided(Transformer):
+    "A body without the causal mask: each token sees the whole text, and no padding behind it."
+    def forward(self, ids: Tensor, cache: None = None, pad: None = None) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)               # (T,)
+        last = (places * (ids != self.config.bos_token_id)).argmax(-1)       # (B,)
+        seen = (places <= last[:, None])[:, None, None]                      # (B, 1, 1, T)
+        x = self.embed_tokens(ids)                                           # (B, T, D)
+        rotation = rotate(places, self.config, x.dtype)
+        for layer in self.layers: x = layer(x, rotation, seen)
+        return self.norm(x)
+
+
+def two_sided(gpt: GPT) -> GPT:   # with rotary positions; padded with the token that begins texts
+    "A copy without the causal mask, to tag with: it cannot write any more."
+    if not gpt.config.family.rotary: raise ValueError("two_sided wants rotary positions")
+    gpt, body = copy.deepcopy(gpt), TwoSided(gpt.config)
+    body.load_state_dict(gpt.model.state_dict())
+    gpt.model = body
+    return gpt
 
 # %% ../nbs/15_finetuning.ipynb #15-x02
 import random

@@ -38,6 +38,7 @@ class Trainer:
         self.machine, self.progress = Machine(run.config), Progress(run.config, backend)
         self.batches = make_batches(tokens, run, backend)
         self.model = run.model.to(self.machine.device, torch.float32).train()
+        self.listeners = [m for m in self.model.modules() if hasattr(m, "before_step")]
         self.loss = self.machine.compile(backend.wrap(self.model))   # (x, y) -> mean loss
         self.optimizers = make_optimizers(self.model, run.config)
         self.meter, self.validation = Meter(backend), Validation(tokens, run.config, self.machine)
@@ -54,6 +55,7 @@ class Trainer:
         c, at, (x, y) = self.config, self.progress, self.batches[self.progress.step]
         scale = lr_scale(at.step, at.used, c.warmup, c.decay, c.final_lr, c.schedule)
         loss, count = forward_backward(self.loss, x, y, c.accumulate, self.machine, self.backend)
+        for module in self.listeners: module.before_step(at.used)   # such as ranks that shrink
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip or math.inf)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups: group["lr"] = scale * group["peak"]

@@ -1,6 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
-`python tools/results.py ladder emergence code block choices finetuning` (none named: all).
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -10,16 +10,25 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from unittest.mock import patch
+from functools import lru_cache, partial
+from time import process_time
 
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
 from tasks import TASKS, about, by_uncertainty, one_row, one_size, rows_to_measure, sizes_to_measure
 
+from gpt_nb.checkpoint import load_tokenizer
+from gpt_nb import finetuning
+from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
+                             add_prompt)
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.cli import cache_folder, make_tokenizer, shape_of, training_part
 from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
@@ -29,6 +38,7 @@ from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_run
 from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, cut_at_name, finetune,
                                hit_rate, mood_of, ndcg, next_rows, pairs_of, predict, recommend,
                                rehearse, text_scores)
+from gpt_nb.finetuning import finetune, predict
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.sampling import generate
@@ -359,9 +369,9 @@ def text() -> None:
         found["runs"].append(about | scores | dict(said=said[0]))
         write("text", found)
 HOWS = {   # what is trained, and how: what it forgets against what it learns
-    "all": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
-    "last block": dict(lr=1e-3, epochs=8, learn=1), "head": dict(lr=0.02, epochs=16, learn="head"),
-    "rehearsal": dict(lr=1e-3, epochs=8)}
+    "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
+    "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
+    "last block": dict(lr=1e-3, epochs=8, learn=1)}
 TESTED = range(3_000_000, 3_000_400)
 
 
@@ -526,9 +536,146 @@ def mood_by_labels(result: dict) -> None:
         if any((r["chosen"], r["seed"]) == ("by uncertainty", seed) for r in found): continue
         found.extend(by_uncertainty(seed))
         write("finetuning", result)
+class FirstToken(finetuning.Encoder):
+    "Asks for the tag of a word at its first token, before the word is over."
+    def tag(self, example: dict) -> tuple[list[int], list[int]]:
+        x, y = super().tag(example)
+        first = 1
+        for i in [i for i, tag in enumerate(y) if tag != -100]:
+            y[i], y[first], first = -100, y[i], i + 1
+        return x, y
+
+
+def tagged(label, seed: int, n: int, test: bool = False) -> list[dict]:
+    "Stories with tags, to learn from or to try a tagger on."
+    start, world = 3_000_000 if test else 1_000_000 + 100_000 * seed, Tales("en", 1)
+    rows = [label(world.sample(seed=start + i)) for i in range(n)]
+    return [dict(words=words, tags=tags) for words, tags in rows]
+
+
+def one_tagger(gpt: GPT, tok, rows: list[dict], test: list[dict], epochs: int, seed: int) -> dict:
+    "Fine-tune on rows: entity F1 on the others, and how long it took."
+    begun = time.perf_counter()
+    run = finetuning.finetune(gpt, rows, "tag", tok, epochs=epochs, val=test[:32], seed=seed,
+                              show=False, optimizer="muon", muon_lr=0.02, lr=0.01)
+    seconds = time.perf_counter() - begun
+    said = finetuning.predict(run, [row["words"] for row in test])
+    score = finetuning.entity_f1([row["tags"] for row in test], said)
+    return dict(f1=score.f1, seconds=round(seconds))
+
+
+def tags() -> None:
+    "Names, places, things from few stories; and what a causal mask costs where tags look ahead."
+    result, body = so_far("tags") or dict(names=[], dreamers=[]), Run.open("tales-short")
+    for seed in SEEDS:
+        for how, n, epochs in (("no mask", 1024, 3), ("causal", 2048, 4), ("read twice", 2048, 5)):
+            if any((row["how"], row["seed"]) == (how, seed) for row in result["dreamers"]): continue
+            row = one_dreamer(body, how, n, epochs, seed)
+            result["dreamers"].append(dict(how=how, seed=seed, stories=n, epochs=epochs) | row)
+            write("tags", result)
+        for n, at in ((n, at) for n in (8, 32, 128) for at in ("last token", "first token")):
+            if any((row["stories"], row["read at"], row["seed"]) == (n, at, seed)
+                   for row in result["names"]): continue
+            row = {"stories": n, "read at": at, "seed": seed} | few_names(body, n, at, seed)
+            result["names"].append(row)
+            write("tags", result)
+
+
+def few_names(body: Run, n: int, at: str, seed: int) -> dict:
+    "Names, places, things from n stories, 64 updates, read at a word's last or first token."
+    rows, test = (tagged(finetuning.tags_of, *which) for which in ((seed, n), (0, 300, True)))
+    encoder = FirstToken if at == "first token" else finetuning.Encoder
+    with patch.object(finetuning, "Encoder", encoder):
+        return one_tagger(body.model, body.tok, rows, test, 1024 // n, seed)
+
+
+def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
+    "Tag each name as that of the one who dreams or of the other."
+    rows = tagged(finetuning.dreamer_tags, seed, n)
+    test = tagged(finetuning.dreamer_tags, 0, 300, True)
+    if how == "read twice":
+        for row in rows + test: row["words"] = finetuning.read_twice(row["words"], "en")
+    gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
+    return one_tagger(gpt, body.tok, rows, test, epochs, seed)
+LABELS = 64   # stories to learn from: enough for a body that was trained, few for its head alone
+MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
+
+
+def told_until_content(world: Tales, seeds: range) -> list[dict]:
+    "Stories up to the name of who is content at the end, and whether the wish was granted."
+    rows = []
+    for story in map(world.sample, seeds):
+        end = story.text.index(" ", story.text.rindex(" only ") + 6)
+        rows.append(dict(text=story.text[:end], label=story.mood))
+    return rows
+
+
+def ways() -> dict[tuple, tuple]:
+    "(Method, size) -> what is put on a GPT, its rate, what else is learned."
+    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 1e-3, 1),
+             ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
+    for method, add, rate, sizes in [
+            ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 3e-3, (1, 2, 4)),
+            ("bottleneck", add_bottleneck, 0.01, (1, 4, 16)), ("prefix", add_prefix, 0.1, (2, 8)),
+            ("prompt", add_prompt, 0.1, (2, 8))]:
+        for size in sizes: found[method, size] = partial(add, **{SIZES[method]: size}), rate, "all"
+    return found
+
+
+SIZES = {"LoRA": "rank", "AdaLoRA": "rank", "bottleneck": "width", "prefix": "length",
+         "prompt": "length"}
+
+
+def adapters() -> None:
+    "All methods on one body and 64 labels; the singular values of the full update."
+    world, tok = Tales(level=2), load_tokenizer("tales-en")
+    body = GPT.from_pretrained("tales-en", dtype=torch.float32)
+    test = told_until_content(world, range(3_000_000, 3_000_250))
+    found = so_far("adapters") or dict(labels=LABELS, test=len(test), rows=[])
+    have = {(row["method"], row["size"], row["seed"]) for row in found["rows"]}
+    for seed in SEEDS:
+        first = 1_000_000 + 1000 * seed
+        rows = told_until_content(world, range(first, first + LABELS))
+        for (method, size), (add, rate, learn) in ways().items():
+            if (method, size, seed) in have: continue
+            torch.manual_seed(seed)
+            model = add(copy.deepcopy(body)) if add else body
+            start = process_time()
+            run = finetune(model, rows, tok=tok, learn=learn, lr=rate, seed=seed, **MOODS)
+            seconds = process_time() - start
+            trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+            found["rows"].append(dict(method=method, size=size, seed=seed, rate=rate,
+                                      trained=trained, score=share_right(run, test),
+                                      loss=run.history[-1]["loss"], seconds=round(seconds, 1)))
+            if method == "all" and not seed: found |= low_rank(run, body, test)
+            write("adapters", found)
+
+
+def share_right(run: Run, test: list[dict]) -> float:
+    "Accuracy on stories that were told with other seeds."
+    said = predict(run, [row["text"] for row in test])
+    return sum(a == row["label"] for a, row in zip(said, test)) / len(test)
+
+
+@torch.no_grad()
+def low_rank(run: Run, body: GPT, test: list[dict]) -> dict:
+    "The change of each matrix in singular values, and the score that its first few keep."
+    before, spectrum, parts = dict(body.named_parameters()), {}, {}
+    for name, after in run.model.named_parameters():
+        if after.ndim < 2 or ".layers." not in name: continue
+        parts[name] = after, torch.linalg.svd(after - before[name], full_matrices=False)
+        layer = name.removeprefix("model.layers.").removesuffix(".weight")
+        spectrum[layer] = dict(weight=torch.linalg.svdvals(before[name])[:48].tolist(),
+                               change=parts[name][1].S[:48].tolist())
+    truncated = []
+    for rank in (0, 1, 2, 3, 4, 6, 8, 12, 16, 32, 128):
+        for name, (after, (U, S, V)) in parts.items():
+            after.copy_(before[name] + (U[:, :rank] * S[:rank]) @ V[:rank])
+        truncated.append(dict(rank=rank, score=share_right(run, test)))
+    return dict(spectrum=spectrum, truncated=truncated)
 
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning)
+                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters)
     for name in choose(work, "measurement", __doc__): work[name]()

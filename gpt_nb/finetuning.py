@@ -1748,10 +1748,10 @@ def search(
     for number in range(len(table_of(study)), trials):
         study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + number, n_startup_trials=6)
         run = try_one(study, make, number, out)
-        if number == best_of(study): best = run
+        if number == best_trial(study): best = run
         if out: keep_best(study, out)
         if tell: tell(table_of(study)[-1])
-    if best_of(study) is None: raise FloatingPointError(f"none of {trials} trials came to an end")
+    if best_trial(study) is None: raise FloatingPointError(f"none of {trials} trials came to an end")
     return best_run(study, best, out), table_of(study)
 
 # %% ../nbs/15_finetuning.ipynb #15-d43
@@ -1861,7 +1861,7 @@ def table_of(study) -> list[dict]:
 STATES = {"COMPLETE": "done", "PRUNED": "ended early", "FAIL": "diverged"}
 
 
-def best_of(study) -> int | None:
+def best_trial(study) -> int | None:
     "The number of the best trial; of equal scores, the one with the lower loss."
     done = [t for t in finished_trials(study) if t.state.name == "COMPLETE"]
     best = max(done, key=lambda t: (t.value, -t.user_attrs["val_loss"]), default=None)
@@ -1873,7 +1873,7 @@ def trial_folder(out: Path, number: int) -> Path: return out / "trials" / f"{num
 
 def keep_best(study, out: Path) -> None:
     "Remove the runs of all trials but the best."
-    number = best_of(study)
+    number = best_trial(study)
     kept = None if number is None else trial_folder(out, number)
     for folder in (out / "trials").glob("*"):
         if folder != kept: shutil.rmtree(folder)
@@ -1886,7 +1886,7 @@ def best_run(study, run: Run | None, out: Path | None) -> Run:
     "The run of the best trial, its files moved up into the folder of the search."
     if out is None: return run
     device = str(next(run.model.parameters()).device) if run else "cpu"
-    folder = trial_folder(out, best_of(study))
+    folder = trial_folder(out, best_trial(study))
     paths = sorted(folder.glob("*"), key=is_record)   # the record last: with it, this is a run
     for path in paths:
         if (out / path.name).is_dir(): shutil.rmtree(out / path.name)   # of an earlier best

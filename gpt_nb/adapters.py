@@ -6,15 +6,17 @@
 __all__ = ['TASKS', 'FORMATS', 'IGNORED', 'Adapter', 'LoRA', 'Switch', 'put', 'Adapted', 'layers_named', 'switch_of',
            'freeze_body', 'attach', 'beside', 'check_name', 'add_lora', 'adapter_names', 'set_adapter', 'merge',
            'unmerge', 'Budget', 'AdaLoRA', 'off_right_angles', 'add_adalora', 'ranks', 'Bottleneck', 'IA3',
-           'add_bottleneck', 'add_ia3', 'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'their_name',
-           'tensors_of', 'fields_of', 'side_by_side', 'join', 'save_adapter', 'only_one', 'load_adapter', 'layer_shape',
-           'sort_tensors', 'split_qkv', 'make_lora', 'make_adalora', 'make_ia3', 'of_layer', 'fill', 'read_adapter']
+           'add_bottleneck', 'add_ia3', 'Prefixed', 'without', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt',
+           'their_name', 'tensors_of', 'fields_of', 'side_by_side', 'join', 'save_adapter', 'only_one', 'load_adapter',
+           'layer_shape', 'sort_tensors', 'split_qkv', 'make_lora', 'make_adalora', 'make_ia3', 'of_layer', 'fill',
+           'read_adapter']
 
 # %% ../nbs/16_adapters.ipynb #16-002
 import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,20 +26,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .attention import Attention, over_heads
-from .checkpoint import kind_of, read_json, write_sorted
+from .checkpoint import GPTConfig, kind_of, read_json, write_sorted
 from .model import Transformer
 from .tokenizer import write_beside
 
 # %% ../nbs/16_adapters.ipynb #16-a01
 class Adapter(nn.Module):
     "What stands beside a linear layer: it may change what goes in and what comes out."
+    lr = 3e-3   # the rate that `finetune` takes where none is given
+
     def before(self, x: Tensor) -> Tensor: return x                # (..., n_in)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor: return y      # (..., n_in), (..., n_out)
 
     def merged(self, weight: Tensor) -> Tensor:                    # (n_out, n_in)
         "The weight of a plain layer that does the same."
-        raise ValueError(f"{type(self).__name__} is no change of weights: it cannot be merged")
+        raise ValueError(f"a {type(self).__name__} is no change of weights, so no plain model does the "
+                         "same: train without out=, then save_adapter(run.model, folder)")
 
 # %% ../nbs/16_adapters.ipynb #16-a02
 class LoRA(Adapter):
@@ -261,9 +266,12 @@ class Budget(nn.Module):
 # %% ../nbs/16_adapters.ipynb #16-a11
 class AdaLoRA(Adapter):
     "A LoRA as P diag(E) Q whose directions are weighed, and dropped (Zhang et al. 2023)."
+    lr = 0.01
+
     def __init__(self, n_in: int, n_out: int, rank: int, alpha: float, budget: Budget):
         super().__init__()
-        self.P, self.Q = nn.Parameter(torch.empty(n_out, rank)), nn.Parameter(torch.empty(rank, n_in))
+        self.P = nn.Parameter(torch.empty(n_out, rank))
+        self.Q = nn.Parameter(torch.empty(rank, n_in))
         self.E = nn.Parameter(torch.zeros(rank))   # so that at first nothing changes
         for w in (self.P, self.Q): nn.init.orthogonal_(w)
         self.register_buffer("mask", torch.ones(rank, dtype=torch.bool))
@@ -332,6 +340,8 @@ def ranks(model: nn.Module) -> dict[str, int]:
 # %% ../nbs/16_adapters.ipynb #16-a13
 class Bottleneck(Adapter):
     "A little network behind a layer, whose answer is added (Houlsby et al. 2019, 2.1)."
+    lr = 0.01
+
     def __init__(self, n_in: int, n_out: int, width: int):
         super().__init__()
         self.down, self.up = nn.Linear(n_out, width), nn.Linear(width, n_out)
@@ -343,6 +353,8 @@ class Bottleneck(Adapter):
 
 class IA3(Adapter):
     "One factor for each feature, of what comes out or of what goes in (Liu et al. 2022, 3.3)."
+    lr = 0.03
+
     def __init__(self, n_in: int, n_out: int, inputs: bool):
         super().__init__()
         self.inputs = inputs
@@ -380,6 +392,8 @@ def add_ia3(
 # %% ../nbs/16_adapters.ipynb #16-a20
 class Prefixed(nn.Module):
     "Attention that also sees keys and values which are learned (Li and Liang 2021, 4.2)."
+    lr = 0.1
+
     def __init__(self, attention: Attention, switch: Switch):
         super().__init__()
         self.attention, self.adapters, self.switch = attention, nn.ParameterDict(), switch
@@ -395,6 +409,15 @@ class Prefixed(nn.Module):
             if mask is not None: mask = F.pad(mask, (more.shape[3], 0), value=True)
         out = over_heads(query, key, value, mask, self.attention.grouped)
         return self.attention.o_proj(out.transpose(1, 2).flatten(2))
+
+    def plain(self) -> Attention: return without(self, self.attention)
+
+
+def without(module: nn.Module, inner: nn.Module) -> nn.Module:
+    "What is inside, where no learned tokens of this module are on."
+    if not any(name in module.adapters for name in module.switch.on): return inner
+    raise ValueError("a prefix or prompt is no change of weights, so no plain model does the same: "
+                     "train without out=, then save_adapter(run.model, folder)")
 
 
 def add_prefix(
@@ -425,6 +448,8 @@ class PromptTable(nn.Module):
     @property
     def weight(self) -> Tensor: return self.table.weight
 
+    def plain(self) -> nn.Embedding: return self.table
+
     def forward(self, ids: Tensor) -> Tensor:                        # (B, T) -> (B, T, D)
         if self.vectors is None: return self.table(ids)
         first = self.vectors.expand(len(ids), -1, -1)                # (B, P, D)
@@ -433,14 +458,30 @@ class PromptTable(nn.Module):
 
 class Prompted(nn.Module):
     "A body that reads learned vectors before each text (Lester et al. 2021)."
+    lr = 0.1
+
     def __init__(self, body: Transformer, switch: Switch):
         super().__init__()
         self.body, self.adapters, self.switch = body, nn.ParameterDict(), switch
-        body.embed_tokens = PromptTable(body.embed_tokens)
+        self.config, body.embed_tokens = body.config, PromptTable(body.embed_tokens)
 
     def __getattr__(self, name: str):
-        if name in ("layers", "norm", "embed_tokens", "config"): return getattr(self.body, name)
+        if name in ("layers", "norm", "embed_tokens"): return getattr(self.body, name)
         return super().__getattr__(name)
+
+    @property
+    def room(self) -> int: return max((len(p) for p in self.adapters.values()), default=0)
+
+    @property
+    def config(self) -> GPTConfig: return self.told
+
+    @config.setter
+    def config(self, c: GPTConfig) -> None:
+        "A text may be as long as it says, and prompts stand before it where positions are rotary."
+        more = self.room if c.family.rotary else 0
+        self.told, self.body.config = c, replace(c, context=c.context + more)
+
+    def plain(self) -> Transformer: return without(self, self.body)
 
     def forward(self, ids: Tensor, cache=None, pad=None) -> Tensor:  # (B, T) -> (B, T, D)
         found = [self.adapters[name] for name in self.switch.on if name in self.adapters]
@@ -468,6 +509,7 @@ def add_prompt(
     table = model.model.embed_tokens.weight
     start = table[torch.randint(len(table), (length,))].detach().clone()
     model.model.adapters[name] = nn.Parameter(start)
+    model.model.config = model.config   # with room for it
     switch.on = (name,)
     return model
 

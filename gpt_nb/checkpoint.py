@@ -7,6 +7,7 @@ __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to
            'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
+import copy
 import json
 import math
 import os
@@ -500,6 +501,7 @@ def fill_model(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 # %% ../nbs/07_checkpoint.ipynb #07-218
 def save_model(model: nn.Module, folder: Path) -> None:
     "Write the files of a checkpoint; one that writes text has three."
+    model = made_plain(model)
     c, state = model.config, hub_state(model)
     check_plain(model, state)
     folder.mkdir(parents=True, exist_ok=True)
@@ -513,6 +515,16 @@ def save_model(model: nn.Module, folder: Path) -> None:
     write_sorted(folder / "generation_config.json", {"_from_model_config": True} | used)
 
 # %% ../nbs/07_checkpoint.ipynb #07-s105
+def made_plain(module: nn.Module) -> nn.Module:
+    "The same without what stands beside its layers: these say themselves what is `plain`."
+    if hasattr(module, "plain"): return made_plain(module.plain())
+    parts = {name: made_plain(part) for name, part in module.named_children()}
+    if all(parts[name] is part for name, part in module.named_children()): return module
+    module = copy.copy(module)
+    module._modules = module._modules | parts
+    return module
+
+
 def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
     "Raise where the model has other tensors than its config describes."
     plain = hub_state(empty_model(type(model), model.config, head_fields(model)))

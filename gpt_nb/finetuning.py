@@ -322,6 +322,7 @@ def finetune(
     model = prepared(gpt, task, labels, pad, max(len(x) for part in rows for x, y in part))
     examples = Examples(task, *rows, labels, pad, tok.end_id, tok.vocab_size)
     learn_only(model, learn)
+    if lr is None: lr = usual_rate(model)
     config = settings_for(examples, epochs, lr, batch_size, seed, settings)
     options = dict(task=task, learn=learn, examples=len(train_part))
     return train(model, examples, config, tok, out, resume, show=show, options=options)
@@ -394,16 +395,22 @@ def learn_only(model: nn.Module, learn: str | int) -> None:
     for part in (head, *last, *([model.model.norm] if blocks else [])): part.requires_grad_(True)
 
 
-def settings_for(examples: Examples, epochs: float | None, lr: float | None, batch_size: int,
+def usual_rate(model: nn.Module) -> float:
+    "The rate that suits what is trained; adapters, where there are some, say theirs."
+    said = [module.lr for module in model.modules() if hasattr(module, "lr")]
+    return max(said, default=DEFAULTS["lr"])
+
+
+def settings_for(examples: Examples, epochs: float | None, lr: float, batch_size: int,
                  seed: int, settings: dict) -> TrainConfig:
     "How to train: read few examples often, and look once an epoch."
     n = len(examples.train)
     if epochs is None: epochs = min(EPOCHS, max(1, READ / n))
     an_epoch = max(1, math.ceil(n / batch_size))
     steps = max(1, math.ceil(epochs * n / batch_size))
-    rates = {} if lr is None else dict(lr=lr)
-    usual = DEFAULTS | dict(steps=steps, batch_size=batch_size, seed=seed, eval_every=an_epoch)
-    return TrainConfig(**usual | rates | settings)
+    usual = DEFAULTS | dict(steps=steps, lr=lr, batch_size=batch_size, seed=seed,
+                             eval_every=an_epoch)
+    return TrainConfig(**usual | settings)
 
 
 EPOCHS, READ = 16, 4096   # at most so often; examples read in all, where there are many

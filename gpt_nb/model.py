@@ -105,6 +105,7 @@ class GPT(nn.Module):
         "An empty cache with room for `max_length` tokens (None: the whole context) a row."
         c, w = self.config, self.model.embed_tokens.weight
         if max_length is None: max_length = c.context
+        max_length += getattr(self.model, "room", 0)   # of what is learned to stand before texts
         return KVCache(c.n_layer, batch_size, c.n_kv_head, max_length, c.d_head, w.dtype, w.device)
 
     @property

@@ -528,8 +528,8 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder, read_json,
-                               save_tokenizer)
+from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder, made_plain,
+                               read_json, save_tokenizer)
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
@@ -542,7 +542,7 @@ class State:
     @classmethod
     def of(cls, t: Trainer) -> "State":
         "The state of a trainer as it is now."
-        tensors = {f"model.{name}": p.detach() for name, p in t.model.named_parameters()}
+        tensors = {f"model.{name}": p.detach() for name, p in numbers_of(t.model)}
         for name, _, memory in remembered(t):
             tensors |= {f"optimizer.{name}.{key}": value for key, value in memory.items()}
         tensors["random.cpu"] = torch.get_rng_state()
@@ -558,7 +558,7 @@ class State:
         longer = check_same(self.info, identity(t))
         tensors, device = self.tensors, t.machine.device
         with torch.no_grad():
-            for name, p in t.model.named_parameters(): p.copy_(tensors[f"model.{name}"])
+            for name, p in numbers_of(t.model): p.copy_(tensors[f"model.{name}"])
         for name, p, memory in remembered(t):
             start = f"optimizer.{name}."
             for key in [key for key in tensors if key.startswith(start)]:
@@ -575,6 +575,12 @@ class State:
         t.meter.restart()
 
 # %% ../nbs/09_training.ipynb #09-114
+def numbers_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    "All that a model holds: parameters, and what it notes beside them."
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 def remembered(t: Trainer) -> Iterator[tuple[str, nn.Parameter, dict]]:
     "Every trained parameter: its name, itself, and what its optimizer remembers of it."
     names = {p: name for name, p in t.model.named_parameters()}
@@ -824,6 +830,7 @@ def start_run(folder: RunFolder) -> None:
     "Begin a folder that holds no other run."
     if not folder.writes: return
     check_new(folder.path)
+    made_plain(folder.run.model)   # raises where it could not be written as a plain model
     with folder.writing():
         folder.path.mkdir(parents=True, exist_ok=True)
         write_record(folder.trainer)      # from now on this is a run that can be resumed

@@ -277,7 +277,7 @@ def ways() -> dict[tuple, tuple]:
     found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 1e-3, 1),
              ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
     for method, add, rate, sizes in [
-            ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 3e-3, (1, 2, 4)),
+            ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 0.01, (1, 2, 4)),
             ("bottleneck", add_bottleneck, 0.01, (1, 4, 16)), ("prefix", add_prefix, 0.1, (2, 8)),
             ("prompt", add_prompt, 0.1, (2, 8))]:
         for size in sizes: found[method, size] = partial(add, **{SIZES[method]: size}), rate, "all"

@@ -46,7 +46,7 @@ def weights(arch, tied):
     torch.manual_seed(1)
     model = GPT(sizes(arch, tie_embeddings=tied))
     with torch.no_grad():
-        for w in model.parameters(): w.add_(0.2 * torch.randn_like(w))
+        for w in model.parameters(): w.add_(0.1 * torch.randn_like(w))
     return model.state_dict()
 
 
@@ -72,7 +72,7 @@ def stir(model, seed=3):
     torch.manual_seed(seed)
     with torch.no_grad():
         for w in model.parameters():
-            if w.requires_grad: w.add_(0.3 * torch.randn_like(w))
+            if w.requires_grad: w.add_(0.1 * torch.randn_like(w))
     return model.eval()
 
 
@@ -96,7 +96,7 @@ def opened_by_peft(arch, folder, adapter, task="CAUSAL_LM", **more):
     "A model of theirs with an adapter of ours; a warning (of missing keys, say) is an error."
     body = theirs(arch, folder, task, **more)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         return peft.PeftModel.from_pretrained(body, adapter).eval()
 
 

@@ -40,7 +40,6 @@ from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, choices_fo
                                finetune, hit_rate, in_own_words, likeliest, mood_of, ndcg,
                                next_rows, pairs_of, predict, recommend, rehearse, text_scores,
                                with_shots)
-from gpt_nb.finetuning import finetune, predict
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.sampling import generate
@@ -691,6 +690,6 @@ def prompts() -> None:
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters,
+                text=text, stream=stream, tags=tags, adapters=adapters,
                 prompts=prompts, finetuning=rows_of_tasks)
     for name in choose(work, "measurement", __doc__): work[name]()

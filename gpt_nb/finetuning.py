@@ -488,7 +488,7 @@ from itertools import chain, permutations
 from random import Random
 from typing import NamedTuple
 
-from .tales import (ASK, NAMES, RECAPS, STOP, Event, Known, Scene, Slot, Story, Tales, Way,
+from .tales import (ASK, RECAPS, STOP, Known, Scene, Slot, Story, Tales, Way,
                           bare, candidates, entry_of, fill, happen, join, newcomer, possible, read,
                           readings, sentences, spell, surface, ways)
 

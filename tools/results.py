@@ -541,12 +541,17 @@ def one_tagger(gpt: GPT, tok, rows: list[dict], test: list[dict], epochs: int, s
     return dict(f1=score.f1, seconds=round(seconds))
 
 
+DREAMERS = (("no mask", 2048, 4), ("no mask", 1024, 3), ("causal", 2048, 4),
+            ("read twice", 2048, 5))   # stories to learn from, epochs
+
+
 def tags() -> None:
     "Names, places, things from few stories; and what a causal mask costs where tags look ahead."
     result, body = so_far("tags") or dict(names=[], dreamers=[]), Run.open("tales-short")
     for seed in SEEDS:
-        for how, n, epochs in (("no mask", 1024, 3), ("causal", 2048, 4), ("read twice", 2048, 5)):
-            if any((row["how"], row["seed"]) == (how, seed) for row in result["dreamers"]): continue
+        for how, n, epochs in DREAMERS:
+            if any((row["how"], row["stories"], row["seed"]) == (how, n, seed)
+                   for row in result["dreamers"]): continue
             row = one_dreamer(body, how, n, epochs, seed)
             result["dreamers"].append(dict(how=how, seed=seed, stories=n, epochs=epochs) | row)
             write("tags", result)

@@ -749,8 +749,9 @@ def entity_f1(
 
 
 def entity_score(said: list[list[str]], true: list[list[str]]) -> float:
-    "What the log of a tagger shows as its score."
-    return entity_f1(true, said).f1
+    "What the log of a tagger shows as its score; of tags that mark no entities the accuracy."
+    kinds = {tag[:2] for tags in true for tag in tags} - {"O"}
+    return entity_f1(true, said).f1 if kinds <= {"B-", "I-"} else accuracy(said, true)
 
 
 SCORES["tag"] = entity_score
@@ -1663,7 +1664,9 @@ def assess(
     encoder.warn()
     held = Examples(task, [], rows, labels, pad_of(tok), tok.end_id, tok.vocab_size)
     reached = {"examples": len(rows), "loss": mean_loss(model, held.rows(model.config.context, 32))}
-    return reached | {SCORE_NAMES[task]: held.score(model)} | in_full(model, tok, task, examples)
+    plain = task == "tag" and not any(label.startswith("B-") for label in labels)
+    name = "accuracy" if plain else SCORE_NAMES[task]
+    return reached | {name: held.score(model)} | in_full(model, tok, task, examples)
 
 
 TASKS = {"SequenceClassification": "classify", "TokenClassification": "tag", "CausalLM": "generate"}

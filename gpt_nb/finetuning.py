@@ -1189,9 +1189,9 @@ def mood_of(
 def temperature(
     logits: Tensor,   # (N, n) of examples that were not learned from
     labels: Tensor,   # (N,) their true labels, as numbers
-) -> float:           # above 1: it was too sure
+) -> float:           # above 1: it was too sure; below 1: not sure enough
     "By what to divide logits so that they say how sure one may be (Guo et al. 2017)."
-    grid = torch.logspace(-1, 1.5, 200)
+    grid = torch.logspace(-2, 2, 400)
     losses = [F.cross_entropy(logits / t, labels).item() for t in grid]
     return float(grid[int(np.argmin(losses))])
 

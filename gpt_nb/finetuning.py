@@ -1097,7 +1097,8 @@ class Tastes:
         "What one person takes."
         rng, items = np.random.default_rng(seed), []
         kind = rng.integers(len(self.tastes))
-        while len(items) < length: items.append(str(rng.choice(self.things, p=self.given(items)[kind])))
+        while len(items) < length:
+            items.append(str(rng.choice(self.things, p=self.given(items)[kind])))
         return items
 
 # %% ../nbs/15_finetuning.ipynb #15-s08
@@ -1156,7 +1157,8 @@ def read_lists(path: str | Path) -> list[list[str]]:
         if not line.strip(): continue
         items = [str(item).strip() for item in things_of(line, f"{path}, line {number}")]
         if len(items) < 2 or "" in items:
-            raise ValueError(f"{path}, line {number}: expected at least two things, got {items!r:.80}")
+            raise ValueError(f"{path}, line {number}: expected at least two things, "
+                             f"got {items!r:.80}")
         lists.append(items)
     return lists
 

@@ -1220,7 +1220,8 @@ class Tastes:
         "What one person takes."
         rng, items = np.random.default_rng(seed), []
         kind = rng.integers(len(self.tastes))
-        while len(items) < length: items.append(str(rng.choice(self.things, p=self.given(items)[kind])))
+        while len(items) < length:
+            items.append(str(rng.choice(self.things, p=self.given(items)[kind])))
         return items
 
 # %% ../nbs/15_finetuning.ipynb #15-s08
@@ -1279,7 +1280,8 @@ def read_lists(path: str | Path) -> list[list[str]]:
         if not line.strip(): continue
         items = [str(item).strip() for item in things_of(line, f"{path}, line {number}")]
         if len(items) < 2 or "" in items:
-            raise ValueError(f"{path}, line {number}: expected at least two things, got {items!r:.80}")
+            raise ValueError(f"{path}, line {number}: expected at least two things, "
+                             f"got {items!r:.80}")
         lists.append(items)
     return lists
 
@@ -1312,9 +1314,9 @@ def mood_of(
 def temperature(
     logits: Tensor,   # (N, n) of examples that were not learned from
     labels: Tensor,   # (N,) their true labels, as numbers
-) -> float:           # above 1: it was too sure
+) -> float:           # above 1: it was too sure; below 1: not sure enough
     "By what to divide logits so that they say how sure one may be (Guo et al. 2017)."
-    grid = torch.logspace(-1, 1.5, 200)
+    grid = torch.logspace(-2, 2, 400)
     losses = [F.cross_entropy(logits / t, labels).item() for t in grid]
     return float(grid[int(np.argmin(losses))])
 

@@ -242,6 +242,9 @@ OURS = {
 @pytest.mark.parametrize("kind", OURS)
 def test_peft_opens_what_we_wrote(kind, arch, tmp_path):
     mine = stir(OURS[kind](ours(arch)))
+    if (kind, arch) == ("adalora", "gpt2"):              # q, k and v would need one Q
+        with pytest.raises(ValueError, match="merge"): save_adapter(mine, tmp_path / "mine")
+        return
     save_adapter(mine, tmp_path / "mine")
     model = opened_by_peft(arch, tmp_path, tmp_path / "mine")
     assert apart(mine, ours(arch)) > 0.01
@@ -252,10 +255,10 @@ def test_peft_opens_what_we_wrote(kind, arch, tmp_path):
     assert apart(model.merge_and_unload(), mine) < TINY
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch != "gpt2"])
 def test_peft_opens_an_adalora_whose_ranks_have_moved(arch, tmp_path):
     mine = add_adalora(ours(arch), rank=2, updates=8).train()
-    opt = torch.optim.Adam([w for w in mine.parameters() if w.requires_grad], 0.05)
+    opt = torch.optim.Adam([w for w in mine.parameters() if w.requires_grad], 0.02)
     for _ in range(8):
         mine.loss(IDS[:, :-1], IDS[:, 1:]).backward()
         opt.step()
@@ -493,7 +496,7 @@ SPOILED = {
     "wrong prefix": (moved("base_model.model.model.", "base_model.model.base_model.model.model."),
                      "layer"),
     "another kind": (moved("lora_A", "hada_w1"), "hada_w1|lora_A"),
-    "flat": (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "shape"),
+    "flat": (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "shape|rank"),
     "not a number": (lambda tensors: {k: w * float("nan") for k, w in tensors.items()},
                      "not finite|nan|NaN|finite"),
     "whole numbers": (lambda tensors: {k: w.to(torch.int8) for k, w in tensors.items()},

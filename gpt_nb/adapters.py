@@ -540,7 +540,8 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
     if isinstance(adapter, AdaLoRA):
         E = (adapter.E * adapter.mask)[:, None]
         return {"lora_A": adapter.Q, "lora_B": adapter.P, "lora_E": E}
-    if isinstance(adapter, IA3): return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
+    if isinstance(adapter, IA3):
+        return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
     raise ValueError(f"peft has no file format for a {type(adapter).__name__}")
 
 # %% ../nbs/16_adapters.ipynb #16-a31
@@ -561,7 +562,7 @@ def fields_of(
     if isinstance(first, AdaLoRA):
         r = len(first.E)
         return fields | dict(peft_type="ADALORA", init_r=r, target_r=r, total_step=1,
-                             lora_alpha=first.scale * r)
+                             lora_alpha=first.scale * (r + 1e-5))   # as peft divides
     return fields | dict(peft_type="LORA", r=first.rank, lora_alpha=first.alpha,
                          use_rslora=first.rslora,
                          rank_pattern={name: a.rank for name, a in adapters.items()},
@@ -650,7 +651,8 @@ def save_adapter(
     if hasattr(model, "score"):
         head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
         fields["modules_to_save"] = [head]
-        for key, w in model.score.state_dict().items(): tensors[f"base_model.model.{head}.{key}"] = w
+        for key, w in model.score.state_dict().items():
+            tensors[f"base_model.model.{head}.{key}"] = w
     folder.mkdir(parents=True, exist_ok=True)
     whole = {key: w.detach().contiguous() for key, w in tensors.items()}
     write_beside(folder / "adapter_model.safetensors", lambda part: save_file(whole, part))
@@ -820,7 +822,8 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
             folder / "adapter_model.bin").is_file() else ""
         raise FileNotFoundError(f"no {path.name} in {folder}{hint}")
     try:
-        with safe_open(path, "pt") as file: return fields, {k: file.get_tensor(k) for k in file.keys()}
+        with safe_open(path, "pt") as file:
+            return fields, {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is damaged or cut off: {e}") from e
 

@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, cut_at_name, dreamer_tags,
-                               entity_f1, finetune, first_sentences, hit_rate, next_rows, noised,
-                               pairs_of, predict, recommend, tags_of, text_baselines, text_scores)
+from gpt_nb.finetuning import (Best, best_mood, best_noised, cut_at_name, dreamer_tags, entity_f1,
+                               finetune, first_sentences, noised, predict, tags_of)
+from gpt_nb.tasks import (Tastes, hit_rate, next_rows, pairs_of, recommend, text_baselines,
+                          text_scores)
 from gpt_nb.model import GPT
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales

@@ -339,6 +339,7 @@ def finetune(
     model = prepared(gpt, task, labels, pad, max(len(x) for part in rows for x, y in part))
     examples = Examples(task, *rows, labels, pad, tok.end_id, tok.vocab_size)
     learn_only(model, learn)
+    if lr is None: lr = usual_rate(model)
     config = settings_for(examples, epochs, lr, batch_size, seed, settings)
     noted = (options or {}) | dict(task=task, learn=learn, examples=len(train_part))
     return train(model, examples, config, tok, out, resume, show=show, options=noted, watch=watch)

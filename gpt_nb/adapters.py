@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'FORMATS', 'IGNORED', 'Adapter', 'LoRA', 'Switch', 'put', 'Adapted', 'layers_named', 'switch_of',
-           'freeze_body', 'attach', 'beside', 'check_name', 'add_lora', 'adapter_names', 'set_adapter', 'merge',
+           'adapter_names', 'freeze_body', 'beside', 'check_name', 'attach', 'add_lora', 'set_adapter', 'merge',
            'unmerge', 'Budget', 'AdaLoRA', 'off_right_angles', 'add_adalora', 'ranks', 'Bottleneck', 'IA3',
            'add_bottleneck', 'add_ia3', 'Prefixed', 'without', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt',
            'their_name', 'tensors_of', 'fields_of', 'side_by_side', 'join', 'save_adapter', 'only_one', 'load_adapter',
@@ -41,8 +41,8 @@ class Adapter(nn.Module):
 
     def merged(self, weight: Tensor) -> Tensor:                    # (n_out, n_in)
         "The weight of a plain layer that does the same."
-        raise ValueError(f"a {type(self).__name__} is no change of weights, so no plain model does the "
-                         "same: train without out=, then save_adapter(run.model, folder)")
+        raise ValueError(f"a {type(self).__name__} is no change of weights, so no plain model does "
+                         "the same: train without out=, then save_adapter(run.model, folder)")
 
 # %% ../nbs/16_adapters.ipynb #16-a02
 class LoRA(Adapter):
@@ -133,8 +133,9 @@ def layers_named(
     found, missed = {}, set() if targets == "all" else set(targets)
     for name, module in model.named_modules():
         for child, layer in module.named_children():
-            if not isinstance(layer, (nn.Linear, Adapted)) or isinstance(module, Adapted): continue
             whole = f"{name}.{child}".lstrip(".")
+            inside = isinstance(module, Adapted) or ".adapters." in whole   # of an adapter itself
+            if inside or not isinstance(layer, (nn.Linear, Adapted)): continue
             ends = {t for t in missed | set(targets) if whole == t or whole.endswith(f".{t}")}
             if not whole.startswith("model.") or targets != "all" and not ends: continue
             found[whole], missed = (module, child), missed - ends
@@ -146,31 +147,19 @@ def layers_named(
 # %% ../nbs/16_adapters.ipynb #16-a06
 def switch_of(model: nn.Module) -> Switch:
     "The switch that all adapters of a model share."
-    held = (m.switch for m in model.modules() if isinstance(m, (Adapted, Prefixed, Prompted)))
-    return next(held, None) or Switch()
+    return next((m.switch for m in model.modules() if hasattr(m, "switch")), None) or Switch()
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    "The adapters that a model has."
+    held = [m for m in model.modules() if hasattr(m, "switch")]
+    return list(dict.fromkeys(name for m in held for name in m.adapters))
 
 
 def freeze_body(model: nn.Module) -> None:
     "Leave to train what no pretrained model has: a new head."
     for part in ("model", "lm_head"):
         if hasattr(model, part): getattr(model, part).requires_grad_(False)
-
-
-def attach(
-    model: nn.Module,               # a GPT, Classifier or Tagger; changed in place
-    targets: Sequence[str] | str,
-    name: str,
-    make,                           # (name of the layer, n_in, n_out) -> Adapter
-) -> nn.Module:
-    "Put an adapter beside each layer that is meant, freeze the rest and switch it on."
-    check_name(model, name)
-    switch, places = switch_of(model), layers_named(model, targets)
-    freeze_body(model)
-    for holder, child in places.values():
-        w = getattr(holder, child).weight
-        beside(holder, child, switch).adapters[name] = make(child, w.shape[1], w.shape[0]).to(w.device, w.dtype)
-    switch.on = (name,)
-    return model
 
 
 def beside(holder: nn.Module, child: str, switch: Switch) -> Adapted:
@@ -186,6 +175,24 @@ def check_name(model: nn.Module, name: str) -> None:
     if name in adapter_names(model): raise ValueError(f"there is an adapter {name!r} already")
     if any(m.kept is not None for m in model.modules() if isinstance(m, Adapted)):
         raise ValueError("adapters are merged into the weights: unmerge first")
+
+# %% ../nbs/16_adapters.ipynb #16-a06b
+def attach(
+    model: nn.Module,               # a GPT, Classifier or Tagger; changed in place
+    targets: Sequence[str] | str,
+    name: str,
+    make,                           # (name of the layer, n_in, n_out) -> Adapter
+) -> nn.Module:
+    "Put an adapter beside each layer that is meant, freeze the rest and switch it on."
+    check_name(model, name)
+    switch, places = switch_of(model), layers_named(model, targets)
+    freeze_body(model)
+    for holder, child in places.values():
+        w = getattr(holder, child).weight
+        adapter = make(child, w.shape[1], w.shape[0]).to(w.device, w.dtype)
+        beside(holder, child, switch).adapters[name] = adapter
+    switch.on = (name,)
+    return model.train(model.training)   # what is new as well
 
 # %% ../nbs/16_adapters.ipynb #16-a07
 def add_lora(
@@ -203,12 +210,6 @@ def add_lora(
     return attach(model, targets, name, make)
 
 # %% ../nbs/16_adapters.ipynb #16-a08
-def adapter_names(model: nn.Module) -> list[str]:
-    "The adapters that a model has."
-    held = [m for m in model.modules() if isinstance(m, (Adapted, Prefixed, Prompted))]
-    return list(dict.fromkeys(name for m in held for name in m.adapters))
-
-
 def set_adapter(
     model: nn.Module,
     names: str | Sequence[str] | None,   # one, several at once, or None
@@ -229,7 +230,8 @@ def merge(model: nn.Module) -> None:
     layers = [m for m in model.modules() if isinstance(m, Adapted)]
     if any(m.kept is not None for m in layers): raise ValueError("merged already: unmerge first")
     plain = [m.plain() for m in layers]   # all of them, before any is changed
-    for m, layer in zip(layers, plain): m.kept, m.layer.weight.data = m.weight.data, layer.weight.data
+    for m, layer in zip(layers, plain):
+        m.kept, m.layer.weight.data = m.weight.data, layer.weight.data
 
 
 @torch.no_grad()
@@ -526,7 +528,8 @@ def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
     if isinstance(adapter, AdaLoRA):
         E = (adapter.E * adapter.mask)[:, None]
         return {"lora_A": adapter.Q, "lora_B": adapter.P, "lora_E": E}
-    if isinstance(adapter, IA3): return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
+    if isinstance(adapter, IA3):   # (1, n_in) or (n_out, 1)
+        return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
     raise ValueError(f"peft has no file format for a {type(adapter).__name__}")
 
 # %% ../nbs/16_adapters.ipynb #16-a31
@@ -565,8 +568,9 @@ def side_by_side(held: dict[str, Adapter]) -> dict[str, Adapter]:
 
 def join(three: list[Adapter | None], at: str) -> Adapter:
     "One adapter that does to rows side by side what three do to their own."
-    if None in three: raise ValueError(f"{at} has no adapter on k and v beside it: in GPT-2's files "
-                                       "they are one layer, so adapt all three or none")
+    if None in three:
+        raise ValueError(f"{at} has no adapter on k and v beside it: in GPT-2's files "
+                         "they are one layer, so adapt all three or none")
     one = copy.deepcopy(three[0])
     if isinstance(one, IA3): one.factors.data = torch.cat([a.factors for a in three])
     elif isinstance(one, LoRA):
@@ -604,7 +608,8 @@ def save_adapter(
     if hasattr(model, "score"):
         head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
         fields["modules_to_save"] = [head]
-        for key, w in model.score.state_dict().items(): tensors[f"base_model.model.{head}.{key}"] = w
+        for key, w in model.score.state_dict().items():
+            tensors[f"base_model.model.{head}.{key}"] = w
     folder.mkdir(parents=True, exist_ok=True)
     whole = {key: w.detach().contiguous() for key, w in tensors.items()}
     write_beside(folder / "adapter_model.safetensors", lambda part: save_file(whole, part))
@@ -637,7 +642,7 @@ def load_adapter(
         holder, _, child = at.rpartition(".")
         beside(model.get_submodule(holder), child, switch).adapters[name] = adapter
     switch.on = (name,)
-    return model
+    return model.train(model.training)   # what is new as well
 
 
 def layer_shape(model: nn.Module, at: str) -> tuple[int, int]:
@@ -741,6 +746,7 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
             folder / "adapter_model.bin").is_file() else ""
         raise FileNotFoundError(f"no {path.name} in {folder}{hint}")
     try:
-        with safe_open(path, "pt") as file: return fields, {k: file.get_tensor(k) for k in file.keys()}
+        with safe_open(path, "pt") as file:
+            return fields, {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is damaged or cut off: {e}") from e

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench notebooks readme models results clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench notebooks readme models results finetuning clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,9 @@ models: install  ## train the house models from their seeds into gpt_nb/models/ 
 
 results: install  ## regenerate the long measurements that chapters show (hours)
 	$(BIN)/python tools/results.py
+
+finetuning: install  ## measure every row of the tables of chapter 15 (an hour)
+	$(BIN)/python tools/results.py finetuning text stream tags
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

@@ -62,10 +62,10 @@ class Chapter:
     def stem(self) -> str: return self.path.stem
 
     @property
-    def number(self) -> str: return self.stem[:2]
+    def number(self) -> str: return self.stem.partition("_")[0]
 
     @property
-    def module(self) -> str: return f"gpt_nb.{self.stem[3:]}"
+    def module(self) -> str: return f"gpt_nb.{self.stem.partition('_')[2]}"
 
     @cached_property
     def cells(self) -> list[dict]: return json.loads(self.path.read_text("utf-8"))["cells"]
@@ -111,7 +111,8 @@ class Chapter:
         "Numbers of the chapters whose modules this one uses."
         code = "\n".join(source(c) for c in self.cells if c["cell_type"] == "code")
         used = set(re.findall(r"from gpt_nb\.(\w+) import", code))
-        numbers = {path.stem[3:]: path.stem[:2] for path in NBS.glob("[0-9][0-9]_*.ipynb")}
+        stems = [path.stem.partition("_") for path in NBS.glob("[0-9][0-9]*_*.ipynb")]
+        numbers = {name: number for number, _, name in stems}
         below = {numbers[name] for name in used & numbers.keys()}
         return sorted(number for number in below if number < self.number)
 
@@ -175,7 +176,7 @@ def caption(chapter: Chapter, code: str, heading: str, fold: bool) -> dict:
     labels = "".join(f"({built_label(chapter.module, name)})=\n" for name in names)
     for name in names: chapter.built[f"{chapter.module}.{name}"] = heading
     links = ", ".join(f"{{py:obj}}`{name} <{chapter.module}.{name}>`" for name in names)
-    file = f"[gpt_nb/{chapter.stem[3:]}.py](../reference/{chapter.stem}.md)"
+    file = f"[{chapter.module.replace('.', '/')}.py](../reference/{chapter.stem}.md)"
     style = ".becomes .folded" if fold else ".becomes"
     text = f"{labels}{{{style}}}\nbecomes part of {file}{': ' if links else ''}{links}"
     return dict(cell_type="markdown", metadata={}, source=text)

@@ -91,7 +91,7 @@ def other_language(pagename: str) -> tuple[str, str]:
     "The page that says the same in the other language: name and anchor."
     pairs = {"zh": "index", "start-zh": "start", "start": "start-zh",
              "notebooks/howto": "notebooks/howto-zh", "notebooks/howto-zh": "notebooks/howto"}
-    chapter = re.match(r"notebooks/(\d\d)_", pagename)
+    chapter = re.match(r"notebooks/(\d\d\w?)_", pagename)
     return pairs.get(pagename, "zh"), f"#zh-{chapter[1]}" if chapter else ""
 
 

@@ -46,7 +46,7 @@ def llms(chapters: list[Chapter]) -> str:
 
 def write_pages() -> list[Chapter]:
     "All of it, into docs/."
-    chapters = [Chapter(path) for path in sorted(NBS.glob("[0-9][0-9]_*.ipynb"))]
+    chapters = [Chapter(path) for path in sorted(NBS.glob("[0-9][0-9]*_*.ipynb"))]
     public = {name: f"{c.module}.{name}" for c in chapters for name in c.public}
     for name in TEXTS: public.pop(name, None)
     for folder in ("notebooks", "reference"):

@@ -41,7 +41,7 @@ def entry(chapter: Chapter, name: str, remark: str) -> str:
 
 
 def reference_page(chapter: Chapter) -> str:
-    remarks = comment_on(ROOT / "gpt_nb" / f"{chapter.stem[3:]}.py")
+    remarks = comment_on(ROOT / f"{chapter.module.replace('.', '/')}.py")
     body = "\n".join(entry(chapter, name, remarks.get(name, "")) for name in chapter.public)
     title, promise = chapter.head
     link = f"[chapter {chapter.number}, {title}](../notebooks/{chapter.stem}.ipynb)"

@@ -10,7 +10,10 @@ import json
 import os
 import re
 import sys
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from inspect import signature
 from itertools import islice
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Optional
 
 if TYPE_CHECKING:   # to import these takes seconds, and `--help` needs none of them
     import numpy as np
+    from torch import Tensor
 
     from gpt_nb.data import Tokens
     from gpt_nb.evaluation import Evaluation
@@ -251,6 +255,8 @@ Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
     "longer"))]
 RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="N")
 Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
+Tune = option(int, "try so many settings one after the other, print the table, keep the best run",
+              COMMON, min=1, metavar="N")
 
 # %% ../nbs/22_cli.ipynb #22-025b
 Column = option(str, "of a table: which holds the text, if not text or the only one", TEXT,
@@ -287,18 +293,20 @@ def train_command(
     lr: Rate = None, muon_lr: MuonRate = None, batch_size: Rows = None,
     optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
-    settings: Settings = None,
+    settings: Settings = None, tune: Tune = None,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
-    given = {name: value for name, value in locals().items() if name not in ("out", "resume")}
+    given = {name: value for name, value in locals().items()
+             if name not in ("out", "resume", "tune")}
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
-        options = recall_options(out, stated)
+        options = recall_options(out, stated, tune)
     else:
         options = new_options(stated)
+        if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
-    run, tokens = train_run(options, out, resume)
+    run, tokens = train_run(options, out, resume, tune)
     report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
 
@@ -325,8 +333,8 @@ def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, 
     return options, tok, tokens, model or GPT(shape_for(options, tok))
 
 # %% ../nbs/22_cli.ipynb #22-022
-def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
-    "Train a new model, or go on with one."
+def train_run(options: dict, out: Path, resume: bool, trials: int | None = None):
+    "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
     from gpt_nb.training import check_alone, check_new, train
@@ -341,11 +349,14 @@ def train_run(options: dict, out: Path, resume: bool):   # (run, tokens)
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
-    try: run = train(model, tokens, config, tok, out=out, **how)
-    except KeyboardInterrupt as e:
-        if not (out / "training.json").is_file(): raise
-        why, again = str(e).partition(":")[0] or "stopped", f"--out {quote(str(out))} --resume"
-        raise Stopped(f"{why}. Go on with: gpt-nb train {again}") from e
+    with stopping(out, f"gpt-nb train --out {quote(str(out))}", trials):
+        if not trials: run = train(model, tokens, config, tok, out=out, **how)
+        else:
+            if options["minutes"]: say(f"{trials} trials, each of up to {options['minutes']:g} "
+                                       f"minutes")
+            same = options, tok, tokens, model, out, resume, trials
+            run, table = tune_run(*same, dict(floor=best, options=noted))
+            print_trials(table)
     run.plot().savefig(out / "run.png")
     return run, tokens
 
@@ -377,9 +388,11 @@ def eval_command(
     column: Column = None, encoding: Encoding = None,
 ) -> None:
     "Measure a model on text. Loss, perplexity, accuracy, calibration, bits per byte."
+    from gpt_nb.checkpoint import find_folder
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import evaluate, floor
 
+    if task_of(find_folder(model)): return assess_run(model, data, column, encoding, device)
     opened = open_model(model, device)
     name = own_text(opened, model) if data is None else "+".join(data)
     if not name: raise ValueError(NO_DATA)
@@ -414,6 +427,7 @@ def compare_command(runs: Runs, picture: Picture = None, device: Device = None) 
     from gpt_nb.training import Run, plot_runs
 
     picture = picture or Path("compare.png")
+    for folder in runs: check_writes(folder)
     opened = [Run.open(folder, device or "auto") for folder in runs]
     figure = plot_runs(opened)
     try: figure.savefig(picture)
@@ -446,6 +460,130 @@ def compare_runs(
         return rows, [*notes, "their tokens differ: compare the bits a byte, not the loss"]
     return rows, notes
 
+# %% ../nbs/22_cli.ipynb #22-d111
+WHICH = "Which columns (found by their names if not given)"
+MaybeModel = Annotated[Optional[str], typer.Argument(
+    help="a run, any folder that holds a model, a house model such as tales-short, or ORG/NAME "
+         "of the Hugging Face Hub; with --resume it need not be given", metavar="MODEL")]
+Task = option(str, "classify: a label for each text; tag: one for each word; generate: a text for "
+              "each text", COMMON, metavar="NAME")
+Rows14 = option(str, "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file to tag, "
+                "or hub:ORG/NAME[:PART]", COMMON, metavar="FILE")
+Held = option(str, "examples to validate on, or the share of --data  [default: 0.1]", COMMON,
+              metavar="FILE|X")
+ResumeIt = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
+    "go on with the run, or the search, in --out where it stopped"))]
+
+# %% ../nbs/22_cli.ipynb #22-d112
+TextColumn = option(str, "the text that is read", WHICH, "--text-column", metavar="NAME")
+LabelColumn = option(str, "its label", WHICH, "--label-column", metavar="NAME")
+WordsColumn = option(str, "the words of a sentence, a list or parted by spaces", WHICH,
+                     "--words-column", metavar="NAME")
+TagsColumn = option(str, "their tags", WHICH, "--tags-column", metavar="NAME")
+TargetColumn = option(str, "the text to write, or the answer", WHICH, "--target-column",
+                      metavar="NAME")
+QuestionColumn = option(str, "a question", WHICH, "--question-column", metavar="NAME")
+ContextColumn = option(str, "what it is about", WHICH, "--context-column", metavar="NAME")
+TableEncoding = option(str, "of the files, such as gb18030  [default: utf-8]", WHICH, "--encoding",
+                       metavar="NAME")
+HOW_IT_LEARNS = "How it learns"
+Learn = option(str, "all, head, or so many of the last blocks  [default: all]", HOW_IT_LEARNS,
+               metavar="all|head|N")
+Epochs = option(float, "how often each example is read  [default: more often where they are few]",
+                HOW_IT_LEARNS, metavar="X")
+TuneRate = option(float, "the rate at its peak", HOW_IT_LEARNS, "--lr", metavar="X")
+TuneRows = option(int, "examples of an update  [default: 16]", HOW_IT_LEARNS, "--batch-size", min=1,
+                  metavar="N")
+
+# %% ../nbs/22_cli.ipynb #22-d113
+@command("finetune")
+def finetune_command(
+    model: MaybeModel = None, task: Task = None, data: Rows14 = None, val: Held = None,
+    out: Out = None, resume: ResumeIt = False, tune: Tune = None, seed: RunSeed = None,
+    device: Where = None,
+    text: TextColumn = None, label: LabelColumn = None, words: WordsColumn = None,
+    tags: TagsColumn = None, target: TargetColumn = None, question: QuestionColumn = None,
+    context: ContextColumn = None, encoding: TableEncoding = None,
+    learn: Learn = None, epochs: Epochs = None, lr: TuneRate = None, batch_size: TuneRows = None,
+) -> None:
+    "Turn a model to a task, by examples. It leaves a run that gpt-nb predict and eval open."
+    columns = dict(text=text, label=label, words=words, tags=tags, target=target,
+                   question=question, context=context)
+    columns = {role: name for role, name in columns.items() if name is not None}
+    stated = dict(model=model, task=task, data=data, val=val, seed=seed, device=device,
+                  columns=columns or None, encoding=encoding, learn=learn, epochs=epochs, lr=lr,
+                  batch_size=batch_size)
+    stated = {name: value for name, value in stated.items() if value is not None}
+    if resume: options = recall_task(out, stated, tune)
+    else:
+        options = task_options(stated)
+        out = out or default_folder(f"{Path(options['data']).stem}-{options['task']}")
+    run, held = finetune_run(options, out, resume, tune)
+    report_task(run, held)
+    print(f"{out} holds the run. Next: gpt-nb predict {quote(str(out))} --data FILE")
+
+# %% ../nbs/22_cli.ipynb #22-d114
+def finetune_run(options: dict, out: Path, resume: bool, trials: int | None):   # (run, examples)
+    "Train on examples, or search how; the run and what it was validated on."
+    from gpt_nb.finetuning import finetune, tune
+    from gpt_nb.training import check_alone, check_new
+
+    check_alone()
+    if not resume: check_new(out)
+    opened = open_model(options["model"], options["device"])
+    with telling():
+        learned, held = read_parts(options)
+        say(in_short(learned, held, options["task"]))
+        how = {name: options[name] for name in HOW_LEARNED if options[name] is not None}
+        how |= dict(val=held, out=out, resume=resume, options=options)
+        with stopping(out, f"gpt-nb finetune --out {quote(str(out))}", trials):
+            if not trials:
+                run = finetune(opened.model, learned, options["task"], opened.tok,
+                               show=sys.stderr.isatty(), **how)
+                return run, held
+            run, table = tune(opened.model, learned, options["task"], opened.tok, trials,
+                              tell=tell_trial(trials), **how)
+    print_trials(table)
+    return run, held
+
+
+HOW_LEARNED = ("learn", "epochs", "lr", "batch_size", "seed", "device")
+
+# %% ../nbs/22_cli.ipynb #22-d116
+TunedModel = Annotated[str, typer.Argument(help="a run that gpt-nb finetune wrote", metavar="RUN")]
+Inputs = option(str, "texts: a table as for finetune (answers are not needed), a .txt file with "
+                "one in each line, or - for stdin", "Options", metavar="FILE")
+Proba = Annotated[bool, typer.Option("--proba", rich_help_panel="Options", help=(
+    "of labels: a line of JSON with the label and the probability of each"))]
+Longest = option(int, "of texts: write at most so many tokens", "Options", "--tokens", min=1,
+                 metavar="N")
+
+# %% ../nbs/22_cli.ipynb #22-d117
+@command("predict")
+def predict_command(
+    model: TunedModel, data: Inputs = None, proba: Proba = False, tokens: Longest = None,
+    device: Device = None, text: TextColumn = None, words: WordsColumn = None,
+    question: QuestionColumn = None, context: ContextColumn = None,
+    encoding: TableEncoding = None,
+) -> None:
+    "Answer rows. One label, one row of tags or one text a line, in the order of the rows."
+    from gpt_nb.finetuning import predict
+
+    if data is None: raise ValueError("--data is missing: name a file, or - for stdin")
+    run, task = open_tuned(model, device)
+    if proba and task != "classify": raise ValueError(f"--proba: {model} was not made to classify")
+    columns = dict(text=text, words=words, question=question, context=context)
+    columns = {role: name for role, name in columns.items() if name is not None}
+    with telling(): inputs = read_inputs(data, task, columns, encoding, run.options)
+    for i in range(0, len(inputs), AT_ONCE):
+        part = inputs[i:i + AT_ONCE]
+        if proba: lines = in_json(run.model.labels, predict(run, part, proba=True))
+        else: lines = map(on_one_line, predict(run, part, max_new_tokens=tokens))
+        write("".join(line + "\n" for line in lines))
+
+
+AT_ONCE = 256   # rows answered before their lines are written
+
 # %% ../nbs/22_cli.ipynb #22-026d
 RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]
 
@@ -469,6 +607,7 @@ def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence 
     from gpt_nb.pretrained import export
     from gpt_nb.training import Run
 
+    check_writes(run)
     try: path = export(Run.open(run), to, out, licence or "other")
     except (ImportError, SafetensorError) as e: raise ValueError(f"--out {out}: {e}") from e
     then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
@@ -707,17 +846,14 @@ def default_folder(data: str) -> Path:
     return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
 
 # %% ../nbs/22_cli.ipynb #22-70f
-def recall_options(out: Path, stated: dict) -> dict:
+def recall_options(out: Path, stated: dict, trials: int | None = None) -> dict:
     "What a run was started with. What is said again must agree; it may ask for more time."
-    from gpt_nb.checkpoint import read_json
     from gpt_nb.training import BUDGET, MACHINE, WATCHING
 
-    if not (out / "training.json").is_file():
-        raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, "
-                                "or give the --out of the run")
-    saved = read_json(out / "training.json").get("options")
+    saved = saved_options(out, trials)
     if not isinstance(saved, dict) or not NEEDED <= saved.keys():
-        raise ValueError(f"{out} was not made by gpt-nb train: resume it from Python")
+        how = "with gpt-nb finetune" if task_of(out) else "from Python"
+        raise ValueError(f"{out} was not made by gpt-nb train: resume it {how}")
     check_saved(out, saved)
     free = {name: stated[name] for name in stated if name in BUDGET + WATCHING + MACHINE}
     differ = [f"{called(name)} was {saved.get(name)} and is {value}"
@@ -932,6 +1068,7 @@ def open_model(name: str, device: str | None) -> Opened:
     folder = find_folder(name)
     if not (folder / "training.json").is_file():
         return Opened(*open_checkpoint(folder, device=device), {})
+    check_writes(folder, name)
     run = Run.open(folder, device=device)
     if run.tok is None: raise ValueError(f"{name} has no tokenizer: it cannot read a text")
     return Opened(run.model, run.tok, run.options)
@@ -1098,3 +1235,272 @@ def show_in_jupyter(figure) -> None:
     if not in_jupyter(): return
     from IPython.display import display
     display(to_image(figure))
+
+# %% ../nbs/22_cli.ipynb #22-d121
+def task_options(stated: dict) -> dict:
+    "The options of a new run, checked as far as they can be before anything is read."
+    from gpt_nb.finetuning import check_task
+    from gpt_nb.model import pick_device
+
+    for name, what in (("model", "which model to turn"), ("task", "classify, tag or generate"),
+                       ("data", "the examples")):
+        if not stated.get(name):
+            raise ValueError(f"{'MODEL' if name == 'model' else called(name)} is missing: {what}")
+    for name, value in stated.items():
+        if value == "": raise ValueError(f"{called(name)} is empty: give a value, or leave it out")
+    options = dict.fromkeys(("columns", "encoding", "learn", "epochs", "lr", "batch_size"))
+    options |= dict(val="0.1", seed=0, device="auto") | stated
+    try: check_task(options["task"])
+    except ValueError as e: raise ValueError(f"--{str(e).replace('=', ' ', 1)}") from e
+    learn = options["learn"]
+    if learn and learn.isdecimal(): options["learn"] = int(learn)
+    elif learn not in (None, "all", "head"):
+        raise ValueError(f"--learn {learn}: expected all, head or a number of blocks")
+    pick_device(options["device"])
+    for name in ("epochs", "lr"):
+        if options[name] is not None and not 0 < options[name] < float("inf"):
+            raise ValueError(f"--{name} {options[name]}: expected a number above 0")
+    return options
+
+# %% ../nbs/22_cli.ipynb #22-d122
+def recall_task(out: Path | None, stated: dict, trials: int | None) -> dict:
+    "What a run or a search was started with; what is said again must agree."
+    if out is None: raise ValueError("--resume needs the --out of the run")
+    saved = saved_options(out, trials)
+    if not isinstance(saved, dict) or not {"model", "task", "data"} <= saved.keys():
+        raise ValueError(f"{out} was not made by gpt-nb finetune: resume it as it was begun")
+    try: saved = task_options({n: saved.get(n) for n in STATED if saved.get(n) is not None})
+    except (TypeError, ValueError, AttributeError) as e:
+        raise ValueError(f"the options in {out} are damaged: {e}") from e
+    asked = task_options(saved | stated)
+    differ = [f"{called(name)} was {saved[name]} and is {asked[name]}"
+              for name in asked if asked[name] != saved[name] and name != "device"]
+    if differ: raise ValueError(f"{out} is another run: {'; '.join(differ)}. Resume without these "
+                                "options, or choose another --out")
+    return asked
+
+
+def saved_options(out: Path, trials: int | None) -> dict:
+    "What a run was started with, or a search."
+    from gpt_nb.checkpoint import read_json
+    from gpt_nb.finetuning import options_of_search
+
+    if trials:
+        if (saved := options_of_search(out)) is not None: return saved
+        raise FileNotFoundError(f"{out} holds no search to resume: leave out --resume, or --tune")
+    if (out / "training.json").is_file(): return read_json(out / "training.json").get("options")
+    if (out / "trials.log").is_file():
+        raise ValueError(f"{out} holds a search that is not finished: give --tune N as well")
+    raise FileNotFoundError(f"{out} holds no run to resume: leave out --resume, or give the --out "
+                            "of the run")
+
+
+STATED = ("model", "task", "data", "val", "columns", "encoding", *HOW_LEARNED)
+
+# %% ../nbs/22_cli.ipynb #22-d123
+def read_parts(options: dict) -> tuple[list, list]:
+    "The examples to learn from, and those to validate on."
+    from gpt_nb.finetuning import examples_of, split_examples
+
+    how = (options["task"], options["columns"], options["encoding"])
+    say(f"reading {options['data']} ...")
+    examples = examples_of(options["data"], *how)
+    try: share = float(options["val"])
+    except ValueError: return examples, examples_of(options["val"], *how, test=True)
+    return split_examples(examples, share, options["seed"])
+
+
+def in_short(learned: list[dict], held: list[dict], task: str) -> str:
+    "How many examples there are, and of what."
+    labels = sorted({e["label"] for e in learned}) if task == "classify" else []
+    named = f"; labels {', '.join(labels[:8])}{' ...' * (len(labels) > 8)}" if labels else ""
+    return f"{len(learned):,} examples to learn from, {len(held):,} to validate on{named}"
+
+# %% ../nbs/22_cli.ipynb #22-d125
+@contextmanager
+def telling() -> Iterator[None]:
+    "Inside it, each warning is a line on stderr."
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *more, **how: say(f"note: {message}")
+        yield
+
+
+@contextmanager
+def stopping(out: Path, command: str, trials: int | None) -> Iterator[None]:
+    "Say after Ctrl-C what is kept, and how to go on."
+    try: yield
+    except KeyboardInterrupt as e:
+        kept = [name for name in ("training.json", "trials.log") if (out / name).is_file()]
+        if not kept: raise
+        why = "stopped; finished trials are kept" if trials else str(e).partition(":")[0]
+        again = f"{command} --tune {trials}" if trials else command
+        raise Stopped(f"{why or 'stopped'}. Go on with: {again} --resume") from e
+
+# %% ../nbs/22_cli.ipynb #22-d126
+def tell_trial(trials: int):   # a function of a line of the table
+    "Says how each trial went, and about how long the others will take."
+    start, told = time.perf_counter(), []
+
+    def tell(row: dict) -> None:
+        told.append(row)
+        left = (time.perf_counter() - start) / len(told) * (trials - row["trial"])
+        words = [f"{name} {shown(value)}" for name, value in row.items()
+                 if name not in ("trial", "state")]
+        say(f"trial {row['trial']} of {trials}: {', '.join(words)}, {row['state']}; "
+            f"{left:,.0f} s left")
+
+    return tell
+
+
+def print_trials(table: list[dict]) -> None:
+    "A line for each trial, the best first."
+    order = sorted(table, key=lambda row: (row["state"] != "done", -(row.get("score") or 0),
+                                           row["val_loss"] or 0))
+    cells = [list(table[0]), *([shown(value) for value in row.values()] for row in order)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    for row in cells: print("  ".join(value.rjust(width) for value, width in zip(row, widths)))
+
+# %% ../nbs/22_cli.ipynb #22-d127
+def report_task(run: "Run", held: list[dict]) -> None:
+    "What was reached on the validation part, and what always giving one answer reaches."
+    from gpt_nb.finetuning import assess
+
+    result = assess(run, held)
+    words = [f"{name} {shown(value)}" for name, value in result.items()
+             if name not in ("examples", "commonest label")]
+    common = result.get("commonest label")
+    beside = f" (always the commonest label: {shown(common)})" if common else ""
+    print(f"validation on {result['examples']:,} examples: {', '.join(words)}{beside}")
+
+
+def open_tuned(name: str, device: str | None):   # (run, task)
+    "A fine-tuned run."
+    from gpt_nb.checkpoint import find_folder
+    from gpt_nb.finetuning import TASKS
+    from gpt_nb.training import Run
+
+    folder = find_folder(name)
+    if (folder / "training.json").is_file():
+        run = Run.open(folder, device or "cpu")
+        task = TASKS[getattr(run.model, "kind", "CausalLM")]
+        if run.tok and (task != "generate" or run.options.get("task") == task): return run, task
+    raise ValueError(f"{name} was not turned to a task: gpt-nb finetune {quote(name)} --task ... "
+                     "does that, gpt-nb sample lets it write")
+
+# %% ../nbs/22_cli.ipynb #22-d128
+def read_inputs(data: str, task: str, columns: dict, encoding: str | None,
+                options: dict) -> list[dict]:
+    "The rows to answer; columns that are not named are those of the run where they are there."
+    from gpt_nb.finetuning import inputs_of
+
+    lines = None
+    if data == "-": lines = sys.stdin.read().removesuffix("\n").split("\n")
+    elif Path(data).suffix in (".txt", ".text", ".md") and task != "tag":
+        lines = read_prompts(Path(data))
+    if lines is not None:
+        lines = [line.removesuffix("\r") for line in lines]
+        return [dict(words=words_of(line)) if task == "tag" else dict(text=line) for line in lines]
+    learned = {role: name for role, name in (options.get("columns") or {}).items()
+               if role in ("text", "words", "question", "context")}
+    try: return inputs_of(data, task, learned | columns, encoding)
+    except ValueError:
+        if columns or not learned: raise
+    return inputs_of(data, task, None, encoding)
+
+
+def words_of(line: str) -> list[str]:
+    "The words of a line; of Chinese without spaces, its characters."
+    words = line.split()
+    return list(line.strip()) if len(words) == 1 and HAN.search(line) else words
+
+# %% ../nbs/22_cli.ipynb #22-d129
+def on_one_line(answer: str | list[str]) -> str:
+    "A label, tags or a text as one line: a line's end within it is written as \\n."
+    if isinstance(answer, list): return " ".join(answer)
+    return answer.replace("\\", r"\\").replace("\n", r"\n").replace("\r", r"\r")
+
+
+def in_json(labels: Sequence[str], rows: "Tensor") -> Iterator[str]:
+    "A line of JSON for each row of probabilities."
+    for row in rows.tolist():
+        each = {label: round(p, 4) for label, p in zip(labels, row)}
+        label = labels[max(range(len(row)), key=row.__getitem__)]
+        yield json.dumps(dict(label=label, proba=each), ensure_ascii=False)
+
+# %% ../nbs/22_cli.ipynb #22-d12a
+def assess_run(name: str, data: list[str] | None, column: str | None, encoding: str | None,
+               device: str | None) -> None:
+    "What `eval` says of a run that was turned to a task."
+    from gpt_nb.finetuning import assess
+
+    run, task = open_tuned(name, device)
+    if not data:
+        raise ValueError(f"{name} was turned to a task ({task}): give --data FILE with examples "
+                         "whose answers are known")
+    columns = dict(run.options.get("columns") or {})
+    if column: columns["words" if task == "tag" else "text"] = column
+    with telling(): result = assess(run, "+".join(data), columns, encoding)
+    print(f"{'+'.join(data)}: {result.pop('examples'):,} examples")
+    for measure, value in result.items(): print(f"{measure:<16}{value:.4f}")
+
+
+def check_writes(folder: Path, name: str | None = None) -> None:
+    "Refuse a run that was turned to labels, where one is wanted that writes."
+    if task_of(folder) not in ("classify", "tag"): return
+    name = quote(name or str(folder))
+    raise ValueError(f"{name} gives labels and writes no text: gpt-nb predict {name} --data FILE "
+                     "lets it answer, gpt-nb eval measures it, transformers opens the folder as "
+                     "it is")
+
+
+def task_of(folder: Path) -> str | None:
+    "What a run was turned to; None where it just writes, or where there is no run."
+    from gpt_nb.checkpoint import read_json
+
+    record = folder / "training.json"
+    options = read_json(record).get("options") if record.is_file() else None
+    return options.get("task") if isinstance(options, dict) else None
+
+# %% ../nbs/22_cli.ipynb #22-d12b
+def tune_run(options: dict, tok: "Tokenizer", tokens: "Tokens", model: "GPT", out: Path,
+             resume: bool, trials: int, how: dict):   # (run, table)
+    "Search rates, rows of an update and, of a new model, layers; keep the best run."
+    import copy
+
+    import torch
+
+    from gpt_nb.finetuning import search
+    from gpt_nb.model import GPT
+    from gpt_nb.training import train
+
+    def make(trial, **more) -> "Run":
+        chosen = options | {name: ask(trial, name, options[name]) for name in options["searched"]}
+        torch.manual_seed(options["seed"])
+        same = options["start"] or options["config"]
+        fresh = copy.deepcopy(model) if same else GPT(shape_for(chosen, tok))
+        noted = how["options"] | chosen
+        return train(fresh, tokens, settings_of(chosen), tok, **how | more | dict(options=noted))
+
+    first = {name: options[name] for name in options["searched"]}
+    return search(make, trials, options["seed"], out, resume, first, how["options"],
+                  tell_trial(trials))
+
+
+def ask(trial, name: str, usual: float) -> float:
+    "A value near the usual one."
+    if name == "depth": return trial.suggest_int(name, max(1, usual - 2), usual + 2)
+    low, high = usual / 5, usual * 5
+    if name != "batch_size": return trial.suggest_float(name, low, high, log=True)
+    return trial.suggest_int(name, max(1, round(low)), round(high), log=True)
+
+
+def to_search(stated: dict) -> list[str]:
+    "What --tune of train searches: what was not said."
+    fixed = set(stated) | ({"depth"} if stated.keys() & {"start", "config"} else set())
+    if stated.get("optimizer") == "adamw": fixed.add("muon_lr")
+    if "steps" in stated: fixed |= {"batch_size", "depth"}   # more of them is more work, not better
+    names = [name for name in ("lr", "muon_lr", "batch_size", "depth") if name not in fixed]
+    if names: return names
+    raise ValueError("--tune has nothing to search: leave out --lr, or give --minutes and not "
+                     "--steps")

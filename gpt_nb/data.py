@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['docstrings', 'pycode', 'raw_pydocs', 'paragraphs', 'distinct_paragraphs', 'pydocs', 'split_document', 'Tokens',
            'shuffled_windows', 'shuffled_documents', 'longest_document', 'Batches', 'windows', 'Mix', 'stdlib_files',
-           'Texts', 'world_of', 'parts_of', 'load_texts', 'tokenize']
+           'read_rows', 'Texts', 'world_of', 'parts_of', 'load_texts', 'tokenize']
 
 # %% ../nbs/02_data.ipynb #02-002
 import ast
@@ -595,6 +595,7 @@ def stdlib_files() -> list[Path]:
 
 # %% ../nbs/02_data.ipynb #02-050
 import codecs
+import contextlib
 import csv
 import glob
 import gzip
@@ -814,25 +815,45 @@ def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     csv.field_size_limit(2**31 - 1)
     with open_text(path, encoding) as file:
         rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
-        filled = (row for row in rows if any(value.strip() for value in row))
-        names, is_tsv = next(filled, []), kind_of(path) == ".tsv"
+        names, is_tsv = [], kind_of(path) == ".tsv"
+        written = (row for row in whole_rows(rows, path)
+                   if any(value.strip() for value in row) or len(row) == len(names) > 1)
+        names = next(written, [])
         part, others = ("tab", "[;,|]") if is_tsv else ("comma", r"[;\t|]")
         if len(names) == 1 and re.search(others, names[0]):
             raise ValueError(f"{path}: the first line, {names[0]!r:.60}, has no {part}: a "
                              f"{kind_of(path)[1:]} parts its values by {part}s")
-        for i, row in enumerate(filled, 1):
+        for i, row in enumerate(written, 1):
             where = f"{path}: row {i} (line {rows.line_num})"
             if len(row) != len(names):
                 raise ValueError(f"{where} has {len(row)} values and the first line {len(names)} "
                                  "names: put a text that holds a comma in double quotes")
             yield where, list(zip(names, row))
 
+
+def whole_rows(rows, path: str) -> Iterator[list[str]]:
+    "Each row of a `csv.reader`; an error says at which line a row begins that is none."
+    line = 1
+    try:
+        for row in rows:
+            yield row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{path}: the row at line {line} cannot be read ({error}): a value that "
+                         "begins with a double quote must end with one, and a double quote within "
+                         "it is written twice") from None
+
 # %% ../nbs/02_data.ipynb #02-054b
 def parse(text: str, what: str):
     "JSON with its objects as tuples of pairs, so that none is lost; numbers may be of any length."
-    try: return json.loads(text, object_pairs_hook=tuple, parse_int=float)
+    try: return json.loads(text, object_pairs_hook=tuple, parse_int=whole_number)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what}: {getattr(error, 'msg', error)}") from None
+
+
+def whole_number(digits: str) -> int | float:
+    "A number of JSON; Python refuses to read thousands of digits as a whole one."
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 # %% ../nbs/02_data.ipynb #02-054d
 def json_rows(path: str, encoding: str) -> Iterator[tuple[str, tuple]]:
@@ -850,35 +871,72 @@ def json_rows(path: str, encoding: str) -> Iterator[tuple[str, tuple]]:
             yield f"{path}: row {i}", row
 
 # %% ../nbs/02_data.ipynb #02-054c
-def parquet_rows(path: str, column: TextColumn) -> Iterator[tuple[str, list]]:
-    "Where a row stands and its text; other columns are not read."
+def parquet_rows(path: str, names: list[str] | None = None) -> Iterator[tuple[str, list]]:
+    "Where a row stands and its pairs; other columns than those named are not read."
     import pyarrow.parquet
     with pyarrow.parquet.ParquetFile(path) as table:
-        name = column.in_schema(table.schema_arrow, path)
-        batches = table.iter_batches(1024, columns=[name])
-        values = (value for batch in batches for value in batch.column(name).to_pylist())
-        for i, value in enumerate(values, 1): yield f"{path}: row {i}", [(name, value)]
+        batches = table.iter_batches(1024, columns=names)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for i, row in enumerate(rows, 1): yield f"{path}: row {i}", list(row.items())
+
+
+def parquet_schema(path: str):   # pyarrow.Schema
+    "The names of a file's columns and what they hold."
+    import pyarrow.parquet
+    return pyarrow.parquet.read_schema(path)
 
 # %% ../nbs/02_data.ipynb #02-057
+def table_rows(path: str, encoding: str, names: list[str] | None = None) -> Iterator[tuple]:
+    "Where each row of a table stands and its pairs; `names`: the columns read of a parquet file."
+    if kind_of(path) == ".parquet": return parquet_rows(path, names)
+    return (csv_rows if kind_of(path) in (".csv", ".tsv") else json_rows)(path, encoding)
+
+
 def read_table(path: str, column: TextColumn, encoding: str = "utf-8-sig") -> Iterator[str]:
     "The text of each row."
-    if kind_of(path) == ".parquet": rows = parquet_rows(path, column)
-    elif kind_of(path) in (".csv", ".tsv"): rows = csv_rows(path, encoding)
-    else: rows = json_rows(path, encoding)
-    for where, row in rows: yield column.text(row, where)
+    names = None
+    if kind_of(path) == ".parquet": names = [column.in_schema(parquet_schema(path), path)]
+    for where, row in table_rows(path, encoding, names): yield column.text(row, where)
 
 # %% ../nbs/02_data.ipynb #02-057b
-def read_file(path: str, column: TextColumn, encoding: str | None) -> Iterator[str]:
-    "The documents of one file."
-    how = "utf-8" if kind_of(path) == ".parquet" else encoding_of(path, encoding)
-    try:
-        if kind_of(path) == "text": yield from read_text(path, how)
-        else: yield from read_table(path, column, how)
+@contextlib.contextmanager
+def naming(path: str, asked: str | None, how: str) -> Iterator[None]:
+    "Whatever goes wrong while a file is read as `how` is told with its name."
+    try: yield
     except UnicodeDecodeError:
         how = codecs.lookup(how.removesuffix("-sig")).name
         place, byte = wrong_place(path, how)
-        raise ValueError(f"{path} is not {encoding or 'UTF-8'} text (byte {byte:#x} at {place:,}): "
+        raise ValueError(f"{path} is not {asked or 'UTF-8'} text (byte {byte:#x} at {place:,}): "
                          + what_reads(path, how, place)) from None
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read: its permissions forbid it") from None
+    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+        if path in str(error): raise
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+# %% ../nbs/02_data.ipynb #02-057c
+def coding_of(path: str, encoding: str | None) -> str:
+    "How to read the characters of a file; a parquet file says so itself."
+    with naming(path, encoding, "utf-8"):
+        return "utf-8" if kind_of(path) == ".parquet" else encoding_of(path, encoding)
+
+
+def read_file(path: str, column: TextColumn, encoding: str | None) -> Iterator[str]:
+    "The documents of one file."
+    how = coding_of(path, encoding)
+    with naming(path, encoding, how):
+        if kind_of(path) == "text": yield from read_text(path, how)
+        else: yield from read_table(path, column, how)
+
+# %% ../nbs/02_data.ipynb #02-057d
+def read_rows(
+    path: str | Path,              # a csv, tsv, jsonl, json or parquet file, packed (.gz) or not
+    encoding: str | None = None,   # of a file that is not UTF-8, such as gb18030
+) -> Iterator[tuple[str, list[tuple[str, object]]]]:   # where a row stands; its names and values
+    "All columns of a table, row by row."
+    path = str(path)
+    how = coding_of(path, encoding)
+    with naming(path, encoding, how): yield from table_rows(path, how)
 
 # %% ../nbs/02_data.ipynb #02-234
 def read_files(files: tuple[str, ...], column: str | None, encoding: str | None,
@@ -886,15 +944,9 @@ def read_files(files: tuple[str, ...], column: str | None, encoding: str | None,
     "All documents of some files, with errors that name the file; `stamp` says which state of them."
     text_column, empty = TextColumn(column), True
     for path in files:
-        try:
-            for text in filter(str.strip, read_file(path, text_column, encoding)):
-                empty = False
-                yield {"text": text}
-        except PermissionError:
-            raise PermissionError(f"{path} may not be read: its permissions forbid it") from None
-        except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-            if path in str(error): raise
-            raise ValueError(f"{path} cannot be read: {error}") from None
+        for text in filter(str.strip, read_file(path, text_column, encoding)):
+            empty = False
+            yield {"text": text}
     if empty: raise ValueError(f"no text in {', '.join(files[:3])}: the file is empty")
 
 # %% ../nbs/02_data.ipynb #02-059
@@ -1007,18 +1059,23 @@ def load_files(pattern: str, column: str | None, encoding: str | None) -> Texts:
                    stamp=stamp)
 
 # %% ../nbs/02_data.ipynb #02-067
-def load_hub(name: str, column: str | None) -> Texts:
-    "The training part of a data set on the Hugging Face Hub."
+def open_hub(name: str, split: str = "train"):   # datasets.Dataset
+    "One part of a data set on the Hugging Face Hub."
     from datasets import load_dataset
     parts = name.split("/")
     if not all(parts) or len(parts) > 3:
         raise ValueError(f"hub:{name} should read hub:org/name or hub:org/name/config")
-    try:
-        dataset = load_dataset("/".join(parts[:2]), *parts[2:], split="train")
+    try: dataset = load_dataset("/".join(parts[:2]), *parts[2:], split=split)
     except Exception as error:
         said = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
         raise FileNotFoundError(f"hub:{name} could not be loaded ({said})") from error
     if not len(dataset): raise ValueError(f"hub:{name} has no rows")
+    return dataset
+
+
+def load_hub(name: str, column: str | None) -> Texts:
+    "The texts of its training part."
+    dataset = open_hub(name)
     schema = dataset.features.arrow_schema
     return Texts(dataset, TextColumn(column).in_schema(schema, f"hub:{name}"))
 

@@ -1051,7 +1051,8 @@ def finish_step() -> Iterator[list[int]]:  # holds a number once Ctrl-C was pres
     finally: signal.signal(signal.SIGINT, before)
 
 # %% ../nbs/09_training.ipynb #09-149
-def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list) -> None:
+def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list,
+             watch: Callable[[dict], None] | None) -> None:
     "Train, and between two updates write, show, and see whether to stop."
     for row in trainer:
         at = trainer.progress
@@ -1060,6 +1061,7 @@ def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: lis
             folder.note(row)
             if at.at_check and is_due(folder): folder.save()
             display.update()
+            if watch: watch(row)
             trainer.meter.restart()   # none of this is training
         if at.used < 1 and trainer.backend.sum(len(pressed)):   # whichever process it reached
             folder.save()
@@ -1078,6 +1080,7 @@ def train(
     backend: Single | None = None,   # spreads the work over processes; None: this one alone
     show: bool = True,               # a progress bar, or in Jupyter a growing picture
     options: dict | None = None,     # kept in training.json beside the settings
+    watch: Callable[[dict], None] | None = None,   # gets each line of the log; may raise to end it
 ) -> Run:
     "Train. Ctrl-C ends the step, saves and raises; `resume=True` goes on as if nothing had been."
     check_kinds(model, tokens, config)
@@ -1095,7 +1098,7 @@ def train(
         model.config = with_ends(model.config, tokens.end_id, tok)
         if resume: resume_run(folder)
         display = Display(trainer, show)
-        try: run_loop(trainer, folder, display, pressed)
+        try: run_loop(trainer, folder, display, pressed, watch)
         except FloatingPointError as e:
             rates = f"lower rates (lr {c.lr}, muon_lr {c.muon_lr})"
             advice = f"start again with {rates} or a longer warmup ({c.warmup})"

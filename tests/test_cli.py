@@ -708,3 +708,320 @@ def test_closed_streams(run):
     shell = lambda tail: subprocess.run(f"{command} {tail}", **options)
     assert shell(">&-").returncode == 0 and "Traceback" not in shell(">&- 2>&1").stderr
     assert "Traceback" not in shell("| head -c 1").stderr
+
+
+def guests(folder: Path, name: str = "guests.csv", text: str = "Review", label: str = "Label",
+           encoding: str = "utf-8") -> Path:
+    "A table of what guests said."
+    said = {"good": ("was lovely", "was the best", "made me smile"),
+            "bad": ("was cold", "came late", "made me ill")}
+    rows = [f"The {dish} {words},{mark}" for dish in "soup rice fish bread cake tea pie".split()
+            for mark, all_words in said.items() for words in all_words]
+    (folder / name).write_text("\n".join([f"{text},{label}", *rows]) + "\n", encoding)
+    return folder / name
+
+
+def tune_on(data: Path, **options) -> list[str]:
+    "The words of a command that fine-tunes, for a short while."
+    options = dict(task="classify", data=data, epochs=2) | options
+    words = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items()]
+    return ["finetune", "tales-short", *(word for pair in words for word in pair)]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    "A run that tells good from bad."
+    folder = tmp_path_factory.mktemp("tuned")
+    os.environ["HF_DATASETS_CACHE"] = str(tmp_path_factory.getbasetemp() / "datasets")
+    assert run_app(tune_on(guests(folder), epochs=6, out=folder / "run")) == 0
+    return folder / "run"
+
+
+def test_finetune_help_is_in_groups_and_fits_the_terminal(capsys):
+    for name, order in dict(
+            finetune=["  --task", "  --data", "  --tune", "Which columns", "  --text-column",
+                      "How it learns", "  --learn", "  --lr"],
+            predict=["  --data", "  --proba", "Which columns", "  --text-column"]).items():
+        assert run_app([name, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80
+        places = [shown.index(f"\n{word}") for word in order]
+        assert places == sorted(places)
+
+
+def test_predict_writes_one_label_a_line_in_order(tuned, tmp_path, capsys, monkeypatch):
+    import io
+    texts = ["The stew made me smile", "The stew was cold", "The stew was lovely"] * 100
+    expected = ["good", "bad", "good"] * 100
+    Path("new.csv").write_text("Review\n" + "\n".join(texts) + "\n")
+    Path("new.txt").write_text("\n".join(texts) + "\n")
+    Path("new.jsonl").write_text("\n".join(json.dumps(dict(n=i, said=text))
+                                           for i, text in enumerate(texts)))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    for data in (["new.csv"], ["new.txt"], ["-"], ["new.jsonl", "--text-column", "said"]):
+        assert run_app(["predict", str(tuned), "--data", *data]) == 0
+        out, err = capsys.readouterr()
+        assert out.splitlines() == expected and err == ""
+    assert run_app(["predict", str(tuned), "--data", "new.txt", "--proba"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["label"] for row in rows] == expected
+    assert all(abs(sum(row["proba"].values()) - 1) < 1e-3 for row in rows)
+    assert set(rows[0]["proba"]) == {"bad", "good"}
+
+
+def test_predict_leaves_no_row_out(tuned, capsys):
+    Path("gaps.csv").write_text('text,label\n"The soup\nwas cold",\n ,\nThe tea was lovely,?\n')
+    assert run_app(["predict", str(tuned), "--data", "gaps.csv"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3 and out.splitlines()[::2] == ["bad", "good"]
+    assert "note: 1 row has nothing to answer (first: gaps.csv: row 2 (line 4))" in err
+
+
+def test_eval_of_a_run_that_was_turned_to_a_task(tuned, capsys):
+    assert run_app(["eval", str(tuned), "--data", str(tuned.parent / "guests.csv")]) == 0
+    out, err = capsys.readouterr()
+    table = {line.rsplit(maxsplit=1)[0]: line.split()[-1] for line in out.splitlines()[1:]}
+    assert float(table["accuracy"]) > 0.9 and float(table["loss"]) > 0
+    assert table["commonest label"] == "0.5000" and "42 examples" in out
+    Path("more.csv").write_text("text,label\nThe soup was cold,meh\n")
+    assert "more.csv: row 1 (line 2): the label 'meh' was never seen in training: known are bad, " \
+           "good" in fails(capsys, "eval", tuned, "--data", "more.csv")
+    assert "give --data FILE" in fails(capsys, "eval", tuned)
+
+
+def test_what_tells_labels_does_not_write(tuned, run, capsys):
+    again = ["finetune", tuned, "--task", "classify", "--data", tuned.parent / "guests.csv"]
+    export = ["export", tuned, "--to", "hf", "--out", "x"]
+    for command in (["sample", tuned], ["compare", tuned], export, again):
+        assert f"gpt-nb predict {tuned} --data FILE" in fails(capsys, *command)
+    assert "resume it with gpt-nb finetune" in fails(capsys, "train", "--resume", "--out", tuned)
+    assert "--task ... does that" in fails(capsys, "predict", run, "--data", "-")
+    assert "--task ... does that" in fails(capsys, "predict", "tales-short", "--data", "-")
+
+
+def test_chinese_of_another_encoding(tmp_path, capsys):
+    words = {"很好吃": "好评", "真香": "好评", "太咸了": "差评", "很难吃": "差评"}
+    lines = ["评论,标签", *(f"{dish}{said},{label}" for dish in ("汤", "鱼", "面条", "米饭", "茶")
+                         for said, label in words.items())]
+    Path("评价.csv").write_bytes("\r\n".join(lines).encode("gb18030"))
+    said = fails(capsys, *tune_on("评价.csv", out="run"))
+    assert "--encoding gb18030" in said
+    assert run_app(tune_on("评价.csv", epochs=10, encoding="gb18030", out="run")) == 0
+    Path("新.txt").write_text("豆腐真香\n豆腐很难吃\n")
+    capsys.readouterr()
+    assert run_app(["predict", "run", "--data", "新.txt"]) == 0
+    assert capsys.readouterr().out == "好评\n差评\n"
+
+
+def test_tags_and_their_predictions(tmp_path, capsys, monkeypatch):
+    import io
+    names, places = "Mia Tom Ann Leo Eva Max".split(), "Rome Bonn Oslo Nice".split()
+    sentences = [f"{name} B-PER\nlives O\nin O\n{place} B-LOC\n"
+                 for name in names for place in places]
+    Path("t.conll").write_text("\n".join(sentences))
+    assert run_app(tune_on("t.conll", task="tag", epochs=6, out="run")) == 0
+    capsys.readouterr()
+    assert run_app(["predict", "run", "--data", "t.conll"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(sentences) and lines[0] == "B-PER O O B-LOC"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Tom lives in Bonn\n\nAnn lives\n"))
+    assert run_app(["predict", "run", "--data", "-"]) == 0
+    assert [len(line.split()) for line in capsys.readouterr().out.split("\n")[:-1]] == [4, 0, 2]
+    assert run_app(["eval", "run", "--data", "t.conll"]) == 0
+    assert "entity F1" in capsys.readouterr().out
+    assert "--proba" in fails(capsys, "predict", "run", "--data", "t.conll", "--proba")
+
+
+def test_texts_are_written_on_one_line(tmp_path, capsys):
+    rows = [dict(question=f"What is {n}?", context="Numbers.", answers=dict(text=["one\nand two"]))
+            for n in range(10)]
+    Path("q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    how = dict(task="generate", epochs=12, val=0.2, batch_size=2)
+    assert run_app(tune_on("q.jsonl", **how, out="run")) == 0
+    capsys.readouterr()
+    assert run_app(["predict", "run", "--data", "q.jsonl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and all(r"one\nand two" in line for line in lines)
+    assert run_app(["eval", "run", "--data", "q.jsonl"]) == 0
+    out = capsys.readouterr().out
+    assert "exact match" in out and "token accuracy" in out
+    assert run_app(["sample", "run", "--prompt", "Numbers.", "--tokens", "3"]) == 0   # it writes
+
+
+def test_a_file_to_validate_on_and_named_columns(tmp_path, capsys):
+    guests(tmp_path, "a.csv", "said", "mark")
+    guests(tmp_path, "b.csv", "said", "mark")
+    assert "none is known to hold the text" in fails(capsys, *tune_on("a.csv"))
+    named = dict(text_column="said", label_column="mark", val="b.csv", out="run")
+    assert run_app(tune_on("a.csv", **named)) == 0
+    out, err = capsys.readouterr()
+    assert "42 examples to learn from, 42 to validate on; labels bad, good" in err
+    assert "validation on 42 examples" in out
+    Path("b.csv").write_text("said,mark\nfine,good\nhm,so so\n")
+    said = fails(capsys, *tune_on("a.csv", **named | dict(out="other")))
+    assert "b.csv: row 2 (line 3): the label 'so so' was never seen" in said
+    assert run_app(["predict", "run", "--data", "a.csv"]) == 0   # the columns of the run
+    assert len(capsys.readouterr().out.splitlines()) == 42
+
+
+def test_a_search_keeps_the_best_and_repeats_itself(tmp_path, capsys):
+    data, tables = guests(tmp_path), []
+    for out in ("a", "b"):
+        assert run_app(tune_on(data, tune=3, out=out)) == 0
+        tables.append(capsys.readouterr().out.split(f"{out} holds")[0])
+    assert tables[0] == tables[1] and tables[0].count("\n") == 5
+    assert about("a")["options"]["epochs"] == 2   # given, so not searched
+    assert not Path("a/trials").exists()
+    assert run_app(["finetune", "--out", "a", "--resume", "--tune", "4"]) == 0
+    again = capsys.readouterr()
+    assert "trial 4 of 4" in again.err and "trial 3 of" not in again.err
+    assert run_app(["predict", "a", "--data", str(data)]) == 0
+
+
+def test_a_stopped_search_goes_on(tmp_path, capsys, monkeypatch):
+    from gpt_nb import finetuning
+    data, calls, really = guests(tmp_path), [], finetuning.finetune
+
+    def interrupted(*arguments, **more):
+        calls.append(more)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return really(*arguments, **more)
+
+    assert run_app(tune_on(data, tune=4, out="whole")) == 0
+    whole = capsys.readouterr().out.split("whole holds")[0]
+    monkeypatch.setattr(finetuning, "finetune", interrupted)
+    assert run_app(tune_on(data, tune=4, out="broken")) == 130
+    assert "gpt-nb finetune --out broken --tune 4 --resume" in capsys.readouterr().err
+    assert "give --tune N as well" in fails(capsys, "finetune", "--out", "broken", "--resume")
+    assert run_app(["finetune", "--out", "broken", "--tune", "4", "--resume"]) == 0
+    assert capsys.readouterr().out.split("broken holds")[0] == whole and len(calls) == 5
+
+
+def test_train_searches_too(tmp_path, capsys):
+    command = small(text_file(tmp_path), steps=6, tune=3, out="run")
+    assert run_app(command) == 0
+    out, err = capsys.readouterr()
+    assert "trial 3 of 3" in err and "run holds the run" in out
+    table = [line.split() for line in out.splitlines()[:4]]
+    assert table[0] == ["trial", "lr", "muon_lr", "val_loss", "state"]
+    losses = [float(row[3]) for row in table[1:] if row[-1] == "done"]
+    assert losses == sorted(losses) and abs(about("run")["val_loss"] - losses[0]) < 1e-3
+    assert about("run")["options"]["lr"] == about("run")["config"]["lr"]
+    assert run_app(["sample", "run", "--tokens", "3"]) == 0
+    assert run_app(["train", "--out", "run", "--resume", "--steps", "9"]) == 0
+    assert "nothing to search" in fails(capsys, *small("lines.txt", lr=0.1, muon_lr=0.1, tune=2,
+                                                       out="new"))
+
+
+def test_ctrl_c_saves_a_fine_tuning_and_resume_equals_an_uninterrupted_run(tmp_path):
+    def words(out): return tune_on(tmp_path / "guests.csv", epochs=40, out=tmp_path / out)
+
+    guests(tmp_path)
+    process = subprocess.Popen([*COMMAND, *words("broken")], text=True, stderr=subprocess.PIPE,
+                               stdout=subprocess.PIPE)
+    while process.poll() is None and not (tmp_path / "broken" / "state").exists(): time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert f"Go on with: gpt-nb finetune --out {tmp_path / 'broken'} --resume" in errors
+    assert not about(tmp_path / "broken")["finished"]
+    assert run_app(["finetune", "--out", str(tmp_path / "broken"), "--resume"]) == 0
+    assert run_app(words("whole")) == 0
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "broken")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+WRONG_TASKS = """
+finetune                                                        | MODEL is missing
+finetune tales-short                                            | --task is missing
+finetune tales-short --task classify                            | --data is missing
+finetune tales-short --task sort --data g.csv                   | one of classify, tag, generate
+finetune nowhere --task classify --data g.csv                   | nowhere
+finetune tales-short --task classify --data no.csv              | no file no.csv
+finetune tales-short --task classify --data .                   | is a folder
+finetune tales-short --task classify --data lines.txt           | is no table
+finetune tales-short --task classify --data head.csv            | has no rows
+finetune tales-short --task classify --data one.csv             | have the label 'good'
+finetune tales-short --task classify --data two.csv             | row 2 (line 3): label '1.0'
+finetune tales-short --task tag --data odd.conll                | line 2: 'Rome' is not a word
+finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tags
+finetune tales-short --task generate --data g.csv               | hold the text
+finetune tales-short --task classify --data g.csv --text-column x   | no column 'x'
+finetune tales-short --task classify --data g.csv --tags-column x   | not 'tags'
+finetune tales-short --task classify --data g.csv --val 0.9     | val=0.9
+finetune tales-short --task classify --data g.csv --val no.csv  | no file no.csv
+finetune tales-short --task classify --data g.csv --val ''      | --val is empty
+finetune tales-short --task classify --data g.csv --learn most  | --learn most
+finetune tales-short --task classify --data g.csv --learn 99    | at most 3
+finetune tales-short --task classify --data g.csv --epochs 0    | --epochs
+finetune tales-short --task classify --data g.csv --lr nan      | --lr
+finetune tales-short --task classify --data g.csv --batch-size 0 | --batch-size
+finetune tales-short --task classify --data g.csv --seed -1     | --seed
+finetune tales-short --task classify --data g.csv --tune 0      | --tune
+finetune tales-short --task classify --data g.csv --device abacus | abacus
+finetune tales-short --task classify --data g.csv --out full    | not empty
+finetune tales-short --task classify --data g.csv --out TUNED   | resume
+finetune tales-short --task classify --data g.csv --lr 1 --epochs 1 --learn all --tune 2 | to search
+finetune --resume                                               | needs the --out
+finetune --resume --out nothing                                 | no run to resume
+finetune --resume --out RUN                                     | not made by gpt-nb finetune
+finetune --resume --out TUNED --epochs 9                        | --epochs was 6.0 and is 9.0
+finetune --resume --out TUNED --tune 3                          | holds no search
+predict TUNED                                                   | --data is missing
+predict TUNED --data no.csv                                     | no file no.csv
+predict TUNED --data empty.txt                                  | is empty
+predict TUNED --data g.csv --text-column x                      | no column 'x'
+predict nowhere --data g.csv                                    | nowhere
+predict TUNED --data g.csv --device abacus                      | abacus
+eval TUNED --data no.csv                                        | no file no.csv
+train --data lines.txt --tune 0                                 | --tune
+""".strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def wrong_examples(tmp_path_factory):
+    "A folder with examples that are no good."
+    folder = tmp_path_factory.mktemp("examples")
+    guests(folder, "g.csv")
+    texts = {"lines.txt": "a\nb\n", "empty.txt": "", "head.csv": "text,label\n",
+             "one.csv": "text,label\na,good\nb,good\n", "two.csv": "text,label\na,1\nb,1.0\n",
+             "odd.conll": "Mia B-PER\nRome\n", "full/log.jsonl": "precious",
+             "uneven.jsonl": '{"words": ["a", "b"], "tags": ["O"]}\n'}
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("line", WRONG_TASKS, ids=lambda line: " ".join(line.split("|")[0].split()))
+def test_bad_examples_are_one_line(line, run, tuned, wrong_examples, capsys, monkeypatch):
+    import shlex
+    monkeypatch.chdir(wrong_examples)
+    command, expected = map(str.strip, line.rsplit("|", 1))
+    words = [str(dict(RUN=run, TUNED=tuned).get(word, word)) for word in shlex.split(command)]
+    said = fails(capsys, *words)
+    assert expected in said and said.endswith(f"(see gpt-nb {words[0]} --help)")
+    assert not (wrong_examples / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json",
+                                  "training.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_a_damaged_run_of_labels(tuned, tmp_path, capsys, name, damage):
+    for path in tuned.iterdir():
+        if path.is_file(): (tmp_path / path.name).write_bytes(path.read_bytes())
+    if damage == "missing": (tmp_path / name).unlink()
+    else: (tmp_path / name).write_bytes((tuned / name).read_bytes()[:40])
+    said = fails(capsys, "predict", tmp_path, "--data", tuned.parent / "guests.csv")
+    assert name in said or "was not turned to a task" in said
+
+
+def test_options_of_a_run_that_are_damaged(tuned, tmp_path, capsys):
+    for path in tuned.iterdir():
+        if path.is_file(): (tmp_path / path.name).write_bytes(path.read_bytes())
+    for options in ([], {}, dict(model=5, task=[], data={}),
+                    dict(model="a", task="tag", data=["x"]),
+                    dict(model="tales-short", task="classify", data="x", lr="fast")):
+        record = about(tuned) | dict(options=options)
+        Path("training.json").write_text(json.dumps(record))
+        fails(capsys, "finetune", "--resume", "--out", ".")

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
-NUMBER = {path.stem[3:]: int(path.stem[:2]) for path in NOTEBOOKS}
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
+NUMBER = {path.stem.partition("_")[2]: path.stem.partition("_")[0] for path in NOTEBOOKS}
 PAGES = sorted((ROOT / "nbs").glob("*.ipynb"))
 FOLDERS = (".", "tests", "tools", "docs", "benchmarks")
 CODE = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
@@ -59,7 +59,7 @@ def test_export_is_in_sync(tmp_path):
 
     for path in NOTEBOOKS:
         nb_export(path, lib_path=tmp_path / "gpt_nb")
-        module = f"gpt_nb/{path.stem[3:]}.py"
+        module = f"gpt_nb/{path.stem.partition('_')[2]}.py"
         ours, fresh = code_of(ROOT / module), code_of(tmp_path / module)
         assert ours == fresh, f"the module is not what {path.name} exports: run nbdev_export"
 
@@ -97,7 +97,7 @@ def test_every_module_has_its_notebook():
 @pytest.mark.parametrize("name", NUMBER)
 def test_imports_only_smaller_numbers(name):
     tree = ast.parse((ROOT / "gpt_nb" / f"{name}.py").read_text("utf-8"))
-    above = {other for other in imported(tree) if NUMBER.get(other, -1) >= NUMBER[name]}
+    above = {other for other in imported(tree) if NUMBER.get(other, "") >= NUMBER[name]}
     assert not above, f"{name} ({NUMBER[name]}) imports {above}"
 
 

@@ -22,7 +22,7 @@ import pytest
 from browser import CHROMIUM, missing
 
 ROOT = Path(__file__).parent.parent
-CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]_*.ipynb"))
+CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "notebooks/claims",
           "notebooks/programs", "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
@@ -242,7 +242,7 @@ def test_chinese_names_every_section_and_three_things(site):
     sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "tools")]
     from chapters import Chapter
 
-    for path in sorted((ROOT / "nbs").glob("[0-9][0-9]_*.ipynb")):
+    for path in sorted((ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb")):
         chapter = Chapter(path)
         assert len(chapter.chinese.remember) == 3, path.name
         assert len(chapter.chinese.sections) == len(chapter.sections), (path.name, chapter.sections)

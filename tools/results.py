@@ -1,5 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py ladder emergence code block choices adapters` (none named: all).
+`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text,
+prompts, stream, tags, finetuning, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -7,15 +8,21 @@ saved state in runs/results; take the file away to measure anew."""
 import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+import time
 from contextlib import chdir
+from dataclasses import replace
+from itertools import product
+from unittest.mock import patch
 from functools import lru_cache, partial
 from time import process_time
 
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
+from tasks import TASKS, about, measured, plan
 
+from gpt_nb import finetuning
 from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
                              add_prompt)
 from gpt_nb.checkpoint import load_tokenizer
@@ -24,9 +31,13 @@ from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import finetune, predict
+from gpt_nb.finetuning import Examples, cut_at_name, finetune, mood_of, predict
+from gpt_nb.tasks import (TEXT_TASKS, Tastes, changed, choices_for, hit_rate,
+                          in_own_words, likeliest, ndcg, next_rows, pairs_of, recommend,
+                          rehearse, text_scores, with_shots)
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
+from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, TrainConfig, train
 
@@ -259,6 +270,310 @@ def choices() -> None:
             write("choices", found)
 
 
+TEXTS = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, warmup=10, decay=0.5)
+RATES_OF = dict(translation=0.02)   # a dictionary is learned, which wants a higher rate
+EPOCHS_OF = {256: 16, 2048: 6}   # examples: how often each is read
+TESTED = range(3_000_000, 3_000_300)
+
+
+def text_body(kind: str, seed: int) -> GPT:
+    "The small house model, or the same shape with random weights."
+    model = GPT.from_pretrained("tales-short", dtype=torch.float32)
+    if kind == "pretrained": return model
+    torch.manual_seed(seed)
+    return GPT(model.config)
+
+
+def one_text_task(task: str, rows: list, tested: list, kind: str, seed: int) -> tuple[dict, list]:
+    "Fine-tune on a task whose answer is text: its scores, and what is written."
+    tok = load_tokenizer("tales-short")
+    run = finetune(text_body(kind, seed), rows, "generate", tok, epochs=EPOCHS_OF[len(rows)], val=0,
+                   seed=seed, show=False, **TEXTS | dict(lr=RATES_OF.get(task, TEXTS["lr"])))
+    said = predict(run, [row["text"] for row in tested])
+    return text_scores(task, tested, said), said
+
+
+def in_sentences(rows: list[dict]) -> list[dict]:
+    "Questions whose answer is a sentence of the world."
+    return [dict(row, target=in_own_words(row["text"], row["target"])) for row in rows]
+
+
+def broken_rows(rows: list[dict], tok, separator="\n", end=True, prompt=False) -> list[tuple]:
+    "Rows to train on, with one thing about them changed."
+    result = []
+    for row in rows:
+        given = [tok.end_id, *tok.encode(row["text"] + separator)]
+        answer = tok.encode(row["target"]) + [tok.end_id] * end
+        asked = given[1:] if prompt else [-100] * (len(given) - 1)
+        result.append(((given + answer)[:-1], asked + answer))
+    return result
+
+
+def one_break(change: dict, rows: list[dict], tested: list[dict], seed: int) -> tuple[dict, list]:
+    "Summaries learned from rows with one thing changed: how many are right, how many begin right."
+    tok, model = load_tokenizer("tales-short"), text_body("pretrained", seed)
+    examples = Examples("generate", broken_rows(rows, tok, **change), [], (), tok.end_id, tok.end_id,
+                        tok.vocab_size)
+    steps = EPOCHS_OF[len(rows)] * len(rows) // TEXTS["batch_size"]
+    config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS)
+    run = train(model, examples, config, tok, show=False)
+    prompts = [row["text"] + change.get("separator", "\n") for row in tested]
+    said = generate(run.model, prompts, 60, temperature=0, tok=tok)
+    right = [a == row["target"] for a, row in zip(said, tested)]
+    begins = [a.startswith(row["target"]) for a, row in zip(said, tested)]
+    return dict(exact=float(np.mean(right)), begins=float(np.mean(begins))), said
+
+
+BREAKS = {"as it should be": {}, "loss on the prompt too": dict(prompt=True),
+          "no line break": dict(separator=""), "no end token": dict(end=False)}
+
+
+def text_runs() -> Iterator[dict]:
+    "What is trained for the tasks whose answer is text."
+    bodies = ("pretrained", "scratch")
+    for n, lang in ((256, "en"), (256, "zh"), (2048, "en")):
+        tasks = [*TEXT_TASKS, "in a sentence"] if (n, lang) == (256, "en") else TEXT_TASKS
+        for task, body in product(tasks, bodies): yield dict(task=task, lang=lang, n=n, body=body)
+        if (n, lang) != (256, "en"): continue
+        for name in BREAKS: yield dict(task=name, lang=lang, n=n, body="pretrained")
+
+
+def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:
+    "Scores, and what was written, of one of these."
+    name = "summary" if task in BREAKS else "question" if task == "in a sentence" else task
+    rows, tested = pairs_of(name, lang, range(1_000_000, 1_000_000 + n)), pairs_of(name, lang, TESTED)
+    if task in BREAKS: return one_break(BREAKS[task], rows, tested, seed)
+    if task == "in a sentence": rows, tested = in_sentences(rows), in_sentences(tested)
+    return one_text_task(name, rows, tested, body, seed)
+
+
+def text() -> None:
+    "Tasks whose answer is text, pretrained and from scratch; and what happens without a part."
+    found = so_far("text") or dict(runs=[])
+    for about in (dict(about, seed=0) for about in text_runs()):
+        if any(about.items() <= row.items() for row in found["runs"]): continue
+        scores, said = text_run(**about)
+        found["runs"].append(about | scores | dict(said=said[0]))
+        write("text", found)
+HOWS = {   # what is trained, and how: what it forgets against what it learns
+    "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
+    "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
+    "last block": dict(lr=1e-3, epochs=8, learn=1)}
+TESTED = range(3_000_000, 3_000_400)
+
+
+def mood_rows(seeds, level: int = 2) -> list[dict]:
+    "Stories up to the name of whoever is content, and their moods."
+    stories = [Tales(level=level).sample(seed=s) for s in seeds]
+    return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
+
+
+def moods(n: int, seed: int) -> list[dict]:
+    "Stories up to the name of whoever smiles, with their mood; each seed has others."
+    return mood_rows(range(1_000_000 + 10_000 * seed, 1_000_000 + 10_000 * seed + n))
+
+
+def log_odds(model, rows: list[dict], tok) -> np.ndarray:
+    "How much likelier a classifier finds sad than happy, in nats."
+    p = predict(model, [row["text"] for row in rows], tok, proba=True).double()
+    return (p[:, 1].log() - p[:, 0].log()).numpy()
+
+
+def right(odds: np.ndarray, rows: list[dict]) -> float:
+    "The share of moods that are right."
+    return float(np.mean((odds > 0) == [row["label"] == "sad" for row in rows]))
+
+
+def as_teller(gpt: GPT, body, share: float = 1.0) -> GPT:
+    "The GPT with a body that was tuned, or with one between its own and that."
+    told = copy.deepcopy(gpt)
+    for p, tuned in zip(told.model.parameters(), body.parameters()):
+        p.data.lerp_(tuned.data.to(p.dtype), share)
+    return told
+
+
+def held(gpt: GPT, tok, ids: np.ndarray, n: int = 100) -> dict:
+    "What a body still knows of stories: its loss, its calibration, and what it writes."
+    found = evaluate(gpt, ids, tok)
+    kept = share_that_holds(Tales(level=2), write_stories(gpt, tok, n, seed=0))
+    return dict(loss=found.loss, calibration=found.calibration.error, facts=kept.facts,
+                story=kept.story)
+
+
+def one_mood(gpt: GPT, tok, how: str, seed: int, ids: np.ndarray, tests: dict) -> dict:
+    "Tune on 64 moods: what was learned, and what was forgotten."
+    rows, spec = moods(64, seed), dict(val=0.0, seed=seed, show=False) | HOWS[how]
+    if how == "rehearsal":
+        stories = Tales(level=2).texts(512, seed=5_000_000)
+        run = rehearse(gpt, tok, rows, stories, seed=seed)
+    else: run = finetune(gpt, rows, "classify", tok, **spec)
+    config = replace(run.model.config, context=256)   # level 3 tells longer stories
+    run.model.config = run.model.model.config = config
+    odds = {name: log_odds(run.model, rows, tok) for name, rows in tests.items()}
+    accuracy = {name: right(odds[name], tests[name]) for name in tests}
+    row = dict(accuracy=accuracy)
+    row |= held(as_teller(gpt, run.model.model), tok, ids)
+    if how in ("all", "head"): row["odds"] = [round(x, 2) for x in odds["as told"].tolist()]
+    if how == "all": row["between"] = [one_between(gpt, tok, run, s, ids, tests["as told"])
+                                       for s in (0.25, 0.5, 0.75)]
+    return row
+
+
+def one_between(gpt: GPT, tok, run, share: float, ids: np.ndarray, rows: list[dict]) -> dict:
+    "A body pulled back towards its start, under the head that was trained."
+    between = copy.deepcopy(run.model)
+    between.model = as_teller(gpt, run.model.model, share).model
+    told = as_teller(gpt, between.model)
+    return dict(share=share, accuracy=right(log_odds(between, rows, tok), rows),
+                loss=evaluate(told, ids, tok).loss)
+
+
+def one_augmented(gpt: GPT, tok, seed: int, written: list[str], test: list[dict]) -> list[dict]:
+    "64 labels, with written stories, and with as many real ones."
+    world, real = Tales(level=2), moods(64, seed)
+    spec = dict(lr=1e-3, epochs=8, val=0.0, seed=seed, show=False)
+    first = finetune(gpt, real, "classify", tok, **spec)
+    texts = [text for text in written if cut_at_name(text)]
+    said = predict(first, [cut_at_name(text) for text in texts])
+    guessed = [dict(text=cut_at_name(text), label=mood) for text, mood in zip(texts, said)]
+    whole = [world.check(text).story == 1 for text in texts]
+    truth = [mood_of(text) for text in texts]
+    agreed = [r for r, ok, mood in zip(guessed, whole, truth) if ok and mood == r["label"]]
+    n, whole_share = len(agreed), float(np.mean(whole))
+    more = {"64 labels": [], "+ written, not checked": guessed[:n], "+ written, checked": agreed,
+            "+ as many real ones": moods(64 + n, seed)[64:]}
+    result = []
+    for arm, rows in more.items():
+        run = first if not rows else finetune(gpt, real + rows, "classify", tok, **spec)
+        wrong = sum(r["label"] != mood_of(r["text"]) for r in rows) / max(1, len(rows))
+        result.append(dict(name=arm, seed=seed, added=len(rows), wrong=wrong, whole=whole_share,
+                           accuracy=right(log_odds(run.model, test, tok), test)))
+    return result
+
+
+def one_taste(gpt: GPT, tok, body: str, seed: int) -> dict:
+    "What she would like next: a body that reads her list as words."
+    world = Tastes()
+    lists = [world.sample(1_000_000 + 10_000 * seed + i) for i in range(256)]
+    test = [world.sample(3_000_000 + i) for i in range(1000)]
+    if body == "from scratch":
+        torch.manual_seed(seed)
+        gpt = GPT(gpt.config)
+    run = finetune(gpt, next_rows(lists), "tag", tok, lr=1e-3, epochs=12, val=0.0, seed=seed,
+                   show=False)
+    ranked = recommend(run, [items[:-1] for items in test], k=5)
+    came = [items[-1] for items in test]
+    return dict(hit1=hit_rate(ranked, came, 1), hit5=hit_rate(ranked, came, 5),
+                ndcg5=ndcg(ranked, came, 5))
+
+
+def add_new(result: dict, part: str, seed: int, names: Iterable[str], measure) -> None:
+    "Measure what is not there yet, and keep each as it comes."
+    for name in names:
+        if any((r["name"], r["seed"]) == (name, seed) for r in result[part]): continue
+        result[part].append(dict(name=name, seed=seed) | measure(name, seed))
+        write("stream", result)
+
+
+def stream() -> None:
+    "Tastes, an alarm's classifier, its own stories as examples, what is forgotten (chapter 15)."
+    result = so_far("stream") or dict(tastes=[], moods=[], augmented=[])
+    folder, world = ROOT / "gpt_nb" / "models", Tales(level=2)
+    short, en = Run.open(folder / "tales-short"), Run.open(folder / "tales-en")
+    gpt, tok, told = en.model.float(), en.tok, mood_rows(TESTED)
+    tests = changed(told) | {"longer stories": mood_rows(TESTED[:200], level=3)}
+    texts = [[*tok.encode(text), tok.end_id] for text in world.texts(150, seed=4_000_000)]
+    ids = np.concatenate([[tok.end_id], *texts])
+    result["sad"] = [int(row["label"] == "sad") for row in told]
+    if "start" not in result:
+        result["start"] = held(gpt, tok, ids, 300) | dict(floor=floor(world, ids, tok.end_id))
+    for seed in SEEDS:
+        add_new(result, "tastes", seed, ("pretrained", "from scratch"),
+                lambda body, seed: one_taste(short.model.float(), short.tok, body, seed))
+        add_new(result, "moods", seed, HOWS,
+                lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
+        if any(r["seed"] == seed for r in result["augmented"]): continue
+        written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
+        result["augmented"] += one_augmented(gpt, tok, seed, written, told)
+        write("stream", result)
+def rows_of_tasks() -> None:
+    "Every task, learned in four ways; and how many labels a mood takes."
+    torch.set_num_threads(1)
+    result = so_far("finetuning") or dict(tasks={}, rows=[], labels=[])
+    for task in TASKS:
+        if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
+        write("finetuning", result)
+    for job in plan():
+        found = result["rows" if "task" in job else "labels"]
+        if any(job.items() <= row.items() for row in found): continue
+        found.append(job | measured(job))
+        write("finetuning", result)
+class FirstToken(finetuning.Encoder):
+    "Asks for the tag of a word at its first token, before the word is over."
+    def tag(self, example: dict) -> tuple[list[int], list[int]]:
+        x, y = super().tag(example)
+        first = 1
+        for i in [i for i, tag in enumerate(y) if tag != -100]:
+            y[i], y[first], first = -100, y[i], i + 1
+        return x, y
+
+
+def tagged(label, seed: int, n: int, test: bool = False) -> list[dict]:
+    "Stories with tags, to learn from or to try a tagger on."
+    start, world = 3_000_000 if test else 1_000_000 + 100_000 * seed, Tales("en", 1)
+    rows = [label(world.sample(seed=start + i)) for i in range(n)]
+    return [dict(words=words, tags=tags) for words, tags in rows]
+
+
+def one_tagger(gpt: GPT, tok, rows: list[dict], test: list[dict], epochs: int, seed: int) -> dict:
+    "Fine-tune on rows: entity F1 on the others, and how long it took."
+    begun = time.perf_counter()
+    run = finetuning.finetune(gpt, rows, "tag", tok, epochs=epochs, val=test[:32], seed=seed,
+                              show=False, optimizer="muon", muon_lr=0.02, lr=0.01)
+    seconds = time.perf_counter() - begun
+    said = finetuning.predict(run, [row["words"] for row in test])
+    score = finetuning.entity_f1([row["tags"] for row in test], said)
+    return dict(f1=score.f1, seconds=round(seconds))
+
+
+DREAMERS = (("no mask", 2048, 4), ("no mask", 1024, 3), ("causal", 2048, 4),
+            ("read twice", 2048, 5))   # stories to learn from, epochs
+
+
+def tags() -> None:
+    "Names, places, things from few stories; and what a causal mask costs where tags look ahead."
+    result, body = so_far("tags") or dict(names=[], dreamers=[]), Run.open("tales-short")
+    for seed in SEEDS:
+        for how, n, epochs in DREAMERS:
+            if any((row["how"], row["stories"], row["seed"]) == (how, n, seed)
+                   for row in result["dreamers"]): continue
+            row = one_dreamer(body, how, n, epochs, seed)
+            result["dreamers"].append(dict(how=how, seed=seed, stories=n, epochs=epochs) | row)
+            write("tags", result)
+        for n, at in ((n, at) for n in (8, 32, 128) for at in ("last token", "first token")):
+            if any((row["stories"], row["read at"], row["seed"]) == (n, at, seed)
+                   for row in result["names"]): continue
+            row = {"stories": n, "read at": at, "seed": seed} | few_names(body, n, at, seed)
+            result["names"].append(row)
+            write("tags", result)
+
+
+def few_names(body: Run, n: int, at: str, seed: int) -> dict:
+    "Names, places, things from n stories, 64 updates, read at a word's last or first token."
+    rows, test = (tagged(finetuning.tags_of, *which) for which in ((seed, n), (0, 300, True)))
+    encoder = FirstToken if at == "first token" else finetuning.Encoder
+    with patch.object(finetuning, "Encoder", encoder):
+        return one_tagger(body.model, body.tok, rows, test, 1024 // n, seed)
+
+
+def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
+    "Tag each name as that of the one who dreams or of the other."
+    rows = tagged(finetuning.dreamer_tags, seed, n)
+    test = tagged(finetuning.dreamer_tags, 0, 300, True)
+    if how == "read twice":
+        for row in rows + test: row["words"] = finetuning.read_twice(row["words"], "en")
+    gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
+    return one_tagger(gpt, body.tok, rows, test, epochs, seed)
 LABELS = 64   # stories to learn from: enough for a body that was trained, few for its head alone
 MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
 
@@ -337,7 +652,44 @@ def low_rank(run: Run, body: GPT, test: list[dict]) -> dict:
     return dict(spectrum=spectrum, truncated=truncated)
 
 
+def asked(model: GPT, tok, shots: int) -> dict:
+    "How often the likeliest answer is right, with so many solved questions in the prompt."
+    rows = pairs_of("question", seeds=TESTED[:50])
+    solved = pairs_of("question", seeds=range(1_000_000, 1_000_000 + shots))
+    choices = [choices_for(row) for row in rows]
+    picked = likeliest(model, tok, [with_shots(solved, row["text"]) for row in rows], choices)
+    right = [some[i] == row["target"] for some, i, row in zip(choices, picked, rows)]
+    chance = [1 / len(some) for some in choices]
+    return dict(shots=shots, right=float(np.mean(right)), chance=float(np.mean(chance)))
+
+
+def written(model: GPT, tok, task: str, shots: int) -> dict:
+    "The score of what is written, with so many solved examples in the prompt."
+    rows = pairs_of(task, seeds=TESTED[:20])
+    solved = pairs_of(task, seeds=range(1_000_000, 1_000_000 + shots))
+    said = generate(model, [with_shots(solved, row["text"]) for row in rows], 60, temperature=0,
+                    tok=tok)
+    said = [text.split("\n")[0] for text in said]
+    scores = text_scores(task, rows, said)
+    return dict(task=task, shots=shots, score=next(iter(scores.values())), said=said[0])
+
+
+def prompts() -> None:
+    "Nothing trained: 0, 1, 4 and 16 solved examples in the prompt."
+    model, tok = GPT.from_pretrained("tales-short", torch.float32), load_tokenizer("tales-short")
+    model.config = model.model.config = replace(model.config, context=4096)
+    found = so_far("prompts") or dict(asked=[], written=[])
+    for shots in (0, 1, 4, 16):
+        if shots not in [row["shots"] for row in found["asked"]]:
+            found["asked"].append(asked(model, tok, shots))
+        for task in TEXT_TASKS:
+            if (task, shots) in [(row["task"], row["shots"]) for row in found["written"]]: continue
+            found["written"].append(written(model, tok, task, shots))
+            write("prompts", found)
+
+
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                adapters=adapters)
+                text=text, stream=stream, tags=tags, adapters=adapters,
+                prompts=prompts, finetuning=rows_of_tasks)
     for name in choose(work, "measurement", __doc__): work[name]()

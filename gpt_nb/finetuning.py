@@ -474,6 +474,7 @@ def predict(
     task = "classify" if kind_of(model) == "SequenceClassification" else "tag"
     encoder = Encoder(task, tok, model.labels, model.config.context)
     rows = [encoder(as_example(given, task)) for given in inputs]
+    encoder.warn()
     results = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     for start in range(0, len(order), batch_size):

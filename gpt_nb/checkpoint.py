@@ -566,9 +566,13 @@ def head_fields(model: nn.Module) -> dict[str, object]:
                 label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
 
 
+# left out by `transformers` where labels have no names of their own
+TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
 def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
     "The labels in a config.json, in the order of their numbers."
-    names = fields.get("id2label")
+    names = fields.get("id2label", TWO_LABELS)
     if not isinstance(names, dict):
         raise ValueError("no id2label in it, the names of its labels by their numbers")
     numbers = [str(i) for i in range(len(names))]

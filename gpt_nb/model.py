@@ -104,9 +104,8 @@ class GPT(nn.Module):
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         "An empty cache with room for `max_length` tokens (None: the whole context) a row."
         c, w = self.config, self.model.embed_tokens.weight
-        if max_length is None: max_length = c.context
-        max_length += getattr(self.model, "room", 0)   # of what is learned to stand before texts
-        return KVCache(c.n_layer, batch_size, c.n_kv_head, max_length, c.d_head, w.dtype, w.device)
+        n = (c.context if max_length is None else max_length) + getattr(self.model, "room", 0)
+        return KVCache(c.n_layer, batch_size, c.n_kv_head, n, c.d_head, w.dtype, w.device)
 
     @property
     def n_params(self) -> int: return sum(p.numel() for p in self.parameters())
@@ -127,10 +126,10 @@ class GPT(nn.Module):
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
-
-MODELS["CausalLM"] = GPT
-
 # %% ../nbs/08_model.ipynb #08-052
+MODELS["CausalLM"] = GPT   # what a checkpoint without a label is opened as
+
+
 @torch.no_grad()
 def init_weights(
     model: GPT,

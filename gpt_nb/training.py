@@ -182,7 +182,10 @@ def validation_loss(
 
 
 @torch.no_grad()
-def mean_loss(model: GPT, rows: Iterable[tuple[Tensor, Tensor]]) -> float:
+def mean_loss(
+    model: GPT,
+    rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
+) -> float:                                  # nats a target
     "Mean loss over batches of rows, each target counted once."
     was_training, device = model.training, next(model.parameters()).device
     total = count = 0
@@ -528,8 +531,8 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder, made_plain,
-                               read_json, save_tokenizer)
+from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder,
+                               made_plain, read_json, save_tokenizer)
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gpt_nb.adapters import (AdaLoRA, adapter_names, add_adalora, add_ia3, add_lora, add_prefix,
-                             add_prompt, load_adapter, merge, ranks, save_adapter, set_adapter,
-                             unmerge)
+from gpt_nb.adapters import (AdaLoRA, adapter_names, add_adalora, add_bottleneck, add_ia3,
+                             add_lora, add_prefix, add_prompt, load_adapter, merge, ranks,
+                             save_adapter, set_adapter, unmerge)
 from gpt_nb.finetuning import Classifier, Tagger
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import generate
@@ -556,7 +556,56 @@ def test_targets_that_match_nothing_are_refused():
         assert not adapter_names(mine)
 
 
+# ---- prompts and prefixes
+
+def prompt(kind, arch):
+    make = peft.PromptTuningConfig if kind == "prompt" else peft.PrefixTuningConfig
+    return make(task_type="CAUSAL_LM", num_virtual_tokens=3)
+
+
+@pytest.mark.parametrize("kind, arch", [("prompt", arch) for arch in ARCHS]
+                         + [("prefix", arch) for arch in ARCHS if arch != "gpt2"])
+def test_prompts_and_prefixes_go_both_ways(kind, arch, tmp_path):
+    model = with_peft(arch, tmp_path, prompt(kind, arch))
+    mine = load_adapter(ours(arch), tmp_path / "adapter").eval()
+    before = logits(ours(arch))
+    assert (logits(mine) - before).abs().max() > 0.01
+    said = logits(model)[:, -IDS.shape[1]:]              # theirs speaks of the prompt too
+    assert (said - logits(mine)).abs().max() < TINY
+    save_adapter(mine, tmp_path / "mine")
+    again = opened_by_peft(arch, tmp_path, tmp_path / "mine")
+    assert (logits(again)[:, -IDS.shape[1]:] - logits(mine)).abs().max() < TINY
+    set_adapter(mine, None)
+    assert (logits(mine) == before).all()
+
+
 @pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_what_we_learned_before_a_text_is_opened_by_peft(add, tmp_path):
+    mine = stir(add(ours("qwen3"), 4))
+    save_adapter(mine, tmp_path / "mine")
+    model = opened_by_peft("qwen3", tmp_path, tmp_path / "mine")
+    assert (logits(model)[:, -IDS.shape[1]:] - logits(mine)).abs().max() < TINY
+
+
+@pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_a_lora_beside_a_prompt_is_written_alone(add, tmp_path):
+    mine = stir(add_lora(add(ours("llama"), name="p"), 4, name="a"))
+    save_adapter(mine, tmp_path / "mine", "a")
+    set_adapter(mine, "a")
+    assert apart(opened_by_peft("llama", tmp_path, tmp_path / "mine"), mine) < TINY
+
+
+@pytest.mark.parametrize("add", [add_bottleneck, add_prefix])
 def test_what_peft_has_no_like_file_for_is_not_written(add, tmp_path):
-    with pytest.raises(ValueError): save_adapter(add(ours("llama")), tmp_path / "mine")
+    with pytest.raises(ValueError): save_adapter(add(ours("gpt2")), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_a_prompt_for_another_model_is_refused(add, tmp_path):
+    save_adapter(add(ours("llama")), tmp_path / "mine")
+    other = GPT(GPTConfig("llama", 40, 32, 3, 2, 24))
+    with pytest.raises(ValueError, match="shape"): load_adapter(other, tmp_path / "mine")
+    with pytest.raises(ValueError, match="Classifier"):
+        load_adapter(ours("llama", "SEQ_CLS"), tmp_path / "mine")
+    assert not adapter_names(other)

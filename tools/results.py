@@ -579,17 +579,14 @@ MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
 
 
 def told_until_content(world: Tales, seeds: range) -> list[dict]:
-    "Stories up to the name of who is content at the end, and whether the wish was granted."
-    rows = []
-    for story in map(world.sample, seeds):
-        end = story.text.index(" ", story.text.rindex(" only ") + 6)
-        rows.append(dict(text=story.text[:end], label=story.mood))
-    return rows
+    "Stories up to the name of who is content at the end, and their mood."
+    return [dict(text=cut_at_name(story.text), label=story.mood)
+            for story in map(world.sample, seeds)]
 
 
 def ways() -> dict[tuple, tuple]:
     "(Method, size) -> what is put on a GPT, its rate, what else is learned."
-    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 1e-3, 1),
+    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 3e-3, 1),
              ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
     for method, add, rate, sizes in [
             ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 0.01, (1, 2, 4)),

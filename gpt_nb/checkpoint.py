@@ -36,7 +36,6 @@ class Family:
     "How one family differs from the others: what it computes, and what its files look like."
     architecture: str               # the class that `transformers` opens it with
     names: dict[str, str]           # field of GPTConfig -> key in config.json; without a key, fixed
-    # what it computes
     norm: type[nn.Module] = RMSNorm
     mlp: type[nn.Module] = SwiGLU   # the feed-forward, with its activation
     rotary: bool = True             # positions turn queries and keys; else each has its vector
@@ -399,7 +398,8 @@ def from_stored(
     f: Family,
 ) -> Iterator[tuple[str, Tensor]]:
     "One tensor of a file as ours: the way back."
-    for ours, theirs in (*f.renamed, ("score.", f"{f.tag_head}.")): name = name.replace(theirs, ours)
+    names = *f.renamed, ("score.", f"{f.tag_head}.")
+    for ours, theirs in names: name = name.replace(theirs, ours)
     if f.side_by_side and "_proj.weight" in name: w = w.t()
     if not f.side_by_side or ".q_proj." not in name: yield name, w
     else: yield from ((name.replace("q_proj", p), part) for p, part in zip(QKV, w.chunk(3)))
@@ -566,9 +566,13 @@ def head_fields(model: nn.Module) -> dict[str, object]:
                 label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
 
 
+# left out by `transformers` where labels have no names of their own
+TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
 def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
     "The labels in a config.json, in the order of their numbers."
-    names = fields.get("id2label")
+    names = fields.get("id2label", TWO_LABELS)
     if not isinstance(names, dict):
         raise ValueError("no id2label in it, the names of its labels by their numbers")
     numbers = [str(i) for i in range(len(names))]

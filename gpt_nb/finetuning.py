@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'OPEN', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'cut_at_name', 'mood_of', 'mood_rows', 'Classifier',
-           'Tagger', 'Encoder', 'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at',
+           'Tagger', 'word_pieces', 'gap', 'is_han', 'Encoder', 'RowBatches', 'pad_rows', 'Examples', 'answers_at',
            'split_rows', 'accuracy', 'finetune', 'predict', 'as_example', 'label_rows', 'written_for',
            'first_sentences', 'who_smiles', 'outlook', 'facts_of', 'cases', 'begun_so', 'mood_forecast', 'Best',
            'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
@@ -149,10 +149,36 @@ class Tagger(Classifier):
 
 MODELS[Tagger.kind] = Tagger
 
-# %% ../nbs/15_finetuning.ipynb #15-c21
+# %% ../nbs/15_finetuning.ipynb #15-c22
 Row = tuple[list[int], list[int]]   # ids x and targets y of one example, equally long
 
 
+def word_pieces(
+    example: dict,   # words, and perhaps the text that they stand in
+) -> list[str]:      # each word with what stands before it: joined, they are the text
+    "The text in pieces that each end with a word."
+    words, text = example["words"], example.get("text")
+    if text is None: return [gap(a, b) + b for a, b in zip(["", *words], words)]
+    pieces, at = [], 0
+    for word in words:
+        end = text.find(word, at) + len(word)
+        if end < len(word) + at: raise ValueError(f"the word {word!r} is not in {text[at:]!r:.60}")
+        pieces.append(text[at:end])
+        at = end
+    return pieces
+
+
+def gap(before: str, after: str) -> str:
+    "What stands between two words: a space, but nothing in Chinese or Japanese."
+    if not before or not after: return ""
+    return "" if is_han(before[-1]) or is_han(after[0]) else " "
+
+
+def is_han(c: str) -> bool:
+    "Whether a character, or a mark, belongs to a text without spaces."
+    return "\u2e80" <= c <= "\u9fff" or "\uf900" <= c <= "\ufaff" or "\uff00" <= c <= "\uffef"
+
+# %% ../nbs/15_finetuning.ipynb #15-c21
 class Encoder:
     "Turns examples into rows: ids, and at some of them a target."
     def __init__(self, task: str, tok: Tokenizer, labels: Sequence[str], context: int):
@@ -198,32 +224,6 @@ class Encoder:
         prompt = [self.tok.end_id, *self.tok.encode(example["text"] + "\n")]
         answer = [*self.tok.encode(example.get("target", "")), self.tok.end_id]
         return (prompt + answer)[:-1], [-100] * (len(prompt) - 1) + answer
-
-# %% ../nbs/15_finetuning.ipynb #15-c22
-def word_pieces(
-    example: dict,   # words, and perhaps the text that they stand in
-) -> list[str]:      # each word with what stands before it: joined, they are the text
-    "The text in pieces that each end with a word."
-    words, text = example["words"], example.get("text")
-    if text is None: return [gap(a, b) + b for a, b in zip(["", *words], words)]
-    pieces, at = [], 0
-    for word in words:
-        end = text.find(word, at) + len(word)
-        if end < len(word) + at: raise ValueError(f"the word {word!r} is not in {text[at:]!r:.60}")
-        pieces.append(text[at:end])
-        at = end
-    return pieces
-
-
-def gap(before: str, after: str) -> str:
-    "What stands between two words: a space, but nothing in Chinese or Japanese."
-    if not before or not after: return ""
-    return "" if is_han(before[-1]) or is_han(after[0]) else " "
-
-
-def is_han(c: str) -> bool:
-    "Whether a character, or a mark, belongs to a text without spaces."
-    return "\u2e80" <= c <= "\u9fff" or "\uf900" <= c <= "\ufaff" or "\uff00" <= c <= "\uffef"
 
 # %% ../nbs/15_finetuning.ipynb #15-c23
 class RowBatches:
@@ -283,7 +283,7 @@ class Examples:
         return RowBatches(self.train, batch_size, seed, self.pad, rank, world)
 
     def rows(self, context: int, batch_size: int, most: int | None = None):
-        "What to validate on, short rows first, about `most` tokens of it; None where there is none."
+        "Rows to validate on, short ones first, about `most` tokens of them; None: there are none."
         rows = sorted(self.val, key=lambda row: len(row[0]))
         tokens = sum(len(x) for x, y in rows)
         if most is not None and tokens > most: rows = rows[::-(-tokens // most)]
@@ -324,8 +324,11 @@ def answers_at(
     return answers
 
 
-def split_rows(flat: Tensor, y: Tensor) -> list[list[int]]:
-    "Answers at all places where `y` asks, row by row."
+def split_rows(
+    flat: Tensor,   # (N,) answers at all places that `y` asks about
+    y: Tensor,      # (B, T) -100 where nothing is asked
+) -> list[list[int]]:
+    "The answers row by row."
     counts = (y != -100).sum(1).tolist()
     return [part.tolist() for part in flat.split(counts)]
 
@@ -484,8 +487,8 @@ def predict(
     if task == "tag": return [[model.labels[i] for i in said] for said in results]
     return [model.labels[int(said.argmax())] for said in results]
 
-
-def as_example(given, task: str) -> dict:
+# %% ../nbs/15_finetuning.ipynb #15-c291
+def as_example(given: str | list[str] | dict, task: str) -> dict:
     "An input as an example without an answer."
     if isinstance(given, dict): return given
     return dict(text=given) if task == "classify" else dict(words=list(given))
@@ -785,7 +788,9 @@ def dreamer_tags(story: Story) -> tuple[list[str], list[str]]:
     return story.words, tags
 
 
-def who_dreams(scene: Scene) -> int: return scene.wish[0]
+def who_dreams(scene: Scene) -> int:
+    "The person who has the dream."
+    return scene.wish[0]
 
 # %% ../nbs/15_finetuning.ipynb #15-t82
 def best_dreamers(world: Tales, stories: Sequence[Story]) -> Best:
@@ -1043,7 +1048,8 @@ def search(
         if number == best_trial(study): best = run
         if out: keep_best(study, out)
         if tell: tell(table_of(study)[-1])
-    if best_trial(study) is None: raise FloatingPointError(f"none of {trials} trials came to an end")
+    if best_trial(study) is None:
+        raise FloatingPointError(f"none of {trials} trials came to an end")
     return best_run(study, best, out), table_of(study)
 
 # %% ../nbs/15_finetuning.ipynb #15-d43

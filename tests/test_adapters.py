@@ -1,4 +1,4 @@
-"Adapters: what they leave as it is, what they change, and that a run with them is a run like any other."
+"Adapters: what they leave as it is, what they change, and a run with them as any other."
 import copy
 
 import pytest

@@ -312,8 +312,8 @@ def broken_rows(rows: list[dict], tok, separator="\n", end=True, prompt=False) -
 def one_break(change: dict, rows: list[dict], tested: list[dict], seed: int) -> tuple[dict, list]:
     "Summaries learned from rows with one thing changed: how many are right, how many begin right."
     tok, model = load_tokenizer("tales-short"), text_body("pretrained", seed)
-    examples = Examples("generate", broken_rows(rows, tok, **change), [], (), tok.end_id, tok.end_id,
-                        tok.vocab_size)
+    broken = broken_rows(rows, tok, **change)
+    examples = Examples("generate", broken, [], (), tok.end_id, tok.end_id, tok.vocab_size)
     steps = EPOCHS_OF[len(rows)] * len(rows) // TEXTS["batch_size"]
     config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS)
     run = train(model, examples, config, tok, show=False)
@@ -341,7 +341,8 @@ def text_runs() -> Iterator[dict]:
 def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:
     "Scores, and what was written, of one of these."
     name = "summary" if task in BREAKS else "question" if task == "in a sentence" else task
-    rows, tested = pairs_of(name, lang, range(1_000_000, 1_000_000 + n)), pairs_of(name, lang, TESTED)
+    rows = pairs_of(name, lang, range(1_000_000, 1_000_000 + n))
+    tested = pairs_of(name, lang, TESTED)
     if task in BREAKS: return one_break(BREAKS[task], rows, tested, seed)
     if task == "in a sentence": rows, tested = in_sentences(rows), in_sentences(tested)
     return one_text_task(name, rows, tested, body, seed)
@@ -355,6 +356,8 @@ def text() -> None:
         scores, said = text_run(**about)
         found["runs"].append(about | scores | dict(said=said[0]))
         write("text", found)
+
+
 HOWS = {   # what is trained, and how: what it forgets against what it learns
     "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
     "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),

@@ -672,7 +672,7 @@ def rehearse(
     read = RowBatches([(row[:-1], row[1:]) for row in ids], 16, seed, pad)
     rows = [encoder(example) for example in examples]
     data = Examples("classify", rows, [], labels, pad, tok.end_id, tok.vocab_size)
-    config = settings_for(data, epochs, lr, 16, seed, {})
+    config = settings_for(data, epochs, dict(optimizer="adamw", lr=lr), 16, seed, {})
     return train(Rehearsing(gpt, labels, read, pad), data, config, tok, show=False)
 
 # %% ../nbs/15b_tasks.ipynb #15b-s70

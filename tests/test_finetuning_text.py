@@ -101,7 +101,8 @@ def test_rouge_equals_the_package():
         for name, value in rouge(said, gold).items():
             assert value == pytest.approx(theirs[name].fmeasure, abs=1e-9), (name, said, gold)
     chinese = Tales("zh").sample(3).summary
-    assert usual.score(chinese, chinese)["rougeL"].fmeasure == 0 and rouge(chinese, chinese)["rougeL"] == 1
+    assert usual.score(chinese, chinese)["rougeL"].fmeasure == 0
+    assert rouge(chinese, chinese)["rougeL"] == 1
 
 
 def test_bleu():
@@ -109,7 +110,8 @@ def test_bleu():
     for lang in LANGS:
         text = Tales(lang).sample(3).text
         assert bleu([text], [text]) == dict(bleu=pytest.approx(100), chrf=pytest.approx(100))
-    assert bleu(["现在米娅在山洞里。只有米娅笑了。"], ["现在米娅在磨坊里。只有米娅笑了。"])["bleu"] > 50
+    said, gold = "现在米娅在山洞里。只有米娅笑了。", "现在米娅在磨坊里。只有米娅笑了。"
+    assert bleu([said], [gold])["bleu"] > 50
 
 
 def test_same_told():

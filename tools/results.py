@@ -312,8 +312,8 @@ def broken_rows(rows: list[dict], tok, separator="\n", end=True, prompt=False) -
 def one_break(change: dict, rows: list[dict], tested: list[dict], seed: int) -> tuple[dict, list]:
     "Summaries learned from rows with one thing changed: how many are right, how many begin right."
     tok, model = load_tokenizer("tales-short"), text_body("pretrained", seed)
-    examples = Examples("generate", broken_rows(rows, tok, **change), [], (), tok.end_id, tok.end_id,
-                        tok.vocab_size)
+    broken = broken_rows(rows, tok, **change)
+    examples = Examples("generate", broken, [], (), tok.end_id, tok.end_id, tok.vocab_size)
     steps = EPOCHS_OF[len(rows)] * len(rows) // TEXTS["batch_size"]
     config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS)
     run = train(model, examples, config, tok, show=False)
@@ -341,7 +341,8 @@ def text_runs() -> Iterator[dict]:
 def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:
     "Scores, and what was written, of one of these."
     name = "summary" if task in BREAKS else "question" if task == "in a sentence" else task
-    rows, tested = pairs_of(name, lang, range(1_000_000, 1_000_000 + n)), pairs_of(name, lang, TESTED)
+    rows = pairs_of(name, lang, range(1_000_000, 1_000_000 + n))
+    tested = pairs_of(name, lang, TESTED)
     if task in BREAKS: return one_break(BREAKS[task], rows, tested, seed)
     if task == "in a sentence": rows, tested = in_sentences(rows), in_sentences(tested)
     return one_text_task(name, rows, tested, body, seed)
@@ -355,11 +356,13 @@ def text() -> None:
         scores, said = text_run(**about)
         found["runs"].append(about | scores | dict(said=said[0]))
         write("text", found)
+
+
 HOWS = {   # what is trained, and how: what it forgets against what it learns
     "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
     "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
     "last block": dict(lr=1e-3, epochs=8, learn=1)}
-TESTED = range(3_000_000, 3_000_400)
+MOODS_TESTED = range(3_000_000, 3_000_400)
 
 
 def mood_rows(seeds, level: int = 2) -> list[dict]:
@@ -402,7 +405,8 @@ def held(gpt: GPT, tok, ids: np.ndarray, n: int = 100) -> dict:
 
 def one_mood(gpt: GPT, tok, how: str, seed: int, ids: np.ndarray, tests: dict) -> dict:
     "Tune on 64 moods: what was learned, and what was forgotten."
-    rows, spec = moods(64, seed), dict(val=0.0, seed=seed, show=False) | HOWS[how]
+    rows = moods(64, seed)
+    spec = dict(val=0.0, seed=seed, show=False, optimizer="adamw") | HOWS[how]
     if how == "rehearsal":
         stories = Tales(level=2).texts(512, seed=5_000_000)
         run = rehearse(gpt, tok, rows, stories, seed=seed)
@@ -431,7 +435,7 @@ def one_between(gpt: GPT, tok, run, share: float, ids: np.ndarray, rows: list[di
 def one_augmented(gpt: GPT, tok, seed: int, written: list[str], test: list[dict]) -> list[dict]:
     "64 labels, with written stories, and with as many real ones."
     world, real = Tales(level=2), moods(64, seed)
-    spec = dict(lr=1e-3, epochs=8, val=0.0, seed=seed, show=False)
+    spec = dict(lr=1e-3, epochs=8, val=0.0, seed=seed, show=False, optimizer="adamw")
     first = finetune(gpt, real, "classify", tok, **spec)
     texts = [text for text in written if cut_at_name(text)]
     said = predict(first, [cut_at_name(text) for text in texts])
@@ -460,7 +464,7 @@ def one_taste(gpt: GPT, tok, body: str, seed: int) -> dict:
         torch.manual_seed(seed)
         gpt = GPT(gpt.config)
     run = finetune(gpt, next_rows(lists), "tag", tok, lr=1e-3, epochs=12, val=0.0, seed=seed,
-                   show=False)
+                   show=False, optimizer="adamw")
     ranked = recommend(run, [items[:-1] for items in test], k=5)
     came = [items[-1] for items in test]
     return dict(hit1=hit_rate(ranked, came, 1), hit5=hit_rate(ranked, came, 5),
@@ -480,8 +484,8 @@ def stream() -> None:
     result = so_far("stream") or dict(tastes=[], moods=[], augmented=[])
     folder, world = ROOT / "gpt_nb" / "models", Tales(level=2)
     short, en = Run.open(folder / "tales-short"), Run.open(folder / "tales-en")
-    gpt, tok, told = en.model.float(), en.tok, mood_rows(TESTED)
-    tests = changed(told) | {"longer stories": mood_rows(TESTED[:200], level=3)}
+    gpt, tok, told = en.model.float(), en.tok, mood_rows(MOODS_TESTED)
+    tests = changed(told) | {"longer stories": mood_rows(MOODS_TESTED[:200], level=3)}
     texts = [[*tok.encode(text), tok.end_id] for text in world.texts(150, seed=4_000_000)]
     ids = np.concatenate([[tok.end_id], *texts])
     result["sad"] = [int(row["label"] == "sad") for row in told]

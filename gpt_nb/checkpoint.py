@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'made_plain', 'write_sorted', 'save_tokenizer',
-           'check_spec', 'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer',
-           'local_folder', 'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'save_tokenizer', 'check_spec',
+           'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder',
+           'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import json

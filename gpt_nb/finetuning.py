@@ -44,7 +44,7 @@ from .data import (check_sizes, coding_of, content_hash, naming, open_hub, open_
                          read_rows, shuffled_documents)
 from .data import kind_of as kind_of_file
 from .model import GPT, GPTConfig, Transformer, pick_device, rotate
-from .sampling import generate
+from .sampling import end_ids, generate
 from .tales import (ASK, RECAPS, STOP, Known, Scene, Slot, Story, Tales, Way, bare,
                           candidates, entry_of, fill, happen, join, newcomer, possible, read,
                           readings, sentences, spell, ways)
@@ -389,12 +389,24 @@ def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Mo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: give a Run, a GPT or a folder")
     if tok is None: raise ValueError("no tokenizer: give tok=, the one the model was trained with")
+    if tok.vocab_size > model.config.vocab_size:
+        raise ValueError(f"tok has {tok.vocab_size} tokens and the model "
+                         f"{model.config.vocab_size}: give the one the model was trained with")
     return model, tok
+
+
+def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
+    "Raise where something else was given than a list, or asked for than this model has."
+    if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
+    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}: it should be at least 1")
+    if proba and kind_of(model) != "SequenceClassification":
+        raise ValueError(f"proba=True is for a Classifier, and this is a {type(model).__name__}")
 
 
 def pad_of(tok: Tokenizer) -> int:
     "The token that pads, as the tokenizer's files say it."
-    return tok.token_to_id(content_of(config_for_others(tok).get("pad_token")) or "") or tok.end_id
+    pad = tok.token_to_id(content_of(config_for_others(tok).get("pad_token")) or "")
+    return tok.end_id if pad is None else pad
 
 
 def parts_of(examples: list[dict], val: float | list, task: str, seed: int) -> tuple[list, list]:
@@ -472,11 +484,13 @@ def predict(
 ) -> list | Tensor:                        # labels, lists of tags, or texts; or (N, n)
     "What a fine-tuned model says of each input."
     model, tok = body_of(model, tok)
+    check_asked(model, inputs, batch_size, proba)
     if kind_of(model) == "CausalLM":
         return written_for(model, inputs, tok, batch_size, max_new_tokens)
     task = "classify" if kind_of(model) == "SequenceClassification" else "tag"
     encoder = Encoder(task, tok, model.labels, model.config.context)
     rows = [encoder(as_example(given, task)) for given in inputs]
+    encoder.warn()
     results = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     for start in range(0, len(order), batch_size):
@@ -491,7 +505,9 @@ def predict(
 def as_example(given: str | list[str] | dict, task: str) -> dict:
     "An input as an example without an answer."
     if isinstance(given, dict): return given
-    return dict(text=given) if task == "classify" else dict(words=list(given))
+    if task == "classify": return dict(text=given)
+    if isinstance(given, str): raise TypeError(f"{given!r:.60} is a text: give a list of its words")
+    return dict(words=list(given))
 
 
 @torch.no_grad()
@@ -507,13 +523,18 @@ def label_rows(model: nn.Module, rows: list[Row], task: str) -> list:
 
 def written_for(model: GPT, inputs: list[str], tok: Tokenizer, batch_size: int,
                 most: int | None) -> list[str]:
-    "The answers that a GPT writes, greedily."
-    prompts = [(given["text"] if isinstance(given, dict) else given) + "\n" for given in inputs]
-    room = most or model.config.context // 2
-    texts = []
+    "The answers that a GPT writes, greedily; of a prompt that is too long, the end is read."
+    encoder, room = Encoder("generate", tok, (), model.config.context), most
+    asked = [given["text"] if isinstance(given, dict) else given for given in inputs]
+    prompts = [encoder(dict(text=text))[0] for text in asked]
+    encoder.warn()
+    if room is None: room = model.config.context // 2
+    ends, texts = end_ids(model.config.eos_token_id) + [tok.end_id], []
     for start in range(0, len(prompts), batch_size):
         part = prompts[start:start + batch_size]
-        texts += generate(model, part, room, temperature=0, tok=tok)
+        rows = generate(model, part, room, temperature=0, stop=ends)
+        new = [row[len(prompt):] for row, prompt in zip(rows, part)]
+        texts += [tok.decode([i for i in ids if i not in ends]) for ids in new]
     return texts
 
 # %% ../nbs/15_finetuning.ipynb #15-t03

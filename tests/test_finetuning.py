@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gpt_nb.checkpoint import FAMILIES, load_tokenizer, read_labels
-from gpt_nb.finetuning import (Classifier, Encoder, Examples, RowBatches, Tagger, finetune,
-                               pad_rows, predict)
+from gpt_nb.finetuning import (Classifier, Encoder, Examples, RowBatches, Tagger, assess, finetune,
+                               pad_of, pad_rows, predict)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import BPETokenizer
-from gpt_nb.training import Run, TrainConfig, mean_loss, read_log
+from gpt_nb.training import Run, read_log
 
 FRUITS = {"red": "a cherry", "green": "a lime", "blue": "a plum", "yellow": "a lemon"}
 NAMES, THINGS = ["Ann", "Bob", "Carl", "Dora"], ["tea", "rice", "milk", "bread", "salt"]
@@ -224,7 +224,7 @@ def test_what_is_no_plain_gpt_is_refused(tok, tmp_path):
 @pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
 def test_padding_changes_no_result(arch, tok):
     for task in TASKS:
-        run, (asked, _) = go(tiny(arch, tok), tok, task, epochs=6), inputs_for(task)
+        run, (asked, _) = go(tiny(arch, tok), tok, task, n=96, epochs=6), inputs_for(task)
         alone = [predict(run, [one])[0] for one in asked]
         for size in (1, 3, 8, 100): assert predict(run, asked, batch_size=size) == alone
         assert len({str(said) for said in alone}) > 1      # it says different things
@@ -261,6 +261,36 @@ def test_an_empty_text_and_one_of_the_end_token_are_read(tok):
     torch.testing.assert_close(said[0], model.score(model.model(ids[:1]))[0, 0])
     torch.testing.assert_close(said[1], model.score(model.model(ids[1:]))[0, 1])
     assert predict(model, ["", "the tea"], tok)[0] in model.labels
+
+
+def test_a_token_with_the_number_0_may_pad(tok, monkeypatch):
+    assert pad_of(tok) == tok.end_id != 0
+    monkeypatch.setattr(type(tok), "token_to_id", lambda self, name: 0 if name else None)
+    assert pad_of(tok) == 0
+
+
+# ---- what cannot be asked
+
+@pytest.mark.parametrize("task, inputs, more, error, why", [
+    ("classify", "the good tea", {}, TypeError, "inputs is one input: give a list"),
+    ("generate", dict(text="tea"), {}, TypeError, "inputs is one input: give a list"),
+    ("tag", ["Ann tea"], {}, TypeError, "'Ann tea' is a text: give a list of its words"),
+    ("tag", [["Ann", ""]], {}, ValueError, "a word is empty"),
+    ("classify", ["tea"], dict(batch_size=0), ValueError, "batch_size is 0"),
+    ("tag", [["Ann"]], dict(proba=True), ValueError, "for a Classifier, and this is a Tagger"),
+    ("generate", ["tea"], dict(proba=True), ValueError, "for a Classifier, and this is a GPT")])
+def test_what_cannot_be_asked(task, inputs, more, error, why, tok):
+    gpt = tiny("qwen3", tok)
+    made = {"classify": Classifier, "tag": Tagger}.get(task)
+    model = made(gpt, ("a", "b")) if made else gpt
+    with pytest.raises(error, match=why): predict(model, inputs, tok, **more)
+
+
+def test_another_tokenizer_is_refused(tok):
+    gpt = GPT(GPTConfig("qwen3", 300, 64, 1, 2, 32))
+    for task in TASKS:
+        with pytest.raises(ValueError, match="tok has 330 tokens and the model 300"):
+            go(gpt, tok, task)
 
 
 # ---- targets
@@ -429,12 +459,27 @@ def test_a_rotary_body_is_given_the_context_that_examples_need(tok):
 @pytest.mark.parametrize("arch, limit", [("gpt2", 16), ("llama", 64)])
 def test_what_is_too_long_is_counted_and_cut(arch, limit, tok):
     gpt = tiny(arch, tok, context=16)
-    with pytest.warns(UserWarning, match=f"^1 examples are longer than {limit} tokens: .*first: dataset.4"):
+    with pytest.warns(UserWarning, match=f"^1 examples are .* {limit} tokens: .*dataset.4"):
         run = finetune(gpt, long_rows(100), "classify", tok, epochs=1, val=0, show=False)
     assert run.model.config.context == limit
-    with pytest.warns(UserWarning, match=f"^1 examples are longer than {limit} tokens"):
+    with pytest.warns(UserWarning, match=f"^1 examples are .* {limit} tokens"):
         said = predict(run, ["tea " * 200 + "the good tea", "the good tea"], proba=True)
     assert said.isfinite().all()
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama"])
+def test_of_a_long_prompt_the_end_is_read(arch, tok):
+    run = go(tiny(arch, tok, context=32), tok, "generate", n=96, epochs=8)
+    asked, right = inputs_for("generate", 12)
+    long = ["salt " * 40 + asked[0], *asked[1:]]
+    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+        said = predict(run, long, max_new_tokens=8)
+    assert said[1:] == predict(run, asked[1:], max_new_tokens=8)
+    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+        assert predict(run, long[:1], max_new_tokens=8) == said[:1]
+    rows = [dict(text=text, target=target) for text, target in zip(long, right)]
+    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+        assert assess(run, rows)["exact match"] > 0.8
 
 
 def test_what_is_left_of_a_long_example(tok):

@@ -566,9 +566,9 @@ def head_fields(model: nn.Module) -> dict[str, object]:
 
 def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
     "The labels in a config.json, in the order of their numbers."
-    names = fields.get("id2label")
+    names = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})   # as `transformers` has it
     if not isinstance(names, dict):
-        raise ValueError("no id2label in it, the names of its labels by their numbers")
+        raise ValueError(f"id2label is {names!r:.60}: expected the names of labels by their numbers")
     numbers = [str(i) for i in range(len(names))]
     if set(names) != set(numbers):
         raise ValueError(f"id2label does not number its labels 0, 1, 2, ...: {names!r:.100}")

@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'OPEN', 'MY_BEGINNING', 'MINE', 'TEXT_TASKS', 'HAN', 'TOLD', 'MY_FIRST', 'THEIR_FIRST', 'ANSWERERS',
-           'IN_THE_WORLD', 'NEW', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'Classifier', 'Tagger', 'Encoder',
-           'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows', 'accuracy',
-           'finetune', 'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences', 'who_smiles', 'outlook',
-           'facts_of', 'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood', 'noised', 'best_noised',
-           'Asked', 'askable', 'words_for', 'answer_forecast', 'best_answers', 'as_text', 'goes_on', 'reread',
-           'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score', 'dreamer_tags', 'who_dreams', 'best_dreamers',
-           'read_twice', 'TwoSided', 'two_sided', 'summary_pair', 'translation_pair', 'has_rival', 'sort_of',
-           'question_pair', 'retold', 'one_change', 'other', 'repair_pair', 'simpler_pair', 'mine', 'voice_pair',
-           'pairs_of', 'plain_words', 'exact_match', 'f_score', 'token_f1', 'rouge', 'rouge_words', 'longest_common',
-           'bleu', 'language_of', 'Listener', 'what_is_told', 'same_told', 'third_person', 'text_scores', 'nearest',
-           'words_in', 'most_frequent', 'form_of', 'bag_of_words', 'word_by_word', 'first_sentence', 'copied',
-           'text_baselines', 'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend', 'read_lists', 'things_of',
-           'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum', 'first_alarm', 'follow', 'begun_anew',
-           'log_probs_of', 'likeliest', 'choices_for', 'with_shots', 'in_own_words', 'between', 'Rehearsing',
-           'rehearse', 'changed', 'rename', 'insert', 'misspell', 'split_examples', 'examples_of', 'assess', 'tune',
-           'search', 'check_known', 'inputs_of', 'input_in']
+           'IN_THE_WORLD', 'NEW', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'mood_rows', 'Classifier', 'Tagger',
+           'Encoder', 'word_pieces', 'gap', 'is_han', 'RowBatches', 'pad_rows', 'Examples', 'answers_at', 'split_rows',
+           'accuracy', 'finetune', 'predict', 'as_example', 'label_rows', 'written_for', 'first_sentences',
+           'who_smiles', 'outlook', 'facts_of', 'cases', 'begun_so', 'mood_forecast', 'Best', 'best_of', 'best_mood',
+           'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast', 'best_answers', 'as_text',
+           'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score', 'dreamer_tags', 'who_dreams',
+           'best_dreamers', 'read_twice', 'TwoSided', 'two_sided', 'summary_pair', 'translation_pair', 'has_rival',
+           'sort_of', 'question_pair', 'retold', 'one_change', 'other', 'repair_pair', 'simpler_pair', 'mine',
+           'voice_pair', 'pairs_of', 'plain_words', 'exact_match', 'f_score', 'token_f1', 'rouge', 'rouge_words',
+           'longest_common', 'bleu', 'language_of', 'Listener', 'what_is_told', 'same_told', 'third_person',
+           'text_scores', 'nearest', 'words_in', 'most_frequent', 'form_of', 'bag_of_words', 'word_by_word',
+           'first_sentence', 'copied', 'text_baselines', 'Tastes', 'hit_rate', 'ndcg', 'next_rows', 'recommend',
+           'read_lists', 'things_of', 'cut_at_name', 'mood_of', 'temperature', 'evidence', 'cusum', 'first_alarm',
+           'follow', 'begun_anew', 'log_probs_of', 'likeliest', 'choices_for', 'with_shots', 'in_own_words', 'between',
+           'Rehearsing', 'rehearse', 'changed', 'rename', 'insert', 'misspell', 'split_examples', 'examples_of',
+           'assess', 'tune', 'search', 'check_known', 'inputs_of', 'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import torch
@@ -40,12 +40,27 @@ from typing import Literal
 import numpy as np
 
 from .checkpoint import (MODELS, check_dtype, check_labels, config_for_others, content_of,
-                               find_folder, kind_of, load_model, load_tokenizer, local_folder, save_model)
+                               find_folder, kind_of, load_model, load_tokenizer, local_folder,
+                               save_model)
 from .data import check_sizes, content_hash, shuffled_documents
 from .model import GPT, GPTConfig, pick_device
 from .sampling import generate
+from .tales import Tales
 from .tokenizer import Tokenizer
 from .training import Run, TrainConfig, train
+
+# %% ../nbs/15_finetuning.ipynb #15-c04
+def mood_rows(
+    seeds: Iterable[int],
+    lang: str = "en",
+) -> list[dict[str, str]]:   # one a seed: its text and its label, happy or sad
+    "Stories of level 2, each read up to the name of the one who is content, with their mood."
+    rows, world = [], Tales(lang, level=2)
+    for seed in seeds:
+        story = world.sample(seed)
+        end = [end for start, end, kind in story.spans if kind == "PERSON"][-1]
+        rows.append(dict(text=story.text[:end], label=story.mood))
+    return rows
 
 # %% ../nbs/15_finetuning.ipynb #15-c02
 class Classifier(nn.Module):
@@ -316,7 +331,7 @@ def finetune(
     *,
     learn: Literal["all", "head"] | int = "all",   # or so many of the last blocks
     epochs: float | None = None,     # how often each example is read; None: many where they are few
-    lr: float | None = None,         # the rate at its peak; None: one that suits small bodies
+    lr: float | None = None,         # AdamW's, for all weights; None: Muon and rates that suit
     batch_size: int = 16,
     val: float | list = 0.1,         # share of them to validate on, or others for that
     seed: int = 0,
@@ -339,7 +354,8 @@ def finetune(
     model = prepared(gpt, task, labels, pad, max(len(x) for part in rows for x, y in part))
     examples = Examples(task, *rows, labels, pad, tok.end_id, tok.vocab_size)
     learn_only(model, learn)
-    config = settings_for(examples, epochs, lr, batch_size, seed, settings)
+    rates = usual_rates(model, learn, lr)
+    config = settings_for(examples, epochs, rates, batch_size, seed, settings)
     noted = (options or {}) | dict(task=task, learn=learn, examples=len(train_part))
     return train(model, examples, config, tok, out, resume, show=show, options=noted, watch=watch)
 
@@ -403,26 +419,29 @@ def learn_only(model: nn.Module, learn: str | int) -> None:
     for part in (head, *last, *([model.model.norm] if blocks else [])): part.requires_grad_(True)
 
 
-def usual_rate(model: nn.Module) -> float:
-    "The rate that suits what is trained; adapters, where there are some, say theirs."
+def usual_rates(model: nn.Module, learn: str | int, lr: float | None) -> dict:
+    "The optimizer and the rates that suit what is trained; adapters, if any, say theirs."
     said = [module.lr for module in model.modules() if hasattr(module, "lr")]
-    return max(said, default=DEFAULTS["lr"])
+    if lr is None and said: lr = max(said)
+    if lr is None and learn == "head": lr = 0.03
+    if lr is not None: return dict(optimizer="adamw", lr=lr)
+    rate = 0.01 * min(1, (128 / model.config.d_model) ** 2)   # large bodies want small steps
+    return dict(optimizer="muon", lr=rate, muon_lr=rate)
 
 
-def settings_for(examples: Examples, epochs: float | None, lr: float, batch_size: int,
+def settings_for(examples: Examples, epochs: float | None, rates: dict, batch_size: int,
                  seed: int, settings: dict) -> TrainConfig:
     "How to train: read few examples often, and look once an epoch."
     n = len(examples.train)
     if epochs is None: epochs = min(EPOCHS, max(1, READ / n))
     an_epoch = max(1, math.ceil(n / batch_size))
     steps = max(1, math.ceil(epochs * n / batch_size))
-    usual = DEFAULTS | dict(steps=steps, lr=lr, batch_size=batch_size, seed=seed,
-                             eval_every=an_epoch)
-    return TrainConfig(**usual | settings)
+    usual = dict(steps=steps, batch_size=batch_size, seed=seed, eval_every=an_epoch, warmup=10,
+                 compile=False)   # to compile takes longer than to train on a few examples
+    return TrainConfig(**usual | rates | settings)
 
 
 EPOCHS, READ = 16, 4096   # at most so often; examples read in all, where there are many
-DEFAULTS = dict(optimizer="adamw", lr=3e-3, warmup=10, decay=0.7, compile=False)
 
 # %% ../nbs/15_finetuning.ipynb #15-c29
 def predict(

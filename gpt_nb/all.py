@@ -14,5 +14,6 @@ from gpt_nb.evaluation import *
 from gpt_nb.emergence import *
 from gpt_nb.pretrained import *
 from gpt_nb.finetuning import *
+from gpt_nb.tasks import *
 from gpt_nb.adapters import *
 from gpt_nb.cli import *

@@ -563,3 +563,11 @@ def test_a_validation_set_may_hold_one_label(small):
     model, tok, rows = small
     run, table = tune(model, rows, "classify", tok, trials=1, val=[rows[0]], epochs=1)
     assert len(table) == 1 and run.options["examples"] == len(rows)
+
+
+def test_parts_of_speech_are_scored_by_accuracy(small):
+    model, tok, _ = small
+    rows = [dict(words=[dish, "was", "cold"], tags=["NOUN", "VERB", "ADJ"])
+            for dish in "soup rice fish bread cake tea".split()]
+    run = finetune(model, rows, "tag", tok, epochs=60, val=0.3, show=False)
+    assert run.score == 1 and assess(run, rows)["accuracy"] == 1

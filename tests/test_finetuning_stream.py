@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_nb.finetuning import (Classifier, RowBatches, Rehearsing, Tastes, between, changed, cusum,
-                               cut_at_name, evidence, finetune, first_alarm, follow, hit_rate,
-                               mood_of, ndcg, next_rows, read_lists, recommend, rehearse,
-                               temperature)
+from gpt_nb.finetuning import Classifier, RowBatches, finetune
+from gpt_nb.tasks import (Rehearsing, Tastes, between, changed, cusum, cut_at_name, evidence,
+                          first_alarm, follow, hit_rate, mood_of, ndcg, next_rows, read_lists,
+                          recommend, rehearse, temperature)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import KIND, Tales
 from gpt_nb.tokenizer import BPETokenizer

@@ -9,10 +9,9 @@ import torch
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.evaluation import score
-from gpt_nb.finetuning import (TEXT_TASKS, bag_of_words, bleu, choices_for, exact_match,
-                               in_own_words, log_probs_of, most_frequent, one_change, pairs_of,
-                               rouge, same_told, text_baselines, text_scores, third_person,
-                               token_f1, what_is_told)
+from gpt_nb.tasks import (TEXT_TASKS, bag_of_words, bleu, choices_for, exact_match, in_own_words,
+                          log_probs_of, most_frequent, one_change, pairs_of, rouge, same_told,
+                          text_baselines, text_scores, third_person, token_f1, what_is_told)
 from gpt_nb.model import GPT
 from gpt_nb.tales import Tales
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gpt_nb.adapters import (adapter_names, add_adalora, add_ia3, add_lora, add_prefix, add_prompt,
-                             load_adapter, merge, save_adapter, set_adapter, unmerge)
+from gpt_nb.adapters import (AdaLoRA, adapter_names, add_adalora, add_bottleneck, add_ia3,
+                             add_lora, add_prefix, add_prompt, load_adapter, merge, ranks,
+                             save_adapter, set_adapter, unmerge)
 from gpt_nb.finetuning import Classifier, Tagger
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import generate
@@ -191,9 +192,8 @@ def test_we_open_what_peft_wrote(kind, arch, tmp_path):
     assert apart(model, mine) < TINY
     set_adapter(mine, None)
     assert (logits(mine) == logits(body)).all()          # to the bit
-    kept = mine.state_dict()
-    for name, w in before.items():
-        assert any((w == other).all() for key, other in kept.items() if w.shape == other.shape), name
+    kept = {name.replace(".layer.", "."): w for name, w in mine.state_dict().items()}
+    assert all((kept[name] == w).all() for name, w in before.items())
     assert apart(model.merge_and_unload(), body) > 0.01  # theirs merged is what we opened
     set_adapter(mine, "default")
     assert apart(model.merge_and_unload(), mine) < TINY
@@ -229,19 +229,23 @@ def test_what_begins_by_changing_the_body_is_read_as_peft_reads_it_or_refused(ho
 # ---- ours, opened by peft
 
 OURS = {
-    "lora": lambda m: add_lora(m, 4, 16), "alpha / rank": lambda m: add_lora(m, 4, 16, rslora=False),
+    "lora": lambda m: add_lora(m, 4, 16),
+    "alpha / rank": lambda m: add_lora(m, 4, 16, rslora=False),
     "one name": lambda m: add_lora(m, 3, 7.5, targets="v_proj"),
     "two names": lambda m: add_lora(m, 2, 8, targets=["q_proj", "down_proj"], rslora=False),
     "ends": lambda m: add_lora(m, 2, 8, targets=["mlp.down_proj", "self_attn.o_proj"]),
     "dropout": lambda m: add_lora(m, 2, 8, dropout=0.5),
     "ia3": add_ia3, "ia3 all": lambda m: add_ia3(m, targets="all"),
-    "adalora": lambda m: add_adalora(m, 3, 10)}
+    "adalora": lambda m: add_adalora(m, 3)}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("kind", OURS)
 def test_peft_opens_what_we_wrote(kind, arch, tmp_path):
     mine = stir(OURS[kind](ours(arch)))
+    if (kind, arch) == ("adalora", "gpt2"):              # q, k and v would need one Q
+        with pytest.raises(ValueError, match="merge"): save_adapter(mine, tmp_path / "mine")
+        return
     save_adapter(mine, tmp_path / "mine")
     model = opened_by_peft(arch, tmp_path, tmp_path / "mine")
     assert apart(mine, ours(arch)) > 0.01
@@ -252,17 +256,21 @@ def test_peft_opens_what_we_wrote(kind, arch, tmp_path):
     assert apart(model.merge_and_unload(), mine) < TINY
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [arch for arch in ARCHS if arch != "gpt2"])
 def test_peft_opens_an_adalora_whose_ranks_have_moved(arch, tmp_path):
-    mine = add_adalora(ours(arch), rank=2, updates=8).train()
-    opt = torch.optim.Adam([w for w in mine.parameters() if w.requires_grad], 0.05)
-    for _ in range(8):
+    mine = add_adalora(ours(arch), rank=2).train()
+    opt = torch.optim.Adam([w for w in mine.parameters() if w.requires_grad], 0.01)
+    budget = next(m.budget for m in mine.modules() if isinstance(m, AdaLoRA))
+    for step in range(8):
         mine.loss(IDS[:, :-1], IDS[:, 1:]).backward()
+        budget.before_step(step / 7)
         opt.step()
         opt.zero_grad()
+    assert sum(ranks(mine).values()) == 2 * len(ranks(mine)) and len(set(ranks(mine).values())) > 1
     save_adapter(mine.eval(), tmp_path / "mine")
     assert apart(opened_by_peft(arch, tmp_path, tmp_path / "mine"), mine) < TINY
-    assert apart(load_adapter(ours(arch), tmp_path / "mine").eval(), mine) < TINY
+    again = load_adapter(ours(arch), tmp_path / "mine").eval()
+    assert apart(again, mine) < TINY and ranks(again) == ranks(mine)
 
 
 def test_an_adapter_of_one_layer_of_two_is_not_put_beside_both(tmp_path):
@@ -493,7 +501,7 @@ SPOILED = {
     "wrong prefix": (moved("base_model.model.model.", "base_model.model.base_model.model.model."),
                      "layer"),
     "another kind": (moved("lora_A", "hada_w1"), "hada_w1|lora_A"),
-    "flat": (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "shape"),
+    "flat": (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "shape|rank"),
     "not a number": (lambda tensors: {k: w * float("nan") for k, w in tensors.items()},
                      "not finite|nan|NaN|finite"),
     "whole numbers": (lambda tensors: {k: w.to(torch.int8) for k, w in tensors.items()},
@@ -548,7 +556,56 @@ def test_targets_that_match_nothing_are_refused():
         assert not adapter_names(mine)
 
 
+# ---- prompts and prefixes
+
+def prompt(kind, arch):
+    make = peft.PromptTuningConfig if kind == "prompt" else peft.PrefixTuningConfig
+    return make(task_type="CAUSAL_LM", num_virtual_tokens=3)
+
+
+@pytest.mark.parametrize("kind, arch", [("prompt", arch) for arch in ARCHS]
+                         + [("prefix", arch) for arch in ARCHS if arch != "gpt2"])
+def test_prompts_and_prefixes_go_both_ways(kind, arch, tmp_path):
+    model = with_peft(arch, tmp_path, prompt(kind, arch))
+    mine = load_adapter(ours(arch), tmp_path / "adapter").eval()
+    before = logits(ours(arch))
+    assert (logits(mine) - before).abs().max() > 0.01
+    said = logits(model)[:, -IDS.shape[1]:]              # theirs speaks of the prompt too
+    assert (said - logits(mine)).abs().max() < TINY
+    save_adapter(mine, tmp_path / "mine")
+    again = opened_by_peft(arch, tmp_path, tmp_path / "mine")
+    assert (logits(again)[:, -IDS.shape[1]:] - logits(mine)).abs().max() < TINY
+    set_adapter(mine, None)
+    assert (logits(mine) == before).all()
+
+
 @pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_what_we_learned_before_a_text_is_opened_by_peft(add, tmp_path):
+    mine = stir(add(ours("qwen3"), 4))
+    save_adapter(mine, tmp_path / "mine")
+    model = opened_by_peft("qwen3", tmp_path, tmp_path / "mine")
+    assert (logits(model)[:, -IDS.shape[1]:] - logits(mine)).abs().max() < TINY
+
+
+@pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_a_lora_beside_a_prompt_is_written_alone(add, tmp_path):
+    mine = stir(add_lora(add(ours("llama"), name="p"), 4, name="a"))
+    save_adapter(mine, tmp_path / "mine", "a")
+    set_adapter(mine, "a")
+    assert apart(opened_by_peft("llama", tmp_path, tmp_path / "mine"), mine) < TINY
+
+
+@pytest.mark.parametrize("add", [add_bottleneck, add_prefix])
 def test_what_peft_has_no_like_file_for_is_not_written(add, tmp_path):
-    with pytest.raises(ValueError): save_adapter(add(ours("llama")), tmp_path / "mine")
+    with pytest.raises(ValueError): save_adapter(add(ours("gpt2")), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("add", [add_prefix, add_prompt])
+def test_a_prompt_for_another_model_is_refused(add, tmp_path):
+    save_adapter(add(ours("llama")), tmp_path / "mine")
+    other = GPT(GPTConfig("llama", 40, 32, 3, 2, 24))
+    with pytest.raises(ValueError, match="shape"): load_adapter(other, tmp_path / "mine")
+    with pytest.raises(ValueError, match="Classifier"):
+        load_adapter(ours("llama", "SEQ_CLS"), tmp_path / "mine")
+    assert not adapter_names(other)

@@ -1,17 +1,12 @@
 """Regenerate the measurements that take longer than a notebook may:
-`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text, stream.
-`python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, finetuning, adapters.
-`python tools/results.py ladder emergence code block choices text prompts`
-(none named: all).
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text,
-stream, finetuning, tags, adapters.
+prompts, stream, tags, finetuning, adapters.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
 saved state in runs/results; take the file away to measure anew."""
 import copy
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 import time
@@ -36,11 +31,10 @@ from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import (Examples, Tastes, TEXT_TASKS, changed, choices_for, cut_at_name,
-                               finetune, hit_rate, in_own_words, likeliest, mood_of, ndcg,
-                               next_rows, pairs_of, predict, recommend, rehearse, text_scores,
-                               with_shots)
-from gpt_nb.finetuning import finetune, predict
+from gpt_nb.finetuning import Examples, cut_at_name, finetune, mood_of, predict
+from gpt_nb.tasks import (TEXT_TASKS, Tastes, changed, choices_for, hit_rate,
+                          in_own_words, likeliest, ndcg, next_rows, pairs_of, recommend,
+                          rehearse, text_scores, with_shots)
 from gpt_nb.model import GPT, GPTConfig, flops_per_token
 from gpt_nb.ngram import NGram, bits_per_byte
 from gpt_nb.sampling import generate
@@ -542,12 +536,17 @@ def one_tagger(gpt: GPT, tok, rows: list[dict], test: list[dict], epochs: int, s
     return dict(f1=score.f1, seconds=round(seconds))
 
 
+DREAMERS = (("no mask", 2048, 4), ("no mask", 1024, 3), ("causal", 2048, 4),
+            ("read twice", 2048, 5))   # stories to learn from, epochs
+
+
 def tags() -> None:
     "Names, places, things from few stories; and what a causal mask costs where tags look ahead."
     result, body = so_far("tags") or dict(names=[], dreamers=[]), Run.open("tales-short")
     for seed in SEEDS:
-        for how, n, epochs in (("no mask", 1024, 3), ("causal", 2048, 4), ("read twice", 2048, 5)):
-            if any((row["how"], row["seed"]) == (how, seed) for row in result["dreamers"]): continue
+        for how, n, epochs in DREAMERS:
+            if any((row["how"], row["stories"], row["seed"]) == (how, n, seed)
+                   for row in result["dreamers"]): continue
             row = one_dreamer(body, how, n, epochs, seed)
             result["dreamers"].append(dict(how=how, seed=seed, stories=n, epochs=epochs) | row)
             write("tags", result)
@@ -691,6 +690,6 @@ def prompts() -> None:
 
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
-                text=text, stream=stream, finetuning=finetuning, tags=tags, adapters=adapters,
+                text=text, stream=stream, tags=tags, adapters=adapters,
                 prompts=prompts, finetuning=rows_of_tasks)
     for name in choose(work, "measurement", __doc__): work[name]()

@@ -4,6 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.finetuning import (Best, Tastes, best_mood, best_noised, cut_at_name, dreamer_tags,
-                               entity_f1, finetune, first_sentences, hit_rate, next_rows, noised,
-                               pairs_of, predict, recommend, tags_of, text_baselines, text_scores)
+from gpt_nb.finetuning import (Best, best_mood, best_noised, cut_at_name, dreamer_tags, entity_f1,
+                               finetune, first_sentences, noised, predict, tags_of)
+from gpt_nb.tasks import (Tastes, hit_rate, next_rows, pairs_of, recommend, text_baselines,
+                          text_scores)
 from gpt_nb.model import GPT
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
@@ -27,7 +30,7 @@ WRITTEN = 400      # of tasks whose answer is written, token by token
 TOLD = 7           # sentences of a story that is asked about before it ends
 DRAWN = 5          # times that it is told on
 NOISE = 0.2        # share of labels that are changed
-LEARN = {"head": "head", "last block": 1, "all": "all", "from scratch": "all"}
+LEARN = {"all": "all", "from scratch": "all", "head": "head", "last block": 1}
 
 MUON = dict(optimizer="muon", lr=0.01, muon_lr=0.02)
 ADAMW = dict(optimizer="adamw", lr=1e-3)
@@ -70,22 +73,27 @@ def mood_rows(seeds) -> list[dict]:
 
 
 def half_told(seeds) -> list[dict]:
-    "Stories of which the end is not told yet, how they end, and how they go on to whoever smiles."
+    "Stories of which the end is not told yet, and how they end."
     stories = map(Tales(level=2).sample, seeds)
-    return [dict(text=first_sentences(story, TOLD), label=story.mood, told=row["text"])
-            for story, row in zip(stories, mood_rows(seeds))]
+    return [dict(text=first_sentences(story, TOLD), label=story.mood) for story in stories]
 
 
-def told_on(run: Run, rows: list[dict]) -> list[str]:
-    "How each story will end: the house model tells it on, and a classifier reads what it tells."
+@lru_cache(1)
+def told_on(n: int) -> list[list[str]]:
+    "The first n stories of the test as the house model goes on with them, up to whoever smiles."
     model, tok = body_for("tales-en"), load_tokenizer("tales-en")
-    happy = np.zeros(len(rows))
+    begun = [row["text"] for row in half_told(range(TEST, TEST + n))]
+    result = []
     for draw in range(DRAWN):
-        texts = [row["text"] for row in rows]
-        more = generate(model, texts, 60, tok=tok, seed=draw)
-        whole = [text + said for text, said in zip(texts, more)]
-        texts = [cut_at_name(text) or text for text in whole]
-        happy += predict(run, texts, proba=True)[:, run.model.labels.index("happy")].numpy()
+        whole = [a + b for a, b in zip(begun, generate(model, begun, 50, tok=tok, seed=draw))]
+        result.append([cut_at_name(text) or text for text in whole])
+    return result
+
+
+def forecasts(run: Run, n: int) -> list[str]:
+    "How each story will end: most of the ways in which it may go on, read by a classifier."
+    happy, at = np.zeros(n), run.model.labels.index("happy")
+    for texts in told_on(n): happy += predict(run, texts, proba=True)[:, at].numpy()
     return ["happy" if share > DRAWN / 2 else "sad" for share in happy]
 
 
@@ -219,7 +227,6 @@ def bytes_to_train(run: Run) -> int:
 
 def answers(task: Task, run: Run, rows: list[dict]) -> list:
     "What a fine-tuned model says, in the form that the task's score reads."
-    if task.name == "how will it end?": return told_on(run, rows)
     if task.name == "what next?": return recommend(run, [row["words"] for row in rows])
     if task.kind == "tag": return predict(run, [row["words"] for row in rows])
     return predict(run, [row["text"] for row in rows])
@@ -242,13 +249,29 @@ def seeds_of(seed: int, n: int) -> range:
     return range(TRAIN + 100_000 * seed, TRAIN + 100_000 * seed + n)
 
 
+@lru_cache(4)
+def mood_run(learn: str, seed: int, n: int, epochs: int) -> tuple[Run, float]:
+    "A classifier of moods: three of the rows ask it, and the curve of labels."
+    task = TASKS[0]
+    return fit(task, task.rows(seeds_of(seed, n)), learn, seed, epochs=epochs)
+
+
+def times_read(learn: str, n: int) -> int:
+    "How often n moods are read. Random weights and a lone head need more."
+    if learn == "head": return HEAD["epochs"]
+    return READ[n] * (2 if learn == "from scratch" and n < LABELS[-1] else 1)
+
+
 def one_row(task: Task, learn: str, seed: int) -> dict:
     "One way to learn one task: its score, and what it costs."
     rows, test = task.rows(seeds_of(seed, EXAMPLES)), task.rows(range(TEST, TEST + task.tested))
-    if "told" in rows[0]: rows = [dict(row, text=row["told"]) for row in rows]
-    run, seconds = fit(task, rows, learn, seed)
+    if task.name in ("mood", "how will it end?"):
+        run, seconds = mood_run(learn, seed, EXAMPLES, times_read(learn, EXAMPLES))
+    else: run, seconds = fit(task, rows, learn, seed)
+    tells = task.name == "how will it end?" and learn != "from scratch"
+    said = forecasts(run, len(test)) if tells else answers(task, run, test)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    return dict(score=task.score(test, answers(task, run, test)), trained=trained, seconds=seconds,
+    return dict(score=task.score(test, said), trained=trained, seconds=seconds,
                 bytes=bytes_to_train(run))
 
 
@@ -273,11 +296,10 @@ def one_size(body: str, n: int, seed: int) -> dict:
     "Mood from n labels chosen at random."
     task = TASKS[0]
     test = task.rows(range(TEST, TEST + TESTED))
-    rows = task.rows(seeds_of(seed, n))
-    if body == "bag of words": said, seconds = bag_of_words(rows, test)[body], 0.0
+    if body == "bag of words":
+        said, seconds = bag_of_words(task.rows(seeds_of(seed, n)), test)[body], 0.0
     else:
-        twice = body == "from scratch" and n < LABELS[-1]   # it needs more
-        run, seconds = fit(task, rows, body, seed, epochs=READ[n] * (2 if twice else 1))
+        run, seconds = mood_run(body, seed, n, times_read(body, n))
         said = answers(task, run, test)
     return dict(score=right(test, said), seconds=seconds)
 
@@ -304,19 +326,23 @@ def by_uncertainty(seed: int) -> dict:
 
 
 def plan() -> Iterator[dict]:
-    "All that is measured, in such an order that what is told first is there first."
+    "All that is measured; first one seed of each. Heads that write, and many labels: one seed."
     bodies = ("bag of words", "all", "from scratch")
+    written = [task.name for task in TASKS if task.kind == "generate"]
     def rows(seed: int, *ways: str):
-        return [dict(task=task.name, learn=way, seed=seed) for task in TASKS for way in ways]
+        return [dict(task=task.name, learn=way, seed=seed) for way in ways for task in TASKS]
     def sizes(seed: int, counts):
         return [dict(body=body, n=n, seed=seed) for n in counts for body in bodies]
-    yield from sizes(0, LABELS[:3]) + rows(0, "all", "from scratch")
+    def quick(jobs: list[dict]): return [job for job in jobs if job["task"] not in written]
+    def slow(jobs: list[dict]): return [job for job in jobs if job["task"] in written]
+    yield from quick(rows(0, *LEARN)) + sizes(0, LABELS[:3])
     yield dict(chosen="by uncertainty", seed=0)
-    yield from sizes(0, LABELS[3:-1]) + rows(0, "head", "last block")
-    for seed in (1, 2): yield from rows(seed, "all", "from scratch") + sizes(seed, LABELS[:-2])
+    by_task = sorted(slow(rows(0, "all", "from scratch")), key=itemgetter("task"))
+    yield from by_task + sizes(0, LABELS[3:-1]) + slow(rows(0, "head", "last block"))
+    for seed in (1, 2): yield from quick(rows(seed, *LEARN)) + sizes(seed, LABELS[:-2])
+    for seed in (1, 2): yield from slow(rows(seed, "all", "from scratch"))
     for seed in (1, 2): yield dict(chosen="by uncertainty", seed=seed)
     yield from sizes(0, LABELS[-1:])
-    for seed in (1, 2): yield from rows(seed, "head", "last block") + sizes(seed, LABELS[-2:-1])
 
 
 def measured(job: dict) -> dict:

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'save_tokenizer', 'check_spec',
-           'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder',
-           'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'made_plain', 'write_sorted', 'save_tokenizer',
+           'check_spec', 'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer',
+           'local_folder', 'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import copy
@@ -515,16 +515,6 @@ def save_model(model: nn.Module, folder: Path) -> None:
     write_sorted(folder / "generation_config.json", {"_from_model_config": True} | used)
 
 # %% ../nbs/07_checkpoint.ipynb #07-s105
-def made_plain(module: nn.Module) -> nn.Module:
-    "The same without what stands beside its layers: these say themselves what is `plain`."
-    if hasattr(module, "plain"): return made_plain(module.plain())
-    parts = {name: made_plain(part) for name, part in module.named_children()}
-    if all(parts[name] is part for name, part in module.named_children()): return module
-    module = copy.copy(module)
-    module._modules = module._modules | parts
-    return module
-
-
 def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
     "Raise where the model has other tensors than its config describes."
     plain = hub_state(empty_model(type(model), model.config, head_fields(model)))
@@ -533,6 +523,16 @@ def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
     if odd:
         raise ValueError(f"not the plain {model.config.arch} model that its config describes, "
                          f"merge or remove first: {list_some(odd)}")
+
+# %% ../nbs/07_checkpoint.ipynb #07-s107
+def made_plain(module: nn.Module) -> nn.Module:
+    "The same without what stands beside its layers: these say themselves what is `plain`."
+    if hasattr(module, "plain"): return made_plain(module.plain())
+    parts = {name: made_plain(part) for name, part in module.named_children()}
+    if all(parts[name] is part for name, part in module.named_children()): return module
+    module = copy.copy(module)
+    module._modules = module._modules | parts
+    return module
 
 # %% ../nbs/07_checkpoint.ipynb #07-s011
 def write_sorted(path: Path, fields: dict[str, object]) -> None:

@@ -1013,7 +1013,7 @@ def tune(
     return search(make, trials, seed, out, resume, first, options, tell)
 
 # %% ../nbs/15_finetuning.ipynb #15-d46
-def ask_rate(trial, n_layer: int) -> float: return trial.suggest_float("lr", 1e-4, 1e-2, log=True)
+def ask_rate(trial, n_layer: int) -> float: return trial.suggest_float("lr", 5e-4, 2e-2, log=True)
 
 
 def ask_epochs(trial, n_layer: int) -> int: return trial.suggest_int("epochs", 2, 16, log=True)
@@ -1026,7 +1026,7 @@ def ask_learn(trial, n_layer: int) -> str | int:
 
 
 SPACE = {"lr": ask_rate, "epochs": ask_epochs, "learn": ask_learn}
-USUAL = {"lr": 3e-3, "epochs": 8, "learn": "all"}   # tried first
+USUAL = {"lr": 5e-3, "epochs": 8, "learn": "all"}   # tried first
 
 # %% ../nbs/15_finetuning.ipynb #15-d42
 def search(

@@ -104,9 +104,9 @@ class GPT(nn.Module):
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         "An empty cache with room for `max_length` tokens (None: the whole context) a row."
         c, w = self.config, self.model.embed_tokens.weight
-        if max_length is None: max_length = c.context
-        max_length += getattr(self.model, "room", 0)   # of what is learned to stand before texts
-        return KVCache(c.n_layer, batch_size, c.n_kv_head, max_length, c.d_head, w.dtype, w.device)
+        room = getattr(self.model, "room", 0)   # for what is learned to stand before texts
+        length = c.context if max_length is None else max_length
+        return KVCache(c.n_layer, batch_size, c.n_kv_head, length + room, c.d_head, w.dtype, w.device)
 
     @property
     def n_params(self) -> int: return sum(p.numel() for p in self.parameters())

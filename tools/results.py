@@ -589,7 +589,7 @@ def told_until_content(world: Tales, seeds: range) -> list[dict]:
 
 def ways() -> dict[tuple, tuple]:
     "(Method, size) -> what is put on a GPT, its rate, what else is learned."
-    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 1e-3, 1),
+    found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 3e-3, 1),
              ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
     for method, add, rate, sizes in [
             ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 0.01, (1, 2, 4)),

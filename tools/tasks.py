@@ -249,7 +249,7 @@ def seeds_of(seed: int, n: int) -> range:
     return range(TRAIN + 100_000 * seed, TRAIN + 100_000 * seed + n)
 
 
-@lru_cache(4)
+@lru_cache(8)
 def mood_run(learn: str, seed: int, n: int, epochs: int) -> tuple[Run, float]:
     "A classifier of moods: three of the rows ask it, and the curve of labels."
     task = TASKS[0]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'Adapter', 'LoRA', 'Switch', 'put', 'Adapted', 'layers_named', 'switch_of', 'adapter_names', 'freeze_body',
-           'beside', 'check_name', 'attach', 'add_lora', 'set_adapter', 'merge', 'unmerge', 'Budget', 'AdaLoRA',
-           'off_right_angles', 'add_adalora', 'ranks', 'Bottleneck', 'IA3', 'add_bottleneck', 'add_ia3', 'Prefixed',
-           'without', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'save_adapter', 'load_adapter']
+           'beside', 'check_name', 'attach', 'add_lora', 'set_adapter', 'merge', 'unmerge', 'Budget',
+           'off_right_angles', 'AdaLoRA', 'add_adalora', 'ranks', 'Bottleneck', 'IA3', 'add_bottleneck', 'add_ia3',
+           'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'save_adapter', 'load_adapter']
 
 # %% ../nbs/16_adapters.ipynb #16-002
 import copy
@@ -86,7 +86,7 @@ class Switch:
         for name, rows in rows_of.items():
             if name in adapters: yield rows, adapters[name]
 
-# %% ../nbs/16_adapters.ipynb #16-a04
+# %% ../nbs/16_adapters.ipynb #16-a04a
 def put(whole: Tensor, rows: list | slice, part: Tensor) -> Tensor:
     "`whole` with these rows exchanged."
     if isinstance(rows, slice) or part is whole: return part
@@ -94,7 +94,7 @@ def put(whole: Tensor, rows: list | slice, part: Tensor) -> Tensor:
     whole[rows] = part
     return whole
 
-
+# %% ../nbs/16_adapters.ipynb #16-a04
 class Adapted(nn.Module):
     "A linear layer with adapters beside it."
     def __init__(self, layer: nn.Linear, switch: Switch):
@@ -224,7 +224,7 @@ def set_adapter(
                          f"{', '.join(adapter_names(model)) or 'none'}")
     switch_of(model).on = tuple(on) if rows is None else rows
 
-
+# %% ../nbs/16_adapters.ipynb #16-a08b
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
     "Write the adapters that are on into the weights: as fast as without them."
@@ -267,6 +267,11 @@ class Budget(nn.Module):
         best[scores.topk(self.allowed(used)).indices] = True
         for m, mask in zip(self.members, best.split([len(m.E) for m in self.members])):
             m.mask.copy_(m.mask & mask)
+
+# %% ../nbs/16_adapters.ipynb #16-a11a
+def off_right_angles(rows: Tensor) -> Tensor:   # (r, n) -> (r, r)
+    "How far rows are from length 1 and from right angles to each other: zero where they are not."
+    return rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
 
 # %% ../nbs/16_adapters.ipynb #16-a11
 class AdaLoRA(Adapter):
@@ -311,11 +316,6 @@ class AdaLoRA(Adapter):
         P, E, Q = (mean * spread for mean, spread in map(self.averages, "PEQ"))
         scores = E + P.mean(0) + Q.mean(1)                         # equation 7
         return scores.masked_fill(~self.mask, -1.0)                # what was dropped stays dropped
-
-
-def off_right_angles(rows: Tensor) -> Tensor:   # (r, n) -> (r, r)
-    "How far rows are from length 1 and from right angles to each other: zero where they are not."
-    return rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)
 
 # %% ../nbs/16_adapters.ipynb #16-a12
 def add_adalora(
@@ -398,6 +398,21 @@ def add_ia3(
     def make(layer, n_in, n_out): return IA3(n_in, n_out, layer in inputs)
     return attach(model, targets, name, make)
 
+# %% ../nbs/16_adapters.ipynb #16-a20a
+def names_on(module: nn.Module) -> list[str]:
+    "Which of the prefixes or prompts of this module are on."
+    names = [name for name in module.switch.on if name in module.adapters]
+    if not names or isinstance(module.switch.on, tuple): return names
+    raise ValueError(f"{names[0]} is a prefix or prompt, which is for all rows of a batch: "
+                     "switch it on by name, without rows=")
+
+
+def without(module: nn.Module, inner: nn.Module) -> nn.Module:
+    "What is inside, where no learned tokens of this module are on."
+    if not names_on(module): return inner
+    raise ValueError("a prefix or prompt is no change of weights, so no plain model does the same: "
+                     "train without out=, then save_adapter(run.model, folder)")
+
 # %% ../nbs/16_adapters.ipynb #16-a20
 class Prefixed(nn.Module):
     "Attention that also sees keys and values which are learned (Li and Liang 2021, 4.2)."
@@ -408,7 +423,7 @@ class Prefixed(nn.Module):
         self.attention, self.adapters, self.switch = attention, nn.ParameterDict(), switch
 
     def forward(self, x: Tensor, rotation=None, mask=None, cache=None, layer: int = 0) -> Tensor:
-        names = [name for name in self.switch.on if name in self.adapters]
+        names = names_on(self)
         if not names: return self.attention(x, rotation, mask, cache, layer)
         query, key, value = self.attention.heads(x, rotation)
         if cache is not None: key, value = cache.append(layer, key, value)
@@ -421,14 +436,7 @@ class Prefixed(nn.Module):
 
     def plain(self) -> Attention: return without(self, self.attention)
 
-
-def without(module: nn.Module, inner: nn.Module) -> nn.Module:
-    "What is inside, where no learned tokens of this module are on."
-    if not any(name in module.adapters for name in module.switch.on): return inner
-    raise ValueError("a prefix or prompt is no change of weights, so no plain model does the same: "
-                     "train without out=, then save_adapter(run.model, folder)")
-
-
+# %% ../nbs/16_adapters.ipynb #16-a20b
 def add_prefix(
     model: nn.Module,
     length: int = 8,        # P, learned keys and values in each layer
@@ -447,7 +455,7 @@ def add_prefix(
     switch.on = (name,)
     return model
 
-# %% ../nbs/16_adapters.ipynb #16-a21
+# %% ../nbs/16_adapters.ipynb #16-a21a
 class PromptTable(nn.Module):
     "A table of embeddings; where vectors are set, they stand in for the first ids."
     def __init__(self, table: nn.Embedding):
@@ -464,7 +472,7 @@ class PromptTable(nn.Module):
         first = self.vectors.expand(len(ids), -1, -1)                # (B, P, D)
         return torch.cat([first, self.table(ids[:, first.shape[1]:])], 1)
 
-
+# %% ../nbs/16_adapters.ipynb #16-a21
 class Prompted(nn.Module):
     "A body that reads learned vectors before each text (Lester et al. 2021)."
     lr = 0.1
@@ -493,7 +501,7 @@ class Prompted(nn.Module):
     def plain(self) -> Transformer: return without(self, self.body)
 
     def forward(self, ids: Tensor, cache=None, pad=None) -> Tensor:  # (B, T) -> (B, T, D)
-        found = [self.adapters[name] for name in self.switch.on if name in self.adapters]
+        found = [self.adapters[name] for name in names_on(self)]
         if not found or (cache is not None and cache.length): return self.body(ids, cache, pad)
         if pad is not None and pad.any():
             raise ValueError("texts of unequal length with a prompt: write for one at a time")

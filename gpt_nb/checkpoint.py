@@ -7,7 +7,6 @@ __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to
            'local_folder', 'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
-import copy
 import json
 import math
 import os
@@ -525,12 +524,15 @@ def check_plain(model: nn.Module, state: dict[str, Tensor]) -> None:
                          f"merge or remove first: {list_some(odd)}")
 
 # %% ../nbs/07_checkpoint.ipynb #07-s107
+from copy import copy
+
+
 def made_plain(module: nn.Module) -> nn.Module:
     "The same without what stands beside its layers: these say themselves what is `plain`."
     if hasattr(module, "plain"): return made_plain(module.plain())
     parts = {name: made_plain(part) for name, part in module.named_children()}
     if all(parts[name] is part for name, part in module.named_children()): return module
-    module = copy.copy(module)
+    module = copy(module)
     module._modules = module._modules | parts
     return module
 

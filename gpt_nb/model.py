@@ -104,9 +104,8 @@ class GPT(nn.Module):
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         "An empty cache with room for `max_length` tokens (None: the whole context) a row."
         c, w = self.config, self.model.embed_tokens.weight
-        room = getattr(self.model, "room", 0)   # for what is learned to stand before texts
-        length = c.context if max_length is None else max_length
-        return KVCache(c.n_layer, batch_size, c.n_kv_head, length + room, c.d_head, w.dtype, w.device)
+        n = (c.context if max_length is None else max_length) + getattr(self.model, "room", 0)
+        return KVCache(c.n_layer, batch_size, c.n_kv_head, n, c.d_head, w.dtype, w.device)
 
     @property
     def n_params(self) -> int: return sum(p.numel() for p in self.parameters())
@@ -127,8 +126,8 @@ class GPT(nn.Module):
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
-
-MODELS["CausalLM"] = GPT
+# %% ../nbs/08_model.ipynb #08-c01
+MODELS["CausalLM"] = GPT   # the class that opens such a folder
 
 # %% ../nbs/08_model.ipynb #08-052
 @torch.no_grad()

@@ -528,8 +528,8 @@ from contextlib import contextmanager, suppress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder, made_plain,
-                               read_json, save_tokenizer)
+from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder,
+                               made_plain, read_json, save_tokenizer)
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115

@@ -231,3 +231,19 @@ def test_any_adapter_of_ones_own():
     class Shift(LoRA): pass
     model = attach(gpt(), ["q_proj"], "own", lambda layer, n_in, n_out: Shift(n_in, n_out, 2))
     assert torch.equal(model(IDS), gpt()(IDS)) and len(ranks(model)) == 2
+
+
+@pytest.mark.parametrize("add", BEFORE)
+def test_learned_tokens_are_for_all_rows(add):
+    model = add(gpt())
+    set_adapter(model, None, rows=["default", None, None])
+    with pytest.raises(ValueError, match="all rows"): model(IDS)
+
+
+@pytest.mark.parametrize("add", ALL)
+def test_an_adapter_that_is_off_does_not_move(add):
+    model = add(shaken(add_lora(gpt(), name="first")), name="second")
+    run = tune(model)
+    trained = dict(run.model.named_parameters())
+    for name, p in model.named_parameters():
+        if ".first." in name: assert torch.equal(p, trained[name]), name

@@ -15,6 +15,8 @@ FILE = ROOT / "nbs" / "results" / "finetuning.json"
 FOUND = json.loads(FILE.read_text("utf-8"))
 BY_TABLE = {"names, places, things"}   # a table of words solves them: chapter 15 says so
 
+BEHIND = {"English to Chinese"}        # loses to random weights at these rates: chapter 15b says so
+
 
 def scores(task: str, learn: str) -> list[float]:
     return [r["score"] for r in FOUND["rows"] if (r["task"], r["learn"]) == (task, learn)]
@@ -54,6 +56,7 @@ def test_counting_does_not_beat_a_ceiling():
 def test_pretrained_beats_scratch(task):
     mine, fresh = np.mean(scores(task, "all")), np.mean(scores(task, "from scratch"))
     if task in BY_TABLE: assert mine >= fresh - 0.005
+    elif task in BEHIND: assert mine < fresh   # once it does not, the text has to change
     else: assert mine > fresh
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gpt_nb.finetuning import Classifier, RowBatches, finetune
-from gpt_nb.tasks import (Rehearsing, Tastes, between, changed, cusum, cut_at_name, evidence,
-                          first_alarm, follow, hit_rate, mood_of, ndcg, next_rows, read_lists,
+from gpt_nb.finetuning import Classifier, RowBatches, cut_at_name, finetune, mood_of
+from gpt_nb.tasks import (Rehearsing, Tastes, between, changed, cusum, evidence,
+                          first_alarm, follow, hit_rate, ndcg, next_rows, read_lists,
                           recommend, rehearse, temperature)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import KIND, Tales

@@ -579,12 +579,9 @@ MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
 
 
 def told_until_content(world: Tales, seeds: range) -> list[dict]:
-    "Stories up to the name of who is content at the end, and whether the wish was granted."
-    rows = []
-    for story in map(world.sample, seeds):
-        end = story.text.index(" ", story.text.rindex(" only ") + 6)
-        rows.append(dict(text=story.text[:end], label=story.mood))
-    return rows
+    "Stories up to the name of who is content at the end, and their mood."
+    return [dict(text=cut_at_name(story.text), label=story.mood)
+            for story in map(world.sample, seeds)]
 
 
 def ways() -> dict[tuple, tuple]:

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Size', 'Token', 'QKV', 'Family', 'GPTConfig', 'config_to_hub', 'hub_to_config', 'to_stored',
-           'from_stored', 'hub_state', 'load_model', 'save_model', 'made_plain', 'write_sorted', 'save_tokenizer',
-           'check_spec', 'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer',
-           'local_folder', 'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
+           'from_stored', 'hub_state', 'load_model', 'save_model', 'write_sorted', 'save_tokenizer', 'check_spec',
+           'read_cutter', 'read_split', 'open_bpe', 'open_spec', 'open_words', 'load_tokenizer', 'local_folder',
+           'read_json', 'find_folder', 'find_files', 'pickled_weights', 'weight_files']
 
 # %% ../nbs/07_checkpoint.ipynb #07-140
 import json
@@ -36,7 +36,6 @@ class Family:
     "How one family differs from the others: what it computes, and what its files look like."
     architecture: str               # the class that `transformers` opens it with
     names: dict[str, str]           # field of GPTConfig -> key in config.json; without a key, fixed
-    # what it computes
     norm: type[nn.Module] = RMSNorm
     mlp: type[nn.Module] = SwiGLU   # the feed-forward, with its activation
     rotary: bool = True             # positions turn queries and keys; else each has its vector
@@ -399,7 +398,8 @@ def from_stored(
     f: Family,
 ) -> Iterator[tuple[str, Tensor]]:
     "One tensor of a file as ours: the way back."
-    for ours, theirs in (*f.renamed, ("score.", f"{f.tag_head}.")): name = name.replace(theirs, ours)
+    names = *f.renamed, ("score.", f"{f.tag_head}.")
+    for ours, theirs in names: name = name.replace(theirs, ours)
     if f.side_by_side and "_proj.weight" in name: w = w.t()
     if not f.side_by_side or ".q_proj." not in name: yield name, w
     else: yield from ((name.replace("q_proj", p), part) for p, part in zip(QKV, w.chunk(3)))
@@ -566,11 +566,15 @@ def head_fields(model: nn.Module) -> dict[str, object]:
                 label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
 
 
+# left out by `transformers` where labels have no names of their own
+TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
 def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
     "The labels in a config.json, in the order of their numbers."
-    names = fields.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})   # as `transformers` has it
+    names = fields.get("id2label", TWO_LABELS)
     if not isinstance(names, dict):
-        raise ValueError(f"id2label is {names!r:.60}: expected the names of labels by their numbers")
+        raise ValueError("no id2label in it, the names of its labels by their numbers")
     numbers = [str(i) for i in range(len(names))]
     if set(names) != set(numbers):
         raise ValueError(f"id2label does not number its labels 0, 1, 2, ...: {names!r:.100}")

@@ -126,10 +126,10 @@ class GPT(nn.Module):
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
-# %% ../nbs/08_model.ipynb #08-c01
-MODELS["CausalLM"] = GPT   # the class that opens such a folder
-
 # %% ../nbs/08_model.ipynb #08-052
+MODELS["CausalLM"] = GPT   # what a checkpoint without a label is opened as
+
+
 @torch.no_grad()
 def init_weights(
     model: GPT,

@@ -182,7 +182,10 @@ def validation_loss(
 
 
 @torch.no_grad()
-def mean_loss(model: GPT, rows: Iterable[tuple[Tensor, Tensor]]) -> float:
+def mean_loss(
+    model: GPT,
+    rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
+) -> float:                                  # nats a target
     "Mean loss over batches of rows, each target counted once."
     was_training, device = model.training, next(model.parameters()).device
     total = count = 0

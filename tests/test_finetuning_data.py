@@ -451,7 +451,7 @@ def test_equal_seeds_give_equal_searches(small):
     (run, table), (again, same), (_, other) = tried(0), tried(0), tried(1)
     assert table == same and table[1:] != other[1:]
     for name, w in run.model.state_dict().items(): assert w.equal(again.model.state_dict()[name])
-    assert table[0]["lr"] == 0.005 and table[0]["learn"] == "all"   # the usual settings come first
+    assert table[0]["lr"] == 3e-3 and table[0]["learn"] == "all"   # the usual settings come first
     done = [row for row in table if row["state"] == "done"]
     assert run.score == max(row["score"] for row in done)
     assert run.val_loss == min(r["val_loss"] for r in done if r["score"] == run.score)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'SCORES', 'OPEN', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'cut_at_name', 'mood_of', 'mood_rows', 'Classifier',
            'Tagger', 'word_pieces', 'gap', 'is_han', 'Encoder', 'RowBatches', 'pad_rows', 'Examples', 'answers_at',
-           'split_rows', 'accuracy', 'finetune', 'predict', 'as_example', 'label_rows', 'written_for',
+           'split_rows', 'accuracy', 'finetune', 'predict', 'as_example', 'tags_for', 'label_rows', 'written_for',
            'first_sentences', 'who_smiles', 'outlook', 'facts_of', 'cases', 'begun_so', 'mood_forecast', 'Best',
            'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
            'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
@@ -95,7 +95,7 @@ class Classifier(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:              # (B, T) -> (B, n) logits
         places = torch.arange(ids.shape[1], device=ids.device)                # (T,)
         last = (places * (ids != self.pad)).argmax(-1)                        # (B,)
-        return self.score(self.model(ids)[torch.arange(len(ids)), last])
+        return self.score(self.model(ids)[torch.arange(len(ids), device=ids.device), last])
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:   # (B, T), (B, T) -> nats
         "Mean cross-entropy where a label is asked for; a target of -100 is none."
@@ -118,10 +118,10 @@ class Classifier(nn.Module):
         device = pick_device("cpu" if device is None else device)
         return load_model(cls, find_folder(name, **hub), dtype, device)
 
-
-MODELS[Classifier.kind] = Classifier
-
 # %% ../nbs/15_finetuning.ipynb #15-c03
+MODELS[Classifier.kind] = Classifier   # what `Run.open` takes for such a folder
+
+
 def padding_of(c: GPTConfig, pad: int | None) -> int:
     "The token that pads: the one given, or the one that begins or ends texts."
     ends = c.eos_token_id if isinstance(c.eos_token_id, tuple) else (c.eos_token_id,)
@@ -489,7 +489,8 @@ def predict(
         return written_for(model, inputs, tok, batch_size, max_new_tokens)
     task = "classify" if kind_of(model) == "SequenceClassification" else "tag"
     encoder = Encoder(task, tok, model.labels, model.config.context)
-    rows = [encoder(as_example(given, task)) for given in inputs]
+    examples = [as_example(given, task) for given in inputs]
+    rows = [encoder(example) for example in examples]
     encoder.warn()
     results = [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
@@ -498,7 +499,7 @@ def predict(
         for i, said in zip(which, label_rows(model, [rows[i] for i in which], task)):
             results[i] = said
     if proba: return torch.stack(results)
-    if task == "tag": return [[model.labels[i] for i in said] for said in results]
+    if task == "tag": return [tags_for(*pair, model.labels) for pair in zip(examples, results)]
     return [model.labels[int(said.argmax())] for said in results]
 
 # %% ../nbs/15_finetuning.ipynb #15-c291
@@ -508,6 +509,12 @@ def as_example(given: str | list[str] | dict, task: str) -> dict:
     if task == "classify": return dict(text=given)
     if isinstance(given, str): raise TypeError(f"{given!r:.60} is a text: give a list of its words")
     return dict(words=list(given))
+
+
+def tags_for(example: dict, said: list[int], labels: Sequence[str]) -> list[str]:
+    "A tag for each word; words that did not fit into the context mark nothing."
+    unread = len(example["words"]) - len(said)
+    return [labels[i] for i in said] + ["O" if "O" in labels else labels[0]] * unread
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ __all__ = ['Adapter', 'LoRA', 'Switch', 'Adapted', 'layers_named', 'adapter_name
 # %% ../nbs/16_adapters.ipynb #16-002
 import copy
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,7 +182,7 @@ def attach(
     model: nn.Module,               # a GPT, Classifier or Tagger; changed in place
     targets: Sequence[str] | str,
     name: str,
-    make,                           # (name of the layer, n_in, n_out) -> Adapter
+    make: Callable[[str, int, int], Adapter],   # (name of the layer, n_in, n_out)
 ) -> nn.Module:
     "Put an adapter beside each layer that is meant, freeze the rest and switch it on."
     check_name(model, name)

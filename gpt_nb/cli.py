@@ -467,7 +467,7 @@ MaybeModel = Annotated[Optional[str], typer.Argument(
          "of the Hugging Face Hub; with --resume it need not be given", metavar="MODEL")]
 Task = option(str, "classify: a label for each text; tag: one for each word; generate: a text for "
               "each text", COMMON, metavar="NAME")
-Rows14 = option(str, "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file to tag, "
+Table = option(str, "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file to tag, "
                 "or hub:ORG/NAME[:PART]", COMMON, metavar="FILE")
 Held = option(str, "examples to validate on, or the share of --data  [default: 0.1]", COMMON,
               metavar="FILE|X")
@@ -495,28 +495,30 @@ TuneRate = option(float, "the rate at its peak", HOW_IT_LEARNS, "--lr", metavar=
 TuneRows = option(int, "examples of an update  [default: 16]", HOW_IT_LEARNS, "--batch-size", min=1,
                   metavar="N")
 
+
+def given(options: dict) -> dict:
+    "Those that were stated."
+    return {name: value for name, value in options.items() if value is not None}
+
 # %% ../nbs/22_cli.ipynb #22-d113
 @command("finetune")
 def finetune_command(
-    model: MaybeModel = None, task: Task = None, data: Rows14 = None, val: Held = None,
+    model: MaybeModel = None, task: Task = None, data: Table = None, val: Held = None,
     out: Out = None, resume: ResumeIt = False, tune: Tune = None, seed: RunSeed = None,
-    device: Where = None,
-    text: TextColumn = None, label: LabelColumn = None, words: WordsColumn = None,
-    tags: TagsColumn = None, target: TargetColumn = None, question: QuestionColumn = None,
+    device: Where = None, text: TextColumn = None, label: LabelColumn = None,
+    words: WordsColumn = None, tags: TagsColumn = None, target: TargetColumn = None, question: QuestionColumn = None,
     context: ContextColumn = None, encoding: TableEncoding = None,
     learn: Learn = None, epochs: Epochs = None, lr: TuneRate = None, batch_size: TuneRows = None,
 ) -> None:
     "Turn a model to a task, by examples. It leaves a run that gpt-nb predict and eval open."
     columns = dict(text=text, label=label, words=words, tags=tags, target=target,
                    question=question, context=context)
-    columns = {role: name for role, name in columns.items() if name is not None}
     stated = dict(model=model, task=task, data=data, val=val, seed=seed, device=device,
-                  columns=columns or None, encoding=encoding, learn=learn, epochs=epochs, lr=lr,
-                  batch_size=batch_size)
-    stated = {name: value for name, value in stated.items() if value is not None}
-    if resume: options = recall_task(out, stated, tune)
+                  columns=given(columns) or None, encoding=encoding, learn=learn, epochs=epochs,
+                  lr=lr, batch_size=batch_size)
+    if resume: options = recall_task(out, given(stated), tune)
     else:
-        options = task_options(stated)
+        options = task_options(given(stated))
         out = out or default_folder(f"{Path(options['data']).stem}-{options['task']}")
     run, held = finetune_run(options, out, resume, tune)
     report_task(run, held)

@@ -506,8 +506,8 @@ def finetune_command(
     model: MaybeModel = None, task: Task = None, data: Table = None, val: Held = None,
     out: Out = None, resume: ResumeIt = False, tune: Tune = None, seed: RunSeed = None,
     device: Where = None, text: TextColumn = None, label: LabelColumn = None,
-    words: WordsColumn = None, tags: TagsColumn = None, target: TargetColumn = None, question: QuestionColumn = None,
-    context: ContextColumn = None, encoding: TableEncoding = None,
+    words: WordsColumn = None, tags: TagsColumn = None, target: TargetColumn = None,
+    question: QuestionColumn = None, context: ContextColumn = None, encoding: TableEncoding = None,
     learn: Learn = None, epochs: Epochs = None, lr: TuneRate = None, batch_size: TuneRows = None,
 ) -> None:
     "Turn a model to a task, by examples. It leaves a run that gpt-nb predict and eval open."

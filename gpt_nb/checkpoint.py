@@ -291,6 +291,80 @@ WRITING = """bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id
     assistant_confidence_threshold assistant_lookbehind target_lookbehind"""
 PASSED = {key for keys in (RECORDS, TRAINING, TASKS, WRITING) for key in keys.split()}
 
+# %% ../nbs/07_checkpoint.ipynb #07-c03
+NAMES = {"CausalLM": "GPT", "SequenceClassification": "Classifier", "TokenClassification": "Tagger"}
+MODELS: dict[str, type[nn.Module]] = {}   # kind -> its class, which enters itself where it is made
+
+
+def kind_of(model: nn.Module | type[nn.Module]) -> str:
+    "What it is for, in the words of `transformers`."
+    return getattr(model, "kind", "CausalLM")
+
+
+def architecture_of(f: Family, kind: str) -> str:
+    "The class of `transformers` for a kind of model of this family."
+    if kind == "CausalLM": return f.architecture
+    return re.sub("(ForCausalLM|LMHeadModel)$", f"For{kind}", f.architecture)
+
+# %% ../nbs/07_checkpoint.ipynb #07-c06
+def head_fields(model: nn.Module) -> dict[str, object]:
+    "What the config.json of a model with labels says besides."
+    if (kind := kind_of(model)) == "CausalLM": return {}
+    names = {str(i): label for i, label in enumerate(model.labels)}
+    return dict(architectures=[architecture_of(model.config.family, kind)], id2label=names,
+                label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
+
+
+# left out by `transformers` where labels have no names of their own
+TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
+
+
+def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
+    "The labels in a config.json, in the order of their numbers."
+    names = fields.get("id2label", TWO_LABELS)
+    if not isinstance(names, dict):
+        raise ValueError("no id2label in it, the names of its labels by their numbers")
+    numbers = [str(i) for i in range(len(names))]
+    if set(names) != set(numbers):
+        raise ValueError(f"id2label does not number its labels 0, 1, 2, ...: {names!r:.100}")
+    return check_labels([names[i] for i in numbers])
+
+
+def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    "Raise unless these are names, at least two, no two of them alike."
+    labels = tuple(labels)
+    if odd := [label for label in labels if not isinstance(label, str) or not label]:
+        raise ValueError(f"a label is a text, not {odd[0]!r:.60}")
+    doubled = sorted({label for label in labels if labels.count(label) > 1})
+    if doubled: raise ValueError(f"labels stand twice: {list_some(doubled)}")
+    if len(labels) < 2: raise ValueError(f"labels are {labels!r}: at least two are needed")
+    return labels
+
+# %% ../nbs/07_checkpoint.ipynb #07-c07
+def empty_model(cls: type[nn.Module], config: GPTConfig, fields: dict[str, object]) -> nn.Module:
+    "A model of this class on the meta device: shapes and no numbers."
+    with torch.device("meta"):
+        if kind_of(cls) == "CausalLM": return cls(config)
+        return cls(MODELS["CausalLM"](config), read_labels(fields), fields.get("pad_token_id"))
+
+
+def check_kind(fields: dict[str, object], f: Family, kind: str) -> None:
+    "Raise where a config.json names another class than this kind's."
+    given = fields.get("architectures")
+    if given in (None, [], [architecture_of(f, kind)]): return
+    other = [name for k, name in NAMES.items() if given == [architecture_of(f, k)]]
+    how = f": open it with {other[0]}.from_pretrained" if other else ""
+    raise ValueError(f"architectures = {json.dumps(given):.60} is no {NAMES[kind]}{how}")
+
+
+def class_of(folder: Path) -> type[nn.Module]:
+    "The class that opens a checkpoint, by its config.json; it must have been imported."
+    given = read_json(folder / "config.json").get("architectures")
+    kind = next((kind for kind in NAMES if str(given).endswith(f"For{kind}']")), "CausalLM")
+    if kind in MODELS: return MODELS[kind]
+    raise ValueError(f"{folder} holds a {NAMES[kind]}: import gpt_nb.finetuning before, and it "
+                     "opens")
+
 # %% ../nbs/07_checkpoint.ipynb #07-174
 def hub_to_config(
     fields: dict[str, object],   # of a config.json
@@ -541,80 +615,6 @@ def write_sorted(path: Path, fields: dict[str, object]) -> None:
     "JSON as `transformers` writes it: two spaces, keys in order."
     text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
     write_beside(path, lambda part: part.write_text(text))
-
-# %% ../nbs/07_checkpoint.ipynb #07-c03
-NAMES = {"CausalLM": "GPT", "SequenceClassification": "Classifier", "TokenClassification": "Tagger"}
-MODELS: dict[str, type[nn.Module]] = {}   # kind -> its class, which enters itself where it is made
-
-
-def kind_of(model: nn.Module | type[nn.Module]) -> str:
-    "What it is for, in the words of `transformers`."
-    return getattr(model, "kind", "CausalLM")
-
-
-def architecture_of(f: Family, kind: str) -> str:
-    "The class of `transformers` for a kind of model of this family."
-    if kind == "CausalLM": return f.architecture
-    return re.sub("(ForCausalLM|LMHeadModel)$", f"For{kind}", f.architecture)
-
-# %% ../nbs/07_checkpoint.ipynb #07-c06
-def head_fields(model: nn.Module) -> dict[str, object]:
-    "What the config.json of a model with labels says besides."
-    if (kind := kind_of(model)) == "CausalLM": return {}
-    names = {str(i): label for i, label in enumerate(model.labels)}
-    return dict(architectures=[architecture_of(model.config.family, kind)], id2label=names,
-                label2id={label: int(i) for i, label in names.items()}, pad_token_id=model.pad)
-
-
-# left out by `transformers` where labels have no names of their own
-TWO_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}
-
-
-def read_labels(fields: dict[str, object]) -> tuple[str, ...]:
-    "The labels in a config.json, in the order of their numbers."
-    names = fields.get("id2label", TWO_LABELS)
-    if not isinstance(names, dict):
-        raise ValueError("no id2label in it, the names of its labels by their numbers")
-    numbers = [str(i) for i in range(len(names))]
-    if set(names) != set(numbers):
-        raise ValueError(f"id2label does not number its labels 0, 1, 2, ...: {names!r:.100}")
-    return check_labels([names[i] for i in numbers])
-
-
-def check_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    "Raise unless these are names, at least two, no two of them alike."
-    labels = tuple(labels)
-    if odd := [label for label in labels if not isinstance(label, str) or not label]:
-        raise ValueError(f"a label is a text, not {odd[0]!r:.60}")
-    doubled = sorted({label for label in labels if labels.count(label) > 1})
-    if doubled: raise ValueError(f"labels stand twice: {list_some(doubled)}")
-    if len(labels) < 2: raise ValueError(f"labels are {labels!r}: at least two are needed")
-    return labels
-
-# %% ../nbs/07_checkpoint.ipynb #07-c07
-def empty_model(cls: type[nn.Module], config: GPTConfig, fields: dict[str, object]) -> nn.Module:
-    "A model of this class on the meta device: shapes and no numbers."
-    with torch.device("meta"):
-        if kind_of(cls) == "CausalLM": return cls(config)
-        return cls(MODELS["CausalLM"](config), read_labels(fields), fields.get("pad_token_id"))
-
-
-def check_kind(fields: dict[str, object], f: Family, kind: str) -> None:
-    "Raise where a config.json names another class than this kind's."
-    given = fields.get("architectures")
-    if given in (None, [], [architecture_of(f, kind)]): return
-    other = [name for k, name in NAMES.items() if given == [architecture_of(f, k)]]
-    how = f": open it with {other[0]}.from_pretrained" if other else ""
-    raise ValueError(f"architectures = {json.dumps(given):.60} is no {NAMES[kind]}{how}")
-
-
-def class_of(folder: Path) -> type[nn.Module]:
-    "The class that opens a checkpoint, by its config.json; it must have been imported."
-    given = read_json(folder / "config.json").get("architectures")
-    kind = next((kind for kind in NAMES if str(given).endswith(f"For{kind}']")), "CausalLM")
-    if kind in MODELS: return MODELS[kind]
-    raise ValueError(f"{folder} holds a {NAMES[kind]}: import gpt_nb.finetuning before, and it "
-                     "opens")
 
 # %% ../nbs/07_checkpoint.ipynb #07-282
 def begin_texts(spec: dict, begin: int | None) -> dict:     # the content of a tokenizer.json

@@ -455,7 +455,8 @@ def rates_for(model: nn.Module, learn: str | int, lr: float | None) -> dict:
     said = [module.lr for module in model.modules() if hasattr(module, "lr")]
     if said or learn == "head":
         return dict(optimizer="adamw", lr=max(said, default=0.02) if lr is None else lr)
-    if lr is None: lr = 0.005 * min(1.0, 128 / model.config.d_model)   # measured at 96 and 128
+    usual = 0.005 if hasattr(model, "score") else 0.01   # as measured at widths of 96 and 128
+    if lr is None: lr = usual * min(1.0, 128 / model.config.d_model)
     return dict(optimizer="muon", lr=lr, muon_lr=2 * lr)
 
 

@@ -221,6 +221,9 @@ def test_columns(tmp_path):
     assert list(load_texts(tmp_path / "b.csv", column="a")) == ["y"]
 
 
+PACKED = gzip.compress(b"hello", mtime=0)   # without a clock, for it stands in names of tests
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("a.txt", b"", "a.txt: the file is empty"),
     ("a.txt", b" \n\n ", "empty"),
@@ -228,9 +231,9 @@ def test_columns(tmp_path):
     ("a.jsonl", b"", "empty"),
     ("a.txt", "今天天气".encode("gb18030"), "a.txt is not UTF-8 text .byte 0xbd at 0.: "
      "as gb18030 it reads '今天天气'; .* give encoding=\"gb18030\" .--encoding gb18030"),
-    ("a.txt", gzip.compress(b"hello", mtime=0),
+    ("a.txt", PACKED,
      "a.txt is not UTF-8 text .byte 0x8b at 1.: it is packed, unpack it first with gunzip"),
-    ("a.txt.gz", gzip.compress(gzip.compress(b"hello", mtime=0), mtime=0), "it is packed, unpack it first"),
+    ("a.txt.gz", gzip.compress(PACKED, mtime=0), "it is packed, unpack it first"),
     ("a.csv", b"text\n\xff\n", "not UTF-8"),
     ("a.txt.gz", b"no gzip", "a.txt.gz cannot be read"),
     ("a.txt.gz", gzip.compress(b"hello " * 1000, mtime=0)[:30], "a.txt.gz cannot be read"),

@@ -37,13 +37,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../nbs/15_finetuning.ipynb #15-0021
-from .checkpoint import (MODELS, check_dtype, check_labels, config_for_others, content_of,
-                               find_folder, kind_of, load_model, load_tokenizer, local_folder,
-                               save_model)
+from .checkpoint import (MODELS, check_labels, config_for_others, content_of, kind_of,
+                               load_tokenizer, local_folder)
 from .data import (check_sizes, coding_of, content_hash, naming, open_hub, open_text,
                          read_rows, shuffled_documents)
 from .data import kind_of as kind_of_file
-from .model import GPT, GPTConfig, Transformer, pick_device, rotate
+from .model import GPT, GPTConfig, Transformer, rotate
 from .sampling import end_ids, generate
 from .tales import (ASK, RECAPS, STOP, Known, Scene, Slot, Story, Tales, Way, bare,
                           candidates, entry_of, fill, happen, join, newcomer, possible, read,
@@ -102,21 +101,8 @@ class Classifier(nn.Module):
         asked = targets != -100
         return F.cross_entropy(self.score(self.model(ids)[asked]).float(), targets[asked])
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        "Write config.json, with the labels, and model.safetensors as `transformers` does."
-        save_model(self, Path(folder))
-
-    @classmethod
-    def from_pretrained(cls,
-        name: str | Path,                   # a folder, or an id on the Hub
-        dtype: torch.dtype | None = None,   # None: the one it is stored in
-        device: str | None = None,          # None: the CPU
-        **hub,                              # options for the Hub: see `find_folder`
-    ) -> "Classifier":
-        "Open a checkpoint of this kind: ours, or one of `transformers`."
-        check_dtype(dtype)
-        device = pick_device("cpu" if device is None else device)
-        return load_model(cls, find_folder(name, **hub), dtype, device)
+    save_pretrained = GPT.save_pretrained                           # with the labels
+    from_pretrained = classmethod(GPT.from_pretrained.__func__)     # ours, or transformers'
 
 # %% ../nbs/15_finetuning.ipynb #15-c03
 MODELS[Classifier.kind] = Classifier   # what `Run.open` takes for such a folder

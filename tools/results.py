@@ -31,7 +31,7 @@ from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import Examples, cut_at_name, finetune, mood_of, predict
+from gpt_nb.finetuning import Examples, cut_at_name, finetune, mood_of, mood_rows, predict
 from gpt_nb.tasks import (TEXT_TASKS, Tastes, changed, choices_for, hit_rate,
                           in_own_words, likeliest, ndcg, next_rows, pairs_of, recommend,
                           rehearse, text_scores, with_shots)
@@ -365,15 +365,10 @@ HOWS = {   # what is trained, and how: what it forgets against what it learns
 MOODS_TESTED = range(3_000_000, 3_000_400)
 
 
-def mood_rows(seeds, level: int = 2) -> list[dict]:
-    "Stories up to the name of whoever is content, and their moods."
-    stories = [Tales(level=level).sample(seed=s) for s in seeds]
-    return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
-
-
 def moods(n: int, seed: int) -> list[dict]:
     "Stories up to the name of whoever smiles, with their mood; each seed has others."
-    return mood_rows(range(1_000_000 + 10_000 * seed, 1_000_000 + 10_000 * seed + n))
+    first = 1_000_000 + 10_000 * seed
+    return mood_rows(Tales(level=2), range(first, first + n))
 
 
 def log_odds(model, rows: list[dict], tok) -> np.ndarray:
@@ -484,8 +479,9 @@ def stream() -> None:
     result = so_far("stream") or dict(tastes=[], moods=[], augmented=[])
     folder, world = ROOT / "gpt_nb" / "models", Tales(level=2)
     short, en = Run.open(folder / "tales-short"), Run.open(folder / "tales-en")
-    gpt, tok, told = en.model.float(), en.tok, mood_rows(MOODS_TESTED)
-    tests = changed(told) | {"longer stories": mood_rows(MOODS_TESTED[:200], level=3)}
+    gpt, tok, told = en.model.float(), en.tok, mood_rows(Tales(level=2), MOODS_TESTED)
+    tests = changed(told) | {
+        "longer stories": mood_rows(Tales(level=3), MOODS_TESTED[:200])}
     texts = [[*tok.encode(text), tok.end_id] for text in world.texts(150, seed=4_000_000)]
     ids = np.concatenate([[tok.end_id], *texts])
     result["sad"] = [int(row["label"] == "sad") for row in told]
@@ -582,12 +578,6 @@ LABELS = 64   # stories to learn from: enough for a body that was trained, few f
 MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
 
 
-def told_until_content(world: Tales, seeds: range) -> list[dict]:
-    "Stories up to the name of who is content at the end, and their mood."
-    return [dict(text=cut_at_name(story.text), label=story.mood)
-            for story in map(world.sample, seeds)]
-
-
 def ways() -> dict[tuple, tuple]:
     "(Method, size) -> what is put on a GPT, its rate, what else is learned."
     found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 3e-3, 1),
@@ -608,12 +598,12 @@ def adapters() -> None:
     "All methods on one body and 64 labels; the singular values of the full update."
     world, tok = Tales(level=2), load_tokenizer("tales-en")
     body = GPT.from_pretrained("tales-en", dtype=torch.float32)
-    test = told_until_content(world, range(3_000_000, 3_000_250))
+    test = mood_rows(world, range(3_000_000, 3_000_250))
     found = so_far("adapters") or dict(labels=LABELS, test=len(test), rows=[])
     have = {(row["method"], row["size"], row["seed"]) for row in found["rows"]}
     for seed in SEEDS:
         first = 1_000_000 + 1000 * seed
-        rows = told_until_content(world, range(first, first + LABELS))
+        rows = mood_rows(world, range(first, first + LABELS))
         for (method, size), (add, rate, learn) in ways().items():
             if (method, size, seed) in have: continue
             torch.manual_seed(seed)

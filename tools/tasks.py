@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.finetuning import (Best, best_mood, best_noised, cut_at_name, dreamer_tags, entity_f1,
-                               finetune, first_sentences, noised, predict, tags_of)
+                               finetune, first_sentences, mood_rows, noised, predict, tags_of)
 from gpt_nb.tasks import (Tastes, hit_rate, next_rows, pairs_of, recommend, text_baselines,
                           text_scores)
 from gpt_nb.model import GPT
@@ -66,10 +66,9 @@ def bag_of_words(rows: list[dict], others: list[dict]) -> dict:
     return {"bag of words": model.predict([row["text"] for row in others]).tolist()}
 
 
-def mood_rows(seeds) -> list[dict]:
-    "Stories up to the name of whoever is content, and their mood."
-    stories = map(Tales(level=2).sample, seeds)
-    return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
+def moods_of(seeds) -> list[dict]:
+    "Moods of stories of level 2."
+    return mood_rows(Tales(level=2), seeds)
 
 
 def half_told(seeds) -> list[dict]:
@@ -99,7 +98,7 @@ def forecasts(run: Run, n: int) -> list[str]:
 
 def noised_rows(seeds) -> list[dict]:
     "Moods, one in five of them changed."
-    rows = mood_rows(seeds)
+    rows = moods_of(seeds)
     changed = noised([row["label"] for row in rows], NOISE, seed=seeds[0])
     return [dict(row, label=label) for row, label in zip(rows, changed)]
 
@@ -188,7 +187,7 @@ MOODS = ADAMW | dict(epochs=4)
 TAGS = MUON | dict(epochs=4)
 TASTES = ADAMW | dict(epochs=12)
 TASKS = (
-    Task("mood", "classify", "tales-en", mood_rows, right, bag_of_words, told_whole, "accuracy",
+    Task("mood", "classify", "tales-en", moods_of, right, bag_of_words, told_whole, "accuracy",
          MOODS, MUON | dict(epochs=8)),
     Task("how will it end?", "classify", "tales-en", half_told, right, bag_of_words,
          lambda rows: best_mood(Tales(level=2), [row["text"] for row in rows]), "accuracy",

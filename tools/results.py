@@ -447,14 +447,14 @@ def one_augmented(gpt: GPT, tok, labels: int, seed: int, written: list[str],
     truth = [mood_of(text) for text in texts]
     agreed = [r for r, ok, mood in zip(guessed, whole, truth) if ok and mood == r["label"]]
     n, whole_share = len(agreed), float(np.mean(whole))
-    more = {f"{labels} labels": [], "+ written, not checked": guessed[:n], "+ written, checked": agreed,
-            "+ as many real ones": moods(labels + n, seed)[labels:]}
+    more = {f"{labels} labels": [], "+ written, not checked": guessed[:n],
+            "+ written, checked": agreed, "+ as many real ones": moods(labels + n, seed)[labels:]}
     result = []
     for arm, rows in more.items():
         run = first if not rows else finetune(gpt, real + rows, "classify", tok, **spec)
         wrong = sum(r["label"] != mood_of(r["text"]) for r in rows) / max(1, len(rows))
-        result.append(dict(name=arm, labels=labels, seed=seed, added=len(rows), wrong=wrong, whole=whole_share,
-                           accuracy=right(log_odds(run.model, test, tok), test)))
+        result.append(dict(name=arm, labels=labels, seed=seed, added=len(rows), wrong=wrong,
+                           whole=whole_share, accuracy=right(log_odds(run.model, test, tok), test)))
     return result
 
 
@@ -500,8 +500,8 @@ def stream() -> None:
                 lambda body, seed: one_taste(short.model.float(), short.tok, body, seed))
         add_new(result, "moods", seed, HOWS,
                 lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
-        for labels in (64, 24):
-            if any((r["labels"], r["seed"]) == (labels, seed) for r in result["augmented"]): continue
+        have = {(row["labels"], row["seed"]) for row in result["augmented"]}
+        for labels in {64, 24} - {n for n, done in have if done == seed}:
             written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
             result["augmented"] += one_augmented(gpt, tok, labels, seed, written, told)
             write("stream", result)

@@ -186,6 +186,7 @@ def taste_best(rows: list[dict]) -> Best:
 
 TEXT = dict(optimizer="muon", batch_size=8, decay=0.5, epochs=16)
 RATES = (0.005, 0.005), (0.005, 0.01), (0.01, 0.01), (0.01, 0.04)   # of embeddings, of matrices
+RATES = {"all": (*RATES, (0.005, 0.04)), "from scratch": (*RATES, (0.0025, 0.005))}
 MOODS = ADAMW | dict(epochs=4)
 TAGS = MUON | dict(epochs=4)
 TASTES = ADAMW | dict(epochs=12)
@@ -356,8 +357,8 @@ def plan() -> Iterator[dict]:
     def quick(jobs: list[dict]): return [job for job in jobs if job["task"] not in written]
     def slow(jobs: list[dict]): return [job for job in jobs if job["task"] in written]
     yield from quick(rows(0, *LEARN)) + sizes(0, LABELS[:3])
-    for task, learn, (lr, muon_lr) in product(written, ("all", "from scratch"), RATES):
-        yield dict(task=task, learn=learn, lr=lr, muon_lr=muon_lr)
+    for task, learn in product(written, RATES):
+        for lr, muon_lr in RATES[learn]: yield dict(task=task, learn=learn, lr=lr, muon_lr=muon_lr)
     yield dict(chosen="by uncertainty", seed=0)
     for seed in (1, 2): yield from quick(rows(seed, *LEARN)) + sizes(seed, LABELS[:3])
     for seed in (0, 1, 2):

@@ -55,25 +55,25 @@ def cut_at_name(
     text: str,   # a story of level 2 or 3, in English
 ) -> str:
     "The story up to the name of the one who is content; the empty text where nobody is."
-    start = text.rfind(" only ") + len(" only ")
-    end = text.find(" ", start)
-    return text[:end] if start >= len(" only ") and end > 0 else ""
+    before, only, after = text.rpartition(" only ")
+    name, space, _ = after.partition(" ")
+    return before + only + name if only and space else ""
 
 
 def mood_of(
     text: str,   # a story, whole or cut at the name
 ) -> str:
-    "Its mood as the world has it: happy if who smiles is the one it began with."
-    named = [word.strip(",.") for word in text.split(" named ")[1:2] for word in word.split()[:1]]
-    smiles = cut_at_name(text + " ").split()[-1:]
-    return "happy" if named and named == smiles else "sad"
+    "Its mood as the world has it: happy if who is content is the one it began with."
+    first = re.search(r" named ([^\s,.]+)", text)
+    content = cut_at_name(text + " ").rpartition(" ")[2]
+    return "happy" if first and first[1] == content else "sad"
 
 # %% ../nbs/15_finetuning.ipynb #15-c43
 def mood_rows(
     world: Tales,           # level 2 or 3, in English
     seeds: Iterable[int],   # one story each
 ) -> list[dict]:
-    "Stories up to the name of the one who smiles, as `text`, and their mood, as `label`."
+    "Stories up to the name of the one who is content, as `text`, and their mood, as `label`."
     if world.level == 1 or world.lang != "en":
         raise ValueError(f"these are no stories of {world!r}: give level 2 or 3, in English")
     stories = [world.sample(seed=seed) for seed in seeds]
@@ -220,8 +220,14 @@ class Encoder:
 # %% ../nbs/15_finetuning.ipynb #15-c23
 class RowBatches:
     "Batches of rows of unequal length, a pure function of (seed, step): `x, y = batches[step]`."
-    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int, rank: int = 0,
-                 world: int = 1):
+    def __init__(self,
+        rows: list[Row],
+        batch_size: int,
+        seed: int,
+        pad: int,         # the token behind short rows
+        rank: int = 0,    # which process this is, where several share a batch
+        world: int = 1,   # how many they are
+    ):
         check_sizes(batch_size, 1, rank, world)
         self.rows, self.batch_size, self.seed, self.pad = rows, batch_size, seed, pad
         self.rank, self.world, self.kept = rank, world, {}
@@ -232,7 +238,8 @@ class RowBatches:
         if epoch not in self.kept:
             rng = np.random.default_rng([self.seed, epoch])
             fresh = shuffled_documents(self.lengths, self.batch_size, rng, epoch)
-            self.kept = {e: old for e, old in self.kept.items() if e == epoch - 1} | {epoch: fresh}
+            for old in self.kept.keys() - {epoch - 1}: del self.kept[old]
+            self.kept[epoch] = fresh   # a batch may begin in the epoch before
         return self.kept[epoch]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:   # x (B, T), y (B, T)
@@ -278,7 +285,7 @@ class Examples:
         "Rows to validate on, short ones first, about `most` tokens of them; None: there are none."
         rows = sorted(self.val, key=lambda row: len(row[0]))
         tokens = sum(len(x) for x, y in rows)
-        if most is not None and tokens > most: rows = rows[::-(-tokens // most)]
+        if most is not None and tokens > most: rows = rows[::math.ceil(tokens / most)]
         starts = range(0, len(rows), batch_size)
         return (pad_rows(rows[i:i + batch_size], self.pad) for i in starts) if rows else None
 
@@ -441,7 +448,7 @@ def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.M
     if kind_of(gpt) != "CausalLM":
         raise TypeError(f"model is a {type(gpt).__name__}: give the GPT it was made from")
     gpt = copy.deepcopy(gpt)
-    if isinstance(gpt.model, TwoSided): gpt.model.see(task, pad)
+    if hasattr(gpt.model, "see"): gpt.model.see(task, pad)   # a `TwoSided` body
     if longest > gpt.config.context:
         gpt.config = gpt.model.config = replace(gpt.config, context=longest)
     if task == "generate": return gpt

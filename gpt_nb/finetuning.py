@@ -189,11 +189,7 @@ class Encoder:
 
     def warn(self) -> None:
         "Say how many examples were too long."
-        if not self.cut: return
-        lost = "words at the end are" if self.task == "tag" else "words at the beginning are"
-        many = "1 example is" if len(self.cut) == 1 else f"{len(self.cut):,} examples are"
-        warnings.warn(f"{many} longer than {self.context} tokens: {lost} not read "
-                      f"(first: {self.cut[0]})")
+        if self.cut: warn_of_cut(self.cut, self.context, self.task)
 
     def classify(self, example: dict) -> Row:
         "One target, the label, at the last token."
@@ -220,14 +216,8 @@ class Encoder:
 # %% ../nbs/15_finetuning.ipynb #15-c23
 class RowBatches:
     "Batches of rows of unequal length, a pure function of (seed, step): `x, y = batches[step]`."
-    def __init__(self,
-        rows: list[Row],
-        batch_size: int,
-        seed: int,
-        pad: int,         # the token behind short rows
-        rank: int = 0,    # which process this is, where several share a batch
-        world: int = 1,   # how many they are
-    ):
+    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int,
+                 rank: int = 0, world: int = 1):   # this process, and how many share a batch
         check_sizes(batch_size, 1, rank, world)
         self.rows, self.batch_size, self.seed, self.pad = rows, batch_size, seed, pad
         self.rank, self.world, self.kept = rank, world, {}
@@ -397,6 +387,29 @@ def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Mo
     return model, tok
 
 
+def pad_of(tok: Tokenizer) -> int:
+    "The token that pads, as the tokenizer's files say it."
+    pad = tok.token_to_id(content_of(config_for_others(tok).get("pad_token")) or "")
+    return tok.end_id if pad is None else pad
+
+
+def parts_of(examples: list[dict], val: float | list, task: str, seed: int) -> tuple[list, list]:
+    "What to train on and what to validate on."
+    if isinstance(val, (int, float)):
+        return split_examples(examples, val, seed) if val else (examples, [])
+    test = examples_of(val, task, test=True)
+    if task != "generate": check_known(test, labels_of(examples, task))
+    return examples, test
+
+
+def labels_of(examples: list[dict], task: str) -> tuple[str, ...]:
+    "All labels that occur, in order; numbers by their size."
+    if task == "generate": return ()
+    key = "label" if task == "classify" else "tags"
+    found = {label for e in examples for label in ([e[key]] if task == "classify" else e[key])}
+    return check_labels(sorted(found, key=lambda name: (name.zfill(9) if name.isdigit() else name)))
+
+# %% ../nbs/15_finetuning.ipynb #15-c271
 def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
     "Raise where something else was given than a list, or asked for than this model has."
     if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
@@ -420,27 +433,11 @@ def asked_of(rows: list[Row]) -> list[Row]:
     raise ValueError("no example is left: the first word of each is longer than the context")
 
 
-def pad_of(tok: Tokenizer) -> int:
-    "The token that pads, as the tokenizer's files say it."
-    pad = tok.token_to_id(content_of(config_for_others(tok).get("pad_token")) or "")
-    return tok.end_id if pad is None else pad
-
-
-def parts_of(examples: list[dict], val: float | list, task: str, seed: int) -> tuple[list, list]:
-    "What to train on and what to validate on."
-    if isinstance(val, (int, float)):
-        return split_examples(examples, val, seed) if val else (examples, [])
-    test = examples_of(val, task, test=True)
-    if task != "generate": check_known(test, labels_of(examples, task))
-    return examples, test
-
-
-def labels_of(examples: list[dict], task: str) -> tuple[str, ...]:
-    "All labels that occur, in order; numbers by their size."
-    if task == "generate": return ()
-    key = "label" if task == "classify" else "tags"
-    found = {label for e in examples for label in ([e[key]] if task == "classify" else e[key])}
-    return check_labels(sorted(found, key=lambda name: (name.zfill(9) if name.isdigit() else name)))
+def warn_of_cut(cut: list[str], context: int, task: str) -> None:
+    "Say how many examples were too long, and where the first stands."
+    lost = "words at the end are" if task == "tag" else "words at the beginning are"
+    many = "1 example is" if len(cut) == 1 else f"{len(cut):,} examples are"
+    warnings.warn(f"{many} longer than {context} tokens: {lost} not read (first: {cut[0]})")
 
 # %% ../nbs/15_finetuning.ipynb #15-c28
 def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.Module:
@@ -484,7 +481,7 @@ def rates_for(model: nn.Module, learn: str | int, lr: float | None) -> dict:
     if lr is None: lr = usual * min(1.0, 128 / model.config.d_model)
     return dict(optimizer="muon", lr=lr, muon_lr=2 * lr)
 
-
+# %% ../nbs/15_finetuning.ipynb #15-c281
 def settings_for(examples: Examples, epochs: float | None, rates: dict, batch_size: int,
                  seed: int, settings: dict) -> TrainConfig:
     "How to train: read few examples often, and look once an epoch."

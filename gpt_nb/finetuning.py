@@ -55,25 +55,27 @@ def cut_at_name(
     text: str,   # a story of level 2 or 3, in English
 ) -> str:
     "The story up to the name of the one who is content; the empty text where nobody is."
-    start = text.rfind(" only ") + len(" only ")
-    end = text.find(" ", start)
-    return text[:end] if start >= len(" only ") and end > 0 else ""
+    before, only, after = text.rpartition(" only ")
+    name, space, _ = after.partition(" ")
+    return before + only + name if only and space else ""
 
 
 def mood_of(
     text: str,   # a story, whole or cut at the name
 ) -> str:
-    "Its mood as the world has it: happy if who smiles is the one it began with."
-    named = [word.strip(",.") for word in text.split(" named ")[1:2] for word in word.split()[:1]]
-    smiles = cut_at_name(text + " ").split()[-1:]
-    return "happy" if named and named == smiles else "sad"
+    "Its mood as the world has it: happy if who is content is the one it began with."
+    first = re.search(r" named ([^\s,.]+)", text)
+    content = cut_at_name(text + " ").rpartition(" ")[2]
+    return "happy" if first and first[1] == content else "sad"
 
 # %% ../nbs/15_finetuning.ipynb #15-c43
 def mood_rows(
     world: Tales,           # level 2 or 3, in English
     seeds: Iterable[int],   # one story each
 ) -> list[dict]:
-    "Stories up to the name of the one who smiles, as `text`, and their mood, as `label`."
+    "Stories up to the name of the one who is content, as `text`, and their mood, as `label`."
+    if world.level == 1 or world.lang != "en":
+        raise ValueError(f"these are no stories of {world!r}: give level 2 or 3, in English")
     stories = [world.sample(seed=seed) for seed in seeds]
     return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
 
@@ -162,7 +164,8 @@ def gap(before: str, after: str) -> str:
 
 def is_han(c: str) -> bool:
     "Whether a character, or a mark, belongs to a text without spaces."
-    return "\u2e80" <= c <= "\u9fff" or "\uf900" <= c <= "\ufaff" or "\uff00" <= c <= "\uffef"
+    ranges = (0x2e80, 0x9fff), (0xf900, 0xfaff), (0xff00, 0xffef), (0x20000, 0x3ffff)
+    return any(first <= ord(c) <= last for first, last in ranges)
 
 # %% ../nbs/15_finetuning.ipynb #15-c21
 class Encoder:
@@ -175,19 +178,18 @@ class Encoder:
     def __call__(self, example: dict) -> Row:
         "The row of an example; of one without an answer, nothing is asked."
         encode = {"classify": self.classify, "tag": self.tag, "generate": self.generate}
-        x, y = encode[self.task](example)
+        where = example.get("where", f"{example.get('text', example)!r:.60}")
+        try: x, y = encode[self.task](example)
+        except ValueError as e: raise ValueError(f"{where}: {e}") from None   # an unknown character
         if len(x) <= self.context: return x, y
-        self.cut.append(example.get("where", f"{example.get('text', example)!r:.60}"))
+        self.cut.append(where)
         if self.task == "tag": return x[:self.context], y[:self.context]
         kept = self.context - 1   # of the end, which is what is asked about
         return x[:1] + x[-kept:], y[:1] + y[-kept:]
 
     def warn(self) -> None:
         "Say how many examples were too long."
-        if not self.cut: return
-        lost = "last words are not read" if self.task == "tag" else "beginnings are not read"
-        warnings.warn(f"{len(self.cut)} examples are longer than {self.context} tokens: their "
-                      f"{lost} (first: {self.cut[0]})")
+        if self.cut: warn_of_cut(self.cut, self.context, self.task)
 
     def classify(self, example: dict) -> Row:
         "One target, the label, at the last token."
@@ -214,8 +216,8 @@ class Encoder:
 # %% ../nbs/15_finetuning.ipynb #15-c23
 class RowBatches:
     "Batches of rows of unequal length, a pure function of (seed, step): `x, y = batches[step]`."
-    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int, rank: int = 0,
-                 world: int = 1):
+    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int,
+                 rank: int = 0, world: int = 1):   # this process, and how many share a batch
         check_sizes(batch_size, 1, rank, world)
         self.rows, self.batch_size, self.seed, self.pad = rows, batch_size, seed, pad
         self.rank, self.world, self.kept = rank, world, {}
@@ -226,7 +228,8 @@ class RowBatches:
         if epoch not in self.kept:
             rng = np.random.default_rng([self.seed, epoch])
             fresh = shuffled_documents(self.lengths, self.batch_size, rng, epoch)
-            self.kept = {e: old for e, old in self.kept.items() if e == epoch - 1} | {epoch: fresh}
+            for old in self.kept.keys() - {epoch - 1}: del self.kept[old]
+            self.kept[epoch] = fresh   # a batch may begin in the epoch before
         return self.kept[epoch]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:   # x (B, T), y (B, T)
@@ -272,7 +275,7 @@ class Examples:
         "Rows to validate on, short ones first, about `most` tokens of them; None: there are none."
         rows = sorted(self.val, key=lambda row: len(row[0]))
         tokens = sum(len(x) for x, y in rows)
-        if most is not None and tokens > most: rows = rows[::-(-tokens // most)]
+        if most is not None and tokens > most: rows = rows[::math.ceil(tokens / most)]
         starts = range(0, len(rows), batch_size)
         return (pad_rows(rows[i:i + batch_size], self.pad) for i in starts) if rows else None
 
@@ -334,7 +337,8 @@ def finetune(
     task: Literal["classify", "tag", "generate"],
     tok: Tokenizer | None = None,    # None: that of the run or folder
     *,
-    learn: Literal["all", "head"] | int = "all",   # or so many of the last blocks
+    learn: Literal["all", "head"] | int = "all",   # or so many of the last blocks; a head that is
+                                     # tied to the embeddings changes them too
     epochs: float | None = None,     # how often each example is read; None: many where they are few
     lr: float | None = None,         # AdamW's rate; Muon's is twice that. None: see `rates_for`
     batch_size: int = 16,
@@ -354,7 +358,7 @@ def finetune(
     labels = labels_of(train_part + val_part, task)
     limit = gpt.config.context * (4 if gpt.config.family.rotary else 1)
     encoder = Encoder(task, tok, labels, limit)
-    rows = [[encoder(example) for example in part] for part in (train_part, val_part)]
+    rows = [asked_of([encoder(example) for example in part]) for part in (train_part, val_part)]
     encoder.warn()
     model = prepared(gpt, task, labels, pad, max(len(x) for part in rows for x, y in part))
     examples = Examples(task, *rows, labels, pad, tok.end_id, tok.vocab_size)
@@ -375,18 +379,12 @@ def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Mo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: give a Run, a GPT or a folder")
     if tok is None: raise ValueError("no tokenizer: give tok=, the one the model was trained with")
+    if not isinstance(tok, Tokenizer):
+        raise TypeError(f"tok is {type(tok).__name__}: give a Tokenizer, of load_tokenizer")
     if tok.vocab_size > model.config.vocab_size:
         raise ValueError(f"tok has {tok.vocab_size} tokens and the model "
                          f"{model.config.vocab_size}: give the one the model was trained with")
     return model, tok
-
-
-def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
-    "Raise where something else was given than a list, or asked for than this model has."
-    if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}: it should be at least 1")
-    if proba and kind_of(model) != "SequenceClassification":
-        raise ValueError(f"proba=True is for a Classifier, and this is a {type(model).__name__}")
 
 
 def pad_of(tok: Tokenizer) -> int:
@@ -411,12 +409,43 @@ def labels_of(examples: list[dict], task: str) -> tuple[str, ...]:
     found = {label for e in examples for label in ([e[key]] if task == "classify" else e[key])}
     return check_labels(sorted(found, key=lambda name: (name.zfill(9) if name.isdigit() else name)))
 
+# %% ../nbs/15_finetuning.ipynb #15-c271
+def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
+    "Raise where something else was given than a list, or asked for than this model has."
+    if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
+    if not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs is {type(inputs).__name__}: give a list of them")
+    check_batch_size(batch_size)
+    if proba and kind_of(model) != "SequenceClassification":
+        raise ValueError(f"proba=True is for a Classifier, and this is a {type(model).__name__}")
+
+
+def check_batch_size(n: int) -> None:
+    "Raise where so many rows are no batch."
+    if isinstance(n, int) and n >= 1: return
+    raise ValueError(f"batch_size is {n!r}: it should be a whole number, at least 1")
+
+
+def asked_of(rows: list[Row]) -> list[Row]:
+    "The rows that ask something: one word that is longer than the context leaves no target."
+    kept = [(x, y) for x, y in rows if set(y) != {-100}]
+    if kept or not rows: return kept
+    raise ValueError("no example is left: the first word of each is longer than the context")
+
+
+def warn_of_cut(cut: list[str], context: int, task: str) -> None:
+    "Say how many examples were too long, and where the first stands."
+    lost = "words at the end are" if task == "tag" else "words at the beginning are"
+    many = "1 example is" if len(cut) == 1 else f"{len(cut):,} examples are"
+    warnings.warn(f"{many} longer than {context} tokens: {lost} not read (first: {cut[0]})")
+
 # %% ../nbs/15_finetuning.ipynb #15-c28
 def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.Module:
     "A copy with the head for the task; its context grows where rotary positions let it."
     if kind_of(gpt) != "CausalLM":
         raise TypeError(f"model is a {type(gpt).__name__}: give the GPT it was made from")
     gpt = copy.deepcopy(gpt)
+    if hasattr(gpt.model, "see"): gpt.model.see(task, pad)   # a `TwoSided` body
     if longest > gpt.config.context:
         gpt.config = gpt.model.config = replace(gpt.config, context=longest)
     if task == "generate": return gpt
@@ -425,9 +454,11 @@ def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.M
 
 def learn_only(model: nn.Module, learn: str | int) -> None:
     "Freeze all but the head, or all but the head, the last norm and so many of the last blocks."
-    if learn == "all": return
+    if learn == "all":
+        if not own_rates(model): model.requires_grad_(True)   # also what an earlier call froze
+        return
     blocks = 0 if learn == "head" else learn
-    if not isinstance(blocks, int) or not 0 <= blocks <= len(model.model.layers):
+    if type(blocks) is not int or not 0 <= blocks <= len(model.model.layers):
         raise ValueError(f"learn is {learn!r}: expected 'all', 'head' or a number of blocks, at "
                          f"most {len(model.model.layers)}")
     model.requires_grad_(False)
@@ -436,20 +467,28 @@ def learn_only(model: nn.Module, learn: str | int) -> None:
     for part in (head, *last, *([model.model.norm] if blocks else [])): part.requires_grad_(True)
 
 
+def own_rates(model: nn.Module) -> list[float]:
+    "The rates that adapters ask for, where there are some."
+    return [module.lr for module in model.modules() if hasattr(module, "lr")]
+
+
 def rates_for(model: nn.Module, learn: str | int, lr: float | None) -> dict:
     "Rates that suit what is trained; adapters, where there are some, say theirs."
-    said = [module.lr for module in model.modules() if hasattr(module, "lr")]
+    said = own_rates(model)
     if said or learn == "head":
         return dict(optimizer="adamw", lr=max(said, default=0.02) if lr is None else lr)
     usual = 0.005 if hasattr(model, "score") else 0.01   # as measured at widths of 96 and 128
     if lr is None: lr = usual * min(1.0, 128 / model.config.d_model)
     return dict(optimizer="muon", lr=lr, muon_lr=2 * lr)
 
-
+# %% ../nbs/15_finetuning.ipynb #15-c281
 def settings_for(examples: Examples, epochs: float | None, rates: dict, batch_size: int,
                  seed: int, settings: dict) -> TrainConfig:
     "How to train: read few examples often, and look once an epoch."
     n = len(examples.train)
+    check_batch_size(batch_size)
+    if epochs is not None and not (isinstance(epochs, (int, float)) and 0 < epochs < math.inf):
+        raise ValueError(f"epochs is {epochs!r}: expected a number above 0")
     if epochs is None: epochs = min(EPOCHS, max(1, READ / n))
     an_epoch = max(1, math.ceil(n / batch_size))
     steps = max(1, math.ceil(epochs * n / batch_size))
@@ -467,7 +506,7 @@ def predict(
     tok: Tokenizer | None = None,          # None: that of the run or folder
     batch_size: int = 32,
     proba: bool = False,                   # of a Classifier: all probabilities
-    max_new_tokens: int | None = None,     # of a GPT; None: as far as its context goes
+    max_new_tokens: int | None = None,     # of a GPT; None: half its context
 ) -> list | Tensor:                        # labels, lists of tags, or texts; or (N, n)
     "What a fine-tuned model says of each input."
     model, tok = body_of(model, tok)
@@ -476,7 +515,7 @@ def predict(
         return written_for(model, inputs, tok, batch_size, max_new_tokens)
     task = "classify" if kind_of(model) == "SequenceClassification" else "tag"
     encoder = Encoder(task, tok, model.labels, model.config.context)
-    examples = [as_example(given, task) for given in inputs]
+    examples = [as_example(given, task, f"inputs[{i}]") for i, given in enumerate(inputs)]
     rows = [encoder(example) for example in examples]
     encoder.warn()
     results = [None] * len(rows)
@@ -485,17 +524,23 @@ def predict(
         which = order[start:start + batch_size]
         for i, said in zip(which, label_rows(model, [rows[i] for i in which], task)):
             results[i] = said
-    if proba: return torch.stack(results)
+    if proba: return torch.stack(results) if results else torch.zeros(0, len(model.labels))
     if task == "tag": return [tags_for(*pair, model.labels) for pair in zip(examples, results)]
     return [model.labels[int(said.argmax())] for said in results]
 
 # %% ../nbs/15_finetuning.ipynb #15-c291
-def as_example(given: str | list[str] | dict, task: str) -> dict:
-    "An input as an example without an answer."
-    if isinstance(given, dict): return given
-    if task == "classify": return dict(text=given)
-    if isinstance(given, str): raise TypeError(f"{given!r:.60} is a text: give a list of its words")
-    return dict(words=list(given))
+def as_example(given: str | list[str] | dict, task: str, where: str = "an input") -> dict:
+    "An input as an example without an answer; what is none is named with its place."
+    key = "words" if task == "tag" else "text"
+    found = given if isinstance(given, dict) else {key: given}
+    where = found.get("where", where)
+    if key not in found: raise ValueError(f"{where} has no {key!r}: it has {list(found)}")
+    example = {name: found[name] for name in ("text", "words") if name in found}
+    if task != "tag": text_in(found["text"], where)
+    elif isinstance(found["words"], str):
+        raise TypeError(f"{where}: {found['words']!r:.60} is a text: give a list of its words")
+    else: example["words"] = [text_in(word, where) for word in items_of(found["words"], where)]
+    return example | {"where": where}
 
 
 def tags_for(example: dict, said: list[int], labels: Sequence[str]) -> list[str]:
@@ -519,8 +564,8 @@ def written_for(model: GPT, inputs: list[str], tok: Tokenizer, batch_size: int,
                 most: int | None) -> list[str]:
     "The answers that a GPT writes, greedily; of a prompt that is too long, the end is read."
     encoder, room = Encoder("generate", tok, (), model.config.context), most
-    asked = [given["text"] if isinstance(given, dict) else given for given in inputs]
-    prompts = [encoder(dict(text=text))[0] for text in asked]
+    asked = [as_example(given, "generate", f"inputs[{i}]") for i, given in enumerate(inputs)]
+    prompts = [encoder(example)[0] for example in asked]
     encoder.warn()
     if room is None: room = model.config.context // 2
     ends, texts = end_ids(model.config.eos_token_id) + [tok.end_id], []
@@ -611,6 +656,7 @@ class Best(NamedTuple):
 def best_of(right: Sequence[float]) -> Best:   # of each example: the chance that it is right
     "The best score from the chance of each best answer."
     n = len(right)
+    if not n: raise ValueError("no examples: the best score of nothing is not known")
     return Best(sum(right) / n, math.sqrt(sum(q * (1 - q) for q in right)) / n)
 
 
@@ -626,6 +672,7 @@ def noised(
     seed: int = 0,
 ) -> list[str]:
     "Labels of which each is exchanged for the other with a known probability."
+    if not 0 <= rate <= 1: raise ValueError(f"rate is {rate}: expected 0 to 1")
     names, rng = sorted(set(labels)), Random(seed)
     if len(names) != 2: raise ValueError(f"labels are of {len(names)} kinds: expected 2")
     return [names[1 - names.index(x)] if rng.random() < rate else x for x in labels]
@@ -775,9 +822,9 @@ def entity_f1(
 ) -> F1:
     "Precision, recall and F1 over whole entities; 0 where there is nothing to count."
     right = given = wanted = 0
-    for i, (tags, guess) in enumerate(zip(true, predicted, strict=True)):
-        if len(tags) != len(guess):
-            raise ValueError(f"text {i}: {len(tags)} true tags, {len(guess)} predicted")
+    true, predicted = list(true), list(predicted)
+    check_tag_lists(true, predicted)
+    for tags, guess in zip(true, predicted):
         gold, found = entities(tags), entities(guess)
         right, given, wanted = right + len(gold & found), given + len(found), wanted + len(gold)
     precision, recall = right / max(given, 1), right / max(wanted, 1)
@@ -791,6 +838,17 @@ def entity_score(said: list[list[str]], true: list[list[str]]) -> float:
 
 
 SCORES["tag"] = entity_score
+
+# %% ../nbs/15_finetuning.ipynb #15-t651
+def check_tag_lists(true: list, predicted: list) -> None:
+    "Raise where two lists of lists of tags are not alike."
+    if any(isinstance(tags, str) for tags in true + predicted):
+        raise TypeError("these are tags of one text: give a list of texts, each a list of tags")
+    if len(true) != len(predicted):
+        raise ValueError(f"{len(true)} texts with true tags, {len(predicted)} predicted")
+    for i, (tags, guess) in enumerate(zip(true, predicted)):
+        if len(tags) != len(guess):
+            raise ValueError(f"text {i}: {len(tags)} true tags, {len(guess)} predicted")
 
 # %% ../nbs/15_finetuning.ipynb #15-t81
 def dreamer_tags(story: Story) -> tuple[list[str], list[str]]:
@@ -824,28 +882,40 @@ def best_dreamers(world: Tales, stories: Sequence[Story]) -> Best:
 # %% ../nbs/15_finetuning.ipynb #15-t85
 def read_twice(words: Sequence[str], lang: str) -> list[str]:
     "The same words, the whole text before the first: tags then stand in a second reading."
+    if not len(words): return []
     return [join(list(words), lang) + " " + words[0], *words[1:]]
 
 # %% ../nbs/15_finetuning.ipynb #15-t88
 class TwoSided(Transformer):
     "A body without the causal mask: each token sees the whole text, and no padding behind it."
     def forward(self, ids: Tensor, cache: None = None, pad: None = None) -> Tensor:
+        if cache is not None: raise ValueError("without its mask a model cannot write")
         places = torch.arange(ids.shape[1], device=ids.device)               # (T,)
-        last = (places * (ids != self.config.bos_token_id)).argmax(-1)       # (B,)
+        last = (places * (ids != self.pad)).argmax(-1)                       # (B,)
         seen = (places <= last[:, None])[:, None, None]                      # (B, 1, 1, T)
         x = self.embed_tokens(ids)                                           # (B, T, D)
         rotation = rotate(places, self.config, x.dtype)
         for layer in self.layers: x = layer(x, rotation, seen)
         return self.norm(x)
 
+    def see(self, task: str, pad: int) -> None:
+        "What it is trained for, and the token that pads there."
+        if task == "generate": raise ValueError("without its mask a model cannot write: give a GPT")
+        self.pad = pad
 
-def two_sided(gpt: GPT) -> GPT:   # with rotary positions; padded with the token that begins texts
+    def plain(self) -> nn.Module:
+        raise ValueError("a folder does not say that the mask is away, and what opens it would put "
+                         "it back: use the model that finetune gives, without out=")
+
+
+def two_sided(gpt: GPT) -> GPT:   # with rotary positions
     "A copy without the causal mask, to tag with: it cannot write any more."
     if not gpt.config.family.rotary: raise ValueError("two_sided wants rotary positions")
     gpt, body = copy.deepcopy(gpt), TwoSided(gpt.config)
     body.load_state_dict(gpt.model.state_dict())
-    gpt.model = body
+    gpt.model, body.pad = body, padding_of(gpt.config, None)
     return gpt
+
 
 # %% ../nbs/15_finetuning.ipynb #15-d10
 ROLES = {"classify": ("text", "label"), "tag": ("words", "tags"), "generate": ("text", "target")}
@@ -971,7 +1041,7 @@ def assess(
     encoder = Encoder(task, tok, labels, model.config.context)
     rows = [encoder(example) for example in examples]
     encoder.warn()
-    held = Examples(task, [], rows, labels, pad_of(tok), tok.end_id, tok.vocab_size)
+    held = Examples(task, [], asked_of(rows), labels, pad_of(tok), tok.end_id, tok.vocab_size)
     reached = {"examples": len(rows), "loss": mean_loss(model, held.rows(model.config.context, 32))}
     plain = task == "tag" and not any(label.startswith("B-") for label in labels)
     name = "accuracy" if plain else SCORE_NAMES[task]

@@ -525,8 +525,8 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(small, tmp_path
 def test_a_text_that_is_too_long_is_counted_with_its_place(small):
     model, tok, rows = small
     long = [dict(text="The cake was cold. " * 99, label="bad"), *rows]
-    with pytest.warns(UserWarning, match=r"1 examples are longer than 160 tokens: their beginnings "
-                      r"are not read \(first: dataset\[0\]\)"):
+    with pytest.warns(UserWarning, match=r"1 example is longer than 160 tokens: words at the "
+                      r"beginning are not read \(first: dataset\[0\]\)"):
         finetune(model, long, "classify", tok, val=rows, epochs=1, show=False)
 
 

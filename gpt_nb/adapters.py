@@ -711,7 +711,7 @@ def save_adapter(
     folder: str | Path,
     name: str | None = None,   # None: the one that is on
 ) -> None:
-    "Write an adapter, and a classifier's head, as `peft` does; a bottleneck only we can open."
+    "Write an adapter, and a classifier's head, as `peft` does where it has a file for them."
     name, folder = name or only_one(switch_of(model).on), Path(folder)
     if vectors_of(model, name): return save_vectors(model, folder, name)
     held = {at.removesuffix(f".adapters.{name}"): m for at, m in model.named_modules()
@@ -729,12 +729,8 @@ def save_adapter(
     fields = fields_of(held, [named(at) for at in linear_layers(model)])
     fields |= dict(task_type=TASK_TYPES[kind_of(model)], inference_mode=True,
                    fan_in_fan_out=family.side_by_side)
-    if hasattr(model, "score"):
-        head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
-        fields["modules_to_save"] = [head]
-        for key, w in model.score.state_dict().items():
-            tensors[f"base_model.model.{head}.{key}"] = w
-    write_adapter(folder, fields, tensors)
+    if hasattr(model, "score"): fields["modules_to_save"] = [head_name(model)]
+    write_adapter(folder, fields, tensors | head_tensors(model))
 
 # %% ../nbs/16_adapters.ipynb #16-a40
 def write_adapter(folder: Path, fields: dict, tensors: dict[str, Tensor]) -> None:
@@ -749,6 +745,18 @@ def write_adapter(folder: Path, fields: dict, tensors: dict[str, Tensor]) -> Non
 
     write_beside(folder / "adapter_model.safetensors", write)
     write_sorted(config, fields | {"base_model_name_or_path": None})
+
+
+def head_name(model: nn.Module) -> str:
+    "What `transformers` calls the head for labels."
+    return model.config.family.tag_head if kind_of(model) == "TokenClassification" else "score"
+
+
+def head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    "The head for labels as it stands in a file; of a GPT nothing."
+    if not hasattr(model, "score"): return {}
+    start = f"base_model.model.{head_name(model)}"
+    return {f"{start}.{key}": w for key, w in model.score.state_dict().items()}
 
 
 def only_one(names: tuple | list) -> str:
@@ -813,13 +821,12 @@ def sort_tensors(
     family, found = model.config.family, {}
     named = own_name if kind == "BOTTLENECK" else partial(their_name, family=family)
     ours = {named(at): at for at in reversed(linear_layers(model))}
-    head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
     for key, w in tensors.items():
         at, _, part = key.removeprefix("base_model.model.").partition(".")
         while "." in part and not part.startswith(PARTS):
             more, _, part = part.partition(".")
             at = f"{at}.{more}"
-        if at == head and hasattr(model, "score"): at = "score"
+        if at == head_name(model) and hasattr(model, "score"): at = "score"
         elif at in ours: at = ours[at]
         else: raise ValueError(f"the adapter is for a layer {at}, which this {model.config.arch} "
                                "model does not have")
@@ -970,7 +977,8 @@ def check_numbers(fields: dict) -> None:
             raise ValueError(f"{key} is {value!r} in adapter_config.json")
 
 # %% ../nbs/16_adapters.ipynb #16-a38
-VECTORS = "PROMPT_TUNING", "PREFIX_TUNING"
+WITH_HEAD = "_WITH_HEAD"   # before a head for labels: such a file is ours alone
+VECTORS = [kind + end for kind in ("PROMPT_TUNING", "PREFIX_TUNING") for end in ("", WITH_HEAD)]
 
 
 def vectors_of(model: nn.Module, name: str) -> list[Tensor]:
@@ -995,49 +1003,57 @@ def turn_keys(
     return torch.stack([keys, rows[:, 1].float()], 1)
 
 # %% ../nbs/16_adapters.ipynb #16-a44
-def check_no_head(model: nn.Module) -> None:
-    "Raise where a model has a head, of whose prompts peft's file says too little."
-    if kind_of(model) != "CausalLM":
-        raise ValueError(f"prompts and prefixes go to and from files for a GPT, not a "
-                         f"{type(model).__name__}: use LoRA for that")
-
-
 @torch.no_grad()
 def save_vectors(model: nn.Module, folder: Path, name: str) -> None:
-    "Write a prompt or a prefix as `peft` does."
-    check_no_head(model)
-    c, found = model.config, vectors_of(model, name)
-    fields = dict(task_type="CAUSAL_LM", inference_mode=True, num_layers=c.n_layer,
+    "Write a prompt or a prefix as `peft` does; before a head, in a form that only we open."
+    c, found, head = model.config, vectors_of(model, name), head_tensors(model)
+    fields = dict(task_type=TASK_TYPES[kind_of(model)], inference_mode=True, num_layers=c.n_layer,
                   num_transformer_submodules=1)
     if isinstance(model.model, Prompted) and name in model.model.adapters:
-        w, heads, width = found[0], c.n_head, c.d_model
-        fields |= dict(peft_type="PROMPT_TUNING", prompt_tuning_init="RANDOM")
+        w, heads, width, kind = found[0], c.n_head, c.d_model, "PROMPT_TUNING"
+        fields["prompt_tuning_init"] = "RANDOM"
     else:
         rows, heads, width = torch.stack(found), c.n_kv_head, c.n_kv_head * c.d_head
         w = turn_keys(rows, c, rows.shape[3]).permute(3, 0, 1, 2, 4).flatten(1)   # (P, L 2 H K)
-        fields |= dict(peft_type="PREFIX_TUNING", prefix_projection=False)
-    fields |= dict(num_virtual_tokens=len(w), num_attention_heads=heads, token_dim=width)
-    write_adapter(folder, fields, {"prompt_embeddings": w})
+        fields["prefix_projection"], kind = False, "PREFIX_TUNING"
+    fields |= dict(num_virtual_tokens=len(w), num_attention_heads=heads, token_dim=width,
+                   peft_type=kind + WITH_HEAD if head else kind)
+    write_adapter(folder, fields, {"prompt_embeddings": w} | head)
 
 # %% ../nbs/16_adapters.ipynb #16-a45
 @torch.no_grad()
 def load_vectors(model: nn.Module, fields: dict, tensors: dict, name: str) -> nn.Module:
     "Open a prompt or a prefix, ours or peft's."
-    check_no_head(model)
-    c, kind, w = model.config, fields["peft_type"], tensors.get("prompt_embeddings")
-    if w is None or len(tensors) > 1:
-        raise ValueError(f"a {kind} file holds prompt_embeddings alone, not {sorted(tensors)[:3]}")
-    width = c.d_model if kind == "PROMPT_TUNING" else 2 * c.n_layer * c.n_kv_head * c.d_head
-    if w.dim() != 2 or w.shape[1] != width or not len(w):
-        raise ValueError(f"prompt_embeddings has shape {tuple(w.shape)}, the model needs "
-                         f"(P, {width}): this adapter was made for another model")
-    check_floats(w, "prompt_embeddings")
-    if kind == "PROMPT_TUNING":
+    w, head = parts_of_vectors(model, fields["peft_type"], tensors)
+    if fields["peft_type"].startswith("PROMPT"):
         rows = [w]
         add_prompt(model, len(w), name)
     else:
+        c = model.config
         rows = w.view(len(w), c.n_layer, 2, c.n_kv_head, c.d_head).permute(1, 2, 3, 0, 4)
         rows = turn_keys(rows, c, -len(w))
         add_prefix(model, len(w), name)
     for own, row in zip(vectors_of(model, name), rows): own.copy_(row)
+    if head: model.score.load_state_dict(head)
     return model
+
+
+def parts_of_vectors(
+    model: nn.Module, kind: str, tensors: dict[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    "Of a file its prompt_embeddings and its head, if they are for this model."
+    if kind.endswith(WITH_HEAD) != hasattr(model, "score"):
+        raise ValueError(f"a {kind} adapter is not for a {type(model).__name__}: a head for labels "
+                         f"goes with {WITH_HEAD} and with that alone")
+    start = f"base_model.model.{head_name(model)}."
+    head = {key.removeprefix(start): w for key, w in tensors.items() if key.startswith(start)}
+    c, w = model.config, tensors.get("prompt_embeddings")
+    if w is None or len(tensors) > 1 + len(head):
+        raise ValueError(f"a {kind} file holds prompt_embeddings, not {sorted(tensors)[:3]}")
+    wide = c.d_model if kind.startswith("PROMPT") else 2 * c.n_layer * c.n_kv_head * c.d_head
+    if w.dim() != 2 or w.shape[1] != wide or not len(w):
+        raise ValueError(f"prompt_embeddings has shape {tuple(w.shape)}, the model needs "
+                         f"(P, {wide}): this adapter was made for another model")
+    check_floats(w, "prompt_embeddings")
+    if hasattr(model, "score"): check_head(model, head)
+    return w, head

@@ -201,7 +201,7 @@ def test_prompts_leave_the_whole_context_to_a_text():
     with pytest.raises(ValueError, match="context"): model(torch.zeros(1, 22, dtype=torch.long))
 
 
-@pytest.mark.parametrize("add", MERGED)
+@pytest.mark.parametrize("add", ALL)
 def test_files_go_there_and_back(add, tmp_path):
     model = shaken(add(Classifier(gpt(), ["no", "yes"], 0)))
     save_adapter(model, tmp_path)

@@ -632,7 +632,7 @@ def test_a_bottleneck_inside_a_prefix_and_a_prompt(tmp_path):
     (without("down.bias"), "no down.bias"), (moved("bottleneck_up", "bottleneck_side"), "no up"),
     (moved("layers.1.", "layers.9."), "layers.9"), (lambda tensors: {}, "no tensors"),
     (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "dimensions"),
-    (lambda tensors: {k: w[:, :2].contiguous() if w.dim() > 1 else w for k, w in tensors.items()}, "shape"),
+    (lambda tensors: {k: w.repeat(2, *[1] * (w.dim() - 1)) for k, w in tensors.items()}, "shape"),
     (lambda tensors: {k: w * float("inf") for k, w in tensors.items()}, "finite")])
 def test_a_damaged_bottleneck_is_refused(change, words, tmp_path):
     save_adapter(stir(add_bottleneck(ours("llama"))), tmp_path / "mine")
@@ -640,6 +640,30 @@ def test_a_damaged_bottleneck_is_refused(change, words, tmp_path):
     mine = ours("llama")
     with pytest.raises(ValueError, match=words): load_adapter(mine, tmp_path / "mine")
     assert not adapter_names(mine) and apart(mine, ours("llama")) == 0
+
+
+# ---- prompts and prefixes before a head, which only we open
+
+@pytest.mark.parametrize("arch, add", [(arch, add_prompt) for arch in ARCHS]
+                         + [(arch, add_prefix) for arch in ARCHS if arch != "gpt2"])
+@pytest.mark.parametrize("task", HEADS)
+def test_a_prompt_before_a_head_goes_there_and_back(task, arch, add, tmp_path):
+    mine = stir(add(ours(arch, task), 3))
+    save_adapter(mine, tmp_path / "mine")
+    assert apart(mine, ours(arch, task)) > 0.01
+    again = load_adapter(ours(arch, task), tmp_path / "mine", "b").eval()
+    assert apart(again, mine) < TINY and adapter_names(again) == ["b"]
+    other = HEADS["SEQ_CLS" if task == "TOKEN_CLS" else "TOKEN_CLS"]
+    for wrong in (ours(arch), other(GPT(sizes(arch)), ("yes", "no"))):
+        with pytest.raises(ValueError, match="head|score|prompt_embeddings"):
+            load_adapter(wrong, tmp_path / "mine")
+        assert not adapter_names(wrong)
+
+
+def test_peft_does_not_open_a_prompt_before_a_head(tmp_path):
+    save_adapter(add_prompt(ours("llama", "SEQ_CLS")), tmp_path / "mine")
+    with pytest.raises((KeyError, ValueError), match="PROMPT_TUNING_WITH_HEAD"):
+        peft.PeftModel.from_pretrained(theirs("llama", tmp_path, "SEQ_CLS"), tmp_path / "mine")
 
 
 # ---- what would be wrong without a word

@@ -941,7 +941,7 @@ finetune tales-short --task classify --data no.csv              | no file no.csv
 finetune tales-short --task classify --data .                   | is a folder
 finetune tales-short --task classify --data lines.txt           | is no table
 finetune tales-short --task classify --data head.csv            | has no rows
-finetune tales-short --task classify --data one.csv             | have the label 'good'
+finetune tales-short --task classify --data one.csv             | no label but 'good'
 finetune tales-short --task classify --data two.csv             | row 2 (line 3): label '1.0'
 finetune tales-short --task tag --data odd.conll                | line 2: 'Rome' is not a word
 finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tags

@@ -998,7 +998,7 @@ finetune tales-short --task classify --data head.csv            | has no rows
 finetune tales-short --task classify --data one.csv             | no label but 'good'
 finetune tales-short --task classify --data two.csv             | row 2 (line 3): label '1.0'
 finetune tales-short --task tag --data odd.conll                | line 2: 'Rome' is not a word
-finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tags
+finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tag:
 finetune tales-short --task generate --data g.csv               | hold the text
 finetune tales-short --task classify --data g.csv --text-column x   | no column 'x'
 finetune tales-short --task classify --data g.csv --tags-column x   | not 'tags'

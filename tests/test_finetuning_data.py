@@ -111,7 +111,7 @@ def test_columns_beside_each_other():
     assert pairs(quietly(asked, "generate"), "target") == [("Tom",), ("Rome",)]
     with pytest.raises(ValueError, match=r"not equally long: {'text': 2, 'label': 1}"):
         examples_of(dict(text=["a", "b"], label=["x"]), "classify")
-    with pytest.raises(TypeError, match="has parts, .'train', 'test'.: give one, as dataset.'train'"):
+    with pytest.raises(TypeError, match="has parts, .'train', 'test'.: give one, as dataset."):
         examples_of(dict(train=[dict(text="a")], test=[dict(text="b")]), "classify")
     with pytest.raises(TypeError, match=r"dataset\[0\] is int: expected a dict"):
         examples_of(pd.Series([1, 2]), "classify")
@@ -594,8 +594,8 @@ def test_a_text_that_is_too_long_is_counted_with_its_place(small):
 def test_texts_that_are_trained_on_tell_nothing(small):
     model, tok, rows = small
     held = [dict(text="The pie was cold.", label="bad"), *rows[:2]]
-    with pytest.warns(UserWarning, match=r"2 rows have a text to validate on that are trained on as "
-                      r"well \(first: dataset\[1\]\)"):
+    with pytest.warns(UserWarning, match=r"2 rows have a text to validate on that are trained "
+                      r"on as well \(first: dataset\[1\]\)"):
         finetune(model, rows, "classify", tok, val=held, epochs=1, show=False)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_nb.cli import (Budget, choose_depth, choose_tokenizer, measure_text, rows_of_world, run_app,
-                        why_no_race)
+from gpt_nb.cli import (Budget, choose_depth, choose_tokenizer, measure_text, rows_of_world,
+                        run_app, why_no_race)
 
 COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
 

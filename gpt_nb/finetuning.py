@@ -10,16 +10,19 @@ __all__ = ['Row', 'SCORES', 'OPEN', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'c
            'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
            'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
            'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice', 'TwoSided', 'two_sided', 'split_examples',
-           'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of', 'input_in']
+           'examples_of', 'assess', 'tune', 'search', 'check_known', 'note_shared', 'inputs_of', 'note_guess',
+           'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import ast
 import copy
 import json
 import math
+import os
 import random
 import re
 import shutil
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +42,8 @@ from torch import Tensor, nn
 # %% ../nbs/15_finetuning.ipynb #15-0021
 from .checkpoint import (MODELS, check_labels, config_for_others, content_of, kind_of,
                                load_tokenizer, local_folder)
-from .data import (check_sizes, coding_of, content_hash, naming, open_hub, open_text,
-                         read_rows, shuffled_documents)
+from .data import (check_sizes, coding_of, content_hash, find_paths, is_there, naming,
+                         open_hub, open_text, read_rows, shuffled_documents)
 from .data import kind_of as kind_of_file
 from .model import GPT, GPTConfig, Transformer, rotate
 from .sampling import end_ids, generate
@@ -922,8 +925,8 @@ ROLES = {"classify": ("text", "label"), "tag": ("words", "tags"), "generate": ("
 KNOWN = {   # what people call a column; the first that is there is taken
     ("classify", "text"): "text sentence review comment content document message tweet title "
                           "文本 句子 评论 内容 正文 文章 留言 标题",
-    ("classify", "label"): "label_desc label labels class category sentiment intent topic rating "
-                           "stars target 标签 类别 分类 情感 类型 评分",
+    ("classify", "label"): "label_desc label_text label labels class category sentiment intent "
+                           "topic rating stars target 标签 类别 分类 情感 类型 评分",
     ("tag", "words"): "tokens words token word text sentence 词 词语 单词 字 文本 句子",
     ("tag", "tags"): "ner_tags tags tag ner labels label pos_tags pos 标签 标注 实体 词性",
     ("generate", "question"): "question query instruction 问题 提问 指令",
@@ -945,7 +948,8 @@ def text_and_target(row: dict, at: dict[str, str], where: str) -> tuple[object, 
     "What a row asks and what is to be answered."
     target = row.get(at.get("target"))
     several = at.get("target", "").casefold() in ("answers", "answers.text")
-    if several: target = first_answer(target, where)
+    listed = "question" in at and not isinstance(target, str)
+    if several or listed: target = first_answer(target, where)
     if "question" not in at: return row.get(at["text"]), target
     parts = [row.get(at[role]) for role in ("context", "question") if role in at]
     if is_missing(parts[-1]): return None, target   # nothing is asked
@@ -990,8 +994,9 @@ def split_examples(
     parts = Examined(), Examined()
     for example in examples: parts[what_is_read(example) in chosen].append(example)
     if parts[1]: return parts
-    raise ValueError(f"{len(line)} different texts with a label that others have too: with "
-                     f"val={val} none is left to validate on; give more, or a data set as val")
+    raise ValueError(f"{len(line)} different texts can be spared (the only one of its label is "
+                     f"needed to learn from): with val={val} none is left to validate on; give "
+                     "more, or a data set as val")
 
 # %% ../nbs/15_finetuning.ipynb #15-d23
 def what_is_read(example: dict) -> str | tuple[str, ...]:
@@ -1000,7 +1005,8 @@ def what_is_read(example: dict) -> str | tuple[str, ...]:
 
 # %% ../nbs/15_finetuning.ipynb #15-d29
 def examples_of(
-    dataset: str | Path | Iterable[dict],   # a file (csv, tsv, jsonl, json, parquet, CoNLL),
+    dataset: str | Path | Iterable[dict],   # a file (csv, tsv, jsonl, json, parquet, CoNLL), a
+                                            # pattern, several joined by +, a data set on disk,
                                             # "hub:org/name[/config][:part]", a list of dicts, a
                                             # datasets.Dataset or a pandas.DataFrame
     task: str,                              # "classify", "tag" or "generate"
@@ -1280,27 +1286,57 @@ def best_run(study, run: Run | None, out: Path | None) -> Run:
 # %% ../nbs/15_finetuning.ipynb #15-d61
 def rows_of(dataset, task: str, encoding: str | None) -> tuple[str, list[tuple[str, dict]]]:
     "What the data set is called, and its rows, each with its place."
-    if isinstance(dataset, (str, Path)): source, rows = named_rows(str(dataset), task, encoding)
-    elif hasattr(dataset, "features"): source, rows = "dataset", dataset_rows(dataset)
-    else: source, rows = "dataset", listed_rows(dataset)
+    named, source = isinstance(dataset, (str, Path)), "dataset"
+    if named: source, rows = str(dataset), named_rows(str(dataset), task, encoding)
+    elif hasattr(dataset, "features"): rows = dataset_rows(dataset)
+    else: rows = listed_rows(dataset)
     rows = [(where, flat(row, where)) for where, row in rows]
     if rows: return source, rows
     raise ValueError(f"{source} has no rows: it is empty, or its first line, which gives the names "
                      "of the columns, is all there is")
 
 
-def named_rows(name: str, task: str, encoding: str | None) -> tuple[str, Iterable]:
-    "The rows of a file, or of a data set of the Hub."
+def named_rows(name: str, task: str, encoding: str | None) -> Iterable:
+    "The rows of files, or of a data set on disk or of the Hub."
     if name.startswith("hub:"):
         org, _, part = name.removeprefix("hub:").partition(":")
-        return name, dataset_rows(open_hub(org, part or "train"))
-    path = Path(name).expanduser()
-    if path.is_dir(): raise ValueError(f"{name} is a folder: name a file in it")
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {name}")
-    if kind_of_file(name) != "text": return name, read_rows(path, encoding)
-    if task == "tag": return name, conll_rows(str(path), encoding)
-    raise ValueError(f"{name} is no table: expected a file that ends in .csv, .tsv, .jsonl, .json "
-                     "or .parquet, with a name for each column")
+        return dataset_rows(open_hub(org, part or "train"))
+    folder = Path(name).expanduser()
+    if (folder / "dataset_info.json").is_file():   # as `save_to_disk` writes it
+        import datasets
+        return dataset_rows(datasets.Dataset.load_from_disk(str(folder)))
+    return chain.from_iterable(file_rows(path, task, encoding) for path in files_of(name))
+
+
+def file_rows(path: str, task: str, encoding: str | None) -> Iterable:
+    "The rows of a table, or the sentences of a CoNLL file."
+    if kind_of_file(path) != "text": return read_rows(path, encoding)
+    if task == "tag": return conll_rows(path, encoding)
+    raise ValueError(f"{path} is no table: expected a file that ends in .csv, .tsv, .jsonl, .json "
+                     "or .parquet, with a name for each column; of a spreadsheet, save a sheet as "
+                     "CSV UTF-8")
+
+
+# %% ../nbs/15_finetuning.ipynb #15-d61b
+def files_of(name: str) -> list[str]:
+    "The files that a name means: one, those that a pattern finds, or several joined by +."
+    found = []
+    for part in [name] if is_there(name) else name.split("+"):
+        path = Path(part).expanduser()
+        if path.is_dir(): raise ValueError(f"{part} is a folder: name a file in it{one_in(path)}")
+        if not path.is_file(): paths = sorted(filter(os.path.isfile, find_paths(str(path))))
+        else: paths = [str(path)]
+        if not paths: raise FileNotFoundError(f"there is no file {part}")
+        found += paths
+    return found
+
+
+def one_in(folder: Path) -> str:
+    "A table or a saved data set in a folder, as an example."
+    saved = sorted(path.parent for path in folder.glob("*/dataset_info.json"))
+    tables = sorted(path for path in folder.iterdir() if kind_of_file(path.name) != "text")
+    return f", such as {[*saved, *tables][0]}" if saved or tables else ""
+
 
 # %% ../nbs/15_finetuning.ipynb #15-d62
 def dataset_rows(dataset) -> Iterator[tuple[str, dict]]:
@@ -1320,10 +1356,10 @@ def named(value: object, names: list[str]) -> object:
 
 
 def listed_rows(dataset) -> Iterator[tuple[str, dict]]:
-    "The rows of a list of dicts, or of a `pandas.DataFrame`."
-    if hasattr(dataset, "to_dict"): dataset = dataset.to_dict("records")
-    if isinstance(dataset, dict):
-        raise TypeError(f"the data set has parts, {list(dataset)}: give one, as dataset['train']")
+    "The rows of a list of dicts, of a `pandas.DataFrame`, or of a dict of columns."
+    if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
+        dataset = dataset.to_dict("records")
+    if isinstance(dataset, dict): dataset = rows_beside(dataset)
     if not isinstance(dataset, Iterable):
         raise TypeError(f"the data set is {type(dataset).__name__}: expected a path, a list of "
                         "dicts, a datasets.Dataset or a pandas.DataFrame")
@@ -1332,6 +1368,24 @@ def listed_rows(dataset) -> Iterator[tuple[str, dict]]:
             raise TypeError(f"dataset[{i}] is {type(row).__name__}: expected a dict such as "
                             '{"text": "...", "label": "..."}')
         yield row.get("where", f"dataset[{i}]"), row
+
+
+def rows_beside(columns: dict) -> list[dict]:
+    "The rows of columns of equal length, such as a piece of a `datasets.Dataset`."
+    lists = [held for held in columns.values() if isinstance(held, (list, tuple, np.ndarray))]
+    if len(lists) < len(columns) or all(len(held) and isinstance(held[0], dict) for held in lists):
+        raise TypeError(f"the data set has parts, {some_of(columns)}: give one, as "
+                        f"dataset[{next(iter(columns), 'train')!r}]")
+    lengths = {name: len(held) for name, held in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of the data set are not equally long: {lengths}")
+    return [dict(zip(columns, row)) for row in zip(*lists)]
+
+
+def some_of(names: Iterable) -> str:
+    "The first names of what may be many."
+    first = list(names)
+    return f"{first[:9]}{f' and {len(first) - 9:,} more' * (len(first) > 9)}"
 
 # %% ../nbs/15_finetuning.ipynb #15-d63
 def flat(row: dict | Sequence[tuple], where: str) -> dict:
@@ -1357,13 +1411,21 @@ def conll_rows(path: str, encoding: str | None) -> Iterator[tuple[str, dict]]:
     if len(sentences) == 1 and len(sentences[0][1]) > 100:
         raise ValueError(f"{path} is one sentence of {len(sentences[0][1]):,} words: put a blank "
                          "line between two sentences")
+    if numbered: sentences = [(line, whole_words(lines)) for line, lines in sentences]
+    universal = numbered and all(len(each) == 10 for _, lines in sentences for each in lines)
     for line, parts in sentences:
-        words = [each[numbered] for each in parts]
-        yield f"{path}: sentence at line {line}", dict(words=words, tags=[p[-1] for p in parts])
+        words, tags = ([each[i] for each in parts] for i in (numbered, 3 if universal else -1))
+        yield f"{path}: sentence at line {line}", dict(words=words, tags=tags)
+
+
+def whole_words(lines: list[list[str]]) -> list[list[str]]:
+    "Without lines such as 1-2, where two words are written as one, and 2.1, which is not written."
+    return [parts for parts in lines if not re.fullmatch(r"\d+[-.]\d+", parts[0])]
 
 
 def is_numbered(sentences: list[list[list[str]]]) -> bool:
     "Whether the words of each sentence are numbered 1, 2, 3, ... in a column before them."
+    sentences = [whole_words(lines) for lines in sentences]
     if not any(len(parts) > 1 for parts in sentences): return False   # might be words themselves
     return all(len(part) > 2 and part[0] == str(i)
                for parts in sentences for i, part in enumerate(parts, 1))
@@ -1402,7 +1464,7 @@ def columns_of(rows: list, task: str, asked: dict[str, str], source: str,
     for role, name in asked.items():
         if role not in roles: raise ValueError(f"columns: {task} knows {roles}, not {role!r}")
         if name not in names:
-            raise ValueError(f"{source} has no column {name!r}: it has {names}")
+            raise ValueError(f"{source} has no column {name!r}: it has {some_of(names)}")
     at = dict(asked)
     for role in roles:
         free = [name for name in names if name not in at.values()]
@@ -1421,16 +1483,20 @@ def only_needed(at: dict[str, str], task: str, names: list[str], source: str,
     others = [name for name in names if name not in at.values()]
     if len(missing) == len(others) == 1 and len(names) <= 2: at[missing[0]] = others[0]
     elif missing:
-        conll = "; a CoNLL file ends in .conll or .txt" if missing[0] in ("words", "tags") else ""
-        raise ValueError(no_column(missing[0], names, source) + conll)
+        raise ValueError(no_column(missing, names, source))
     if "question" in at: at.pop("text", None)
     return at
 
 
-def no_column(role: str, names: list[str], source: str) -> str:
+def no_column(roles: list[str], names: list[str], source: str) -> str:
     "What to do where no column is known to play a role."
-    return (f"{source} has the columns {names}, and none is known to hold the {role}: name it with "
-            f'columns={{"{role}": ...}} (--{role}-column); the first line gives the names')
+    named = ", ".join(f'"{role}": ...' for role in roles)
+    options = " ".join(f"--{role}-column" for role in roles)
+    if source.endswith(".json"): kind = "a .json file is a list of objects, or one in each line"
+    elif roles[0] in ("words", "tags"): kind = "a CoNLL file ends in .conll or .txt"
+    else: kind = "the first line gives the names"
+    return (f"{source} has the columns {some_of(names)}, and none is known to hold the "
+            f"{' or the '.join(roles)}: name it with columns={{{named}}} ({options}); {kind}")
 
 # %% ../nbs/15_finetuning.ipynb #15-d69
 def is_missing(value: object) -> bool:
@@ -1454,17 +1520,24 @@ def text_in(value: object, where: str = "a row") -> str:
 def first_answer(value: object, where: str) -> object:
     "Of several answers, the first; None where there is none."
     if isinstance(value, str) and value[:1] in "[{": value = unpacked(value, where)
-    if isinstance(value, dict): value = value.get("text")
     if hasattr(value, "tolist"): value = value.tolist()
-    if not isinstance(value, (list, tuple)): return value
-    return value[0] if value else None
+    while isinstance(value, (list, tuple, dict)):
+        pairs = isinstance(value, tuple) and value and isinstance(value[0], tuple)   # of JSON
+        if isinstance(value, dict) or pairs: value = dict(value).get("text")
+        else: value = value[0] if value else None
+    return value
+
+
+def counted(n: int, what: str) -> str:
+    "1 row, 2 rows."
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 # %% ../nbs/15_finetuning.ipynb #15-d70
-def label_name(value: object) -> str:
-    "A label as a name: 1 and 1.0 are '1'."
+def label_name(value: object, where: str = "a row") -> str:
+    "A label as a name on one line: 1 and 1.0 are '1', and an accent is written in one way."
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and value.is_integer(): value = int(value)
-    return str(value).strip()
+    return unicodedata.normalize("NFC", " ".join(text_in(str(value), where).split()))
 
 
 def unpacked(value: str, where: str = "a row") -> object:
@@ -1492,11 +1565,11 @@ def read_labelled(row: dict, at: dict, where: str, notes: "Notes") -> dict | Non
     "A text and its label."
     text, label = row.get(at["text"]), row.get(at["label"])
     if is_missing(text): return notes.add("{} no text and {} left out", where)
-    if is_missing(label) or label == -1: return notes.add("{} no label and {} left out", where)
-    if isinstance(label, (list, tuple, dict)):
+    if is_missing(label): return notes.add("{} no label and {} left out", where)
+    if isinstance(label, (list, tuple, dict, bytes)):
         raise ValueError(f"{where}: {label!r:.60} stands where one label is expected")
     notes.kinds.setdefault(kind_of_label(label), (where, label))
-    return dict(text=text_in(text, where), label=label_name(label))
+    return dict(text=text_in(text, where), label=label_name(label, where))
 
 
 def kind_of_label(label: object) -> str:
@@ -1516,11 +1589,13 @@ def read_tagged(row: dict, at: dict, where: str, notes: "Notes") -> dict | None:
         if len(letters) == len(tags): words = list(letters)
     if not words: return notes.add("{} no words and {} left out", where)
     if len(words) != len(tags):
-        raise ValueError(f"{where}: {len(words)} words and {len(tags)} tags: each word needs one")
+        raise ValueError(f"{where}: {counted(len(words), 'word')} and {counted(len(tags), 'tag')}: "
+                         "each word needs one")
     for word, tag in zip(words, tags):
         if word == "" or is_missing(tag) or word is None or word != word:
             raise ValueError(f"{where}: word {word!r} with tag {tag!r}: one of them is missing")
-    return dict(words=[text_in(word, where) for word in words], tags=[label_name(t) for t in tags])
+    return dict(words=[text_in(word, where) for word in words],
+                tags=[label_name(tag, where) for tag in tags])
 
 # %% ../nbs/15_finetuning.ipynb #15-d71c
 def read_answered(row: dict, at: dict, where: str, notes: "Notes") -> dict | None:
@@ -1600,8 +1675,8 @@ def check_labelled(examples: list[dict], source: str, notes: Notes, test: bool) 
     if test: return
     counts, first = Counter(e["label"] for e in examples), {}
     if len(counts) == 1:
-        raise ValueError(f"{source}: all {len(examples):,} rows have the label "
-                         f"{examples[0]['label']!r}: at least two different labels are needed")
+        raise ValueError(f"{source}: {counted(len(examples), 'row')} and no label but "
+                         f"{examples[0]['label']!r:.60}: at least two different labels are needed")
     if max(counts.values()) == 1 and len(counts) > 2:
         raise ValueError(f"{source}: no label stands in two rows ({examples[0]['label']!r:.40}, "
                          f"{examples[1]['label']!r:.40} ...): is this the column of the labels?")
@@ -1683,6 +1758,15 @@ def check_known(
             raise ValueError(f"{example.get('where', 'a row')}: the label {label!r} was never seen "
                              f"in training: known are {', '.join(labels)}")
 
+
+def note_shared(learned: Sequence[dict], held: Sequence[dict]) -> None:
+    "Count the texts to validate on that are also trained on: they tell nothing."
+    known, notes = {what_is_read(example) for example in learned}, Notes()
+    for example in held:
+        if what_is_read(example) in known:
+            notes.add("{} a text to validate on that {} trained on as well", example["where"])
+    notes.tell()
+
 # %% ../nbs/15_finetuning.ipynb #15-d78
 def inputs_of(
     dataset: str | Path | Iterable[dict],   # as for `examples_of`; answers are not needed
@@ -1694,9 +1778,18 @@ def inputs_of(
     check_task(task)
     source, rows = rows_of(dataset, task, encoding)
     at, inputs = columns_of(rows, task, columns or {}, source, answers=False), Notes()
+    if not columns: note_guess(at, task, source)
     found = [input_in(row, at, task, where, inputs) | {"where": where} for where, row in rows]
     inputs.tell()
     return found
+
+
+def note_guess(at: dict[str, str], task: str, source: str) -> None:
+    "Say it where the first line of a file may be no name: then a row is lost."
+    (role, name), *_ = at.items()
+    if kind_of_file(source) not in (".csv", ".tsv") or find_column(task, role, [name]): return
+    warnings.warn(f"{source}: its first line, {name!r:.60}, is taken for the name of the column",
+                  stacklevel=3)
 
 
 def input_in(row: dict, at: dict, task: str, where: str, notes: Notes) -> dict:

@@ -417,8 +417,7 @@ class Tastes:
         seed: int = 0,
     ):
         if lang not in ("en", "zh") or not 1 <= n <= len(WORDS["thing"]):
-            raise ValueError(f"lang is {lang!r} and n is {n}: expected 'en' or 'zh', and 1 to "
-                             f"{len(WORDS['thing'])} things")
+            raise ValueError(f"lang={lang!r}, n={n}: expected en or zh, 1 to {len(WORDS['thing'])}")
         rng = np.random.default_rng(seed)
         self.things = [getattr(entry, lang) for entry in WORDS["thing"][:n]]
         self.tastes = rng.dirichlet(np.full(n, 0.3), size=tastes)   # (K, n) each kind likes a few

@@ -63,8 +63,7 @@ def test_the_truth_about_a_long_list():
 
 @pytest.mark.parametrize("given", [dict(n=0), dict(n=1000), dict(lang="fr")])
 def test_a_world_of_tastes_that_cannot_be(given):
-    with pytest.raises(ValueError, match="expected 'en' or 'zh', and 1 to 57 things"):
-        Tastes(**given)
+    with pytest.raises(ValueError, match="expected en or zh, 1 to 57"): Tastes(**given)
 
 
 def test_as_many_ranks_as_things_that_came():

@@ -264,7 +264,8 @@ def add_lora(
 def set_adapter(
     model: nn.Module,
     names: str | Sequence[str] | None,   # one, several at once, or None
-    rows: list[str | None] | None = None,   # instead: one for each row of a batch, in its order
+    rows: list[str | None] | None = None,   # instead: one for each row of a batch, in the order
+                                            # the model gets them (`predict` sorts its inputs)
 ) -> None:
     "Say which adapters are on; only these are trained."
     if names and rows is not None: raise ValueError("give names or rows=, not both")

@@ -10,8 +10,7 @@ __all__ = ['Row', 'SCORES', 'OPEN', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'c
            'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
            'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
            'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice', 'TwoSided', 'two_sided', 'split_examples',
-           'examples_of', 'assess', 'tune', 'search', 'check_known', 'note_shared', 'inputs_of', 'note_guess',
-           'input_in']
+           'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of', 'note_guess', 'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import ast
@@ -402,6 +401,7 @@ def parts_of(examples: list[dict], val: float | list, task: str, seed: int) -> t
         return split_examples(examples, val, seed) if val else (examples, [])
     test = examples_of(val, task, test=True)
     if task != "generate": check_known(test, labels_of(examples, task))
+    note_shared(examples, test)
     return examples, test
 
 
@@ -1744,6 +1744,15 @@ def check_answered(examples: list[dict], source: str, notes: Notes, test: bool) 
 
 CHECKS = {"classify": check_labelled, "tag": check_tagged, "generate": check_answered}
 
+# %% ../nbs/15_finetuning.ipynb #15-d77s
+def note_shared(learned: Sequence[dict], held: Sequence[dict]) -> None:
+    "Count the texts to validate on that are also trained on: they tell nothing."
+    known, notes = {what_is_read(example) for example in learned}, Notes()
+    for example in held:
+        if what_is_read(example) in known:
+            notes.add("{} a text to validate on that {} trained on as well", example["where"])
+    notes.tell()
+
 # %% ../nbs/15_finetuning.ipynb #15-d77
 def check_known(
     examples: Sequence[dict],   # of a test or validation set
@@ -1757,15 +1766,6 @@ def check_known(
             if label in known: continue
             raise ValueError(f"{example.get('where', 'a row')}: the label {label!r} was never seen "
                              f"in training: known are {', '.join(labels)}")
-
-
-def note_shared(learned: Sequence[dict], held: Sequence[dict]) -> None:
-    "Count the texts to validate on that are also trained on: they tell nothing."
-    known, notes = {what_is_read(example) for example in learned}, Notes()
-    for example in held:
-        if what_is_read(example) in known:
-            notes.add("{} a text to validate on that {} trained on as well", example["where"])
-    notes.tell()
 
 # %% ../nbs/15_finetuning.ipynb #15-d78
 def inputs_of(

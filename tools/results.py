@@ -342,7 +342,8 @@ def text_runs() -> Iterator[dict]:
     for name in BREAKS: yield dict(task=name, lang="en", n=256, body="pretrained")
     for task, body in product(tasks, bodies): yield dict(task=task, lang="zh", n=256, body=body)
     for body in bodies: yield dict(task="in a sentence", lang="en", n=256, body=body)
-    for task in TEXT_TASKS: yield dict(task=task, lang="en", n=2048, body="pretrained")
+    for task in ("summary", "voice", "question"):
+        yield dict(task=task, lang="en", n=2048, body="pretrained")
 
 
 def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:

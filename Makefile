@@ -57,7 +57,7 @@ docs-serve: docs  ## build the site and show it at http://localhost:8000
 lab: install  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
-bench: install  ## time this library beside its peers: one table in a quarter of an hour, for a quiet machine
+bench: install  ## time this library beside its peers (a quarter of an hour)
 	$(BIN)/python benchmarks/run.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 bench-gpu: install  ## the same on a GPU

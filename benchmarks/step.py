@@ -172,12 +172,13 @@ def on_cpu(options: Options, n: int, bfloat16: bool) -> Iterator[dict]:
     for name, goal in peers.items():
         same = {k: v for k, v in ms.items() if "bfloat16" not in k}
         peer = fastest(same, name)
-        yield row(f"{work}, float32, beside {name}", "ms", ms["ours"], ms[peer], peer,
-                  limit("cpu", "float32"), goal, threads=n, note=named(n))
+        least = limit("cpu", "float32")
+        yield row(f"{work}, float32, beside {name}", "ms", ms["ours"], ms[peer], peer, least, goal,
+                  threads=n, note=named(n) + reach(ms[peer], goal, least))
         if not bfloat16: continue
-        peer, goal = fastest(ms, name), goal and 2.5
+        peer, goal, least = fastest(ms, name), goal and 2.5, limit("cpu", "bfloat16")
         yield row(f"{work}, bfloat16, beside {name}", "ms", ms["ours, bfloat16"], ms[peer], peer,
-                  limit("cpu", "bfloat16"), goal, threads=n, note=named(n))
+                  least, goal, threads=n, note=named(n) + reach(ms[peer], goal, least))
     yield row(f"{work}, compiled", "ms", ms["ours, compiled"], ms["transformers, compiled"],
               "transformers, compiled", limit("cpu", "float32"), threads=n,
               note=pays_back(first.wall, ms["ours"], ms["ours, compiled"]))
@@ -188,6 +189,11 @@ def on_cpu(options: Options, n: int, bfloat16: bool) -> Iterator[dict]:
 def named(n: int) -> str:
     "What a time is."
     return "seconds of the processor" if n == 1 else "seconds of the clock"
+
+
+def reach(peer: float, goal: float | None, limit: float) -> str:
+    "How near the limit the goal lies."
+    return f"; the goal would be {limit / (peer / goal):.0%} of the limit" if goal else ""
 
 
 def pays_back(seconds: float, eager: float, compiled: float) -> str:

@@ -247,8 +247,9 @@ def memory_row(device: str) -> dict:
     "The peak of some steps, beside what the calculator of chapter 08 says of the weights."
     need, c = memory(shape(device)), shape(device)
     states = sum(need[name] for name in ("weights", "gradients", "optimizer")) / 1e6
-    inner = 4 * ROWS[device] * c.context * c.n_layer * (8 * c.d_model + 2 * c.d_ff) / 1e6
+    each = c.n_layer * (8 * c.d_model + 2 * c.d_ff) + 2 * c.vocab_size   # numbers kept of a token
+    inner = 4 * ROWS[device] * c.context * each / 1e6
     note = (f"predicted: {states:.0f} MB for weights, gradients and optimizer, and about "
-            f"{inner:.0f} MB that the layers keep for the way back")
+            f"{inner:.0f} MB that are kept for the way back")
     return row(f"training step, {c.n_layer} x {c.d_model}, peak memory", "MB", peak("ours", device),
                peak("theirs", device), "transformers", states + inner, threads=1, note=note)

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench notebooks readme models results finetuning clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,8 +57,11 @@ docs-serve: docs  ## build the site and show it at http://localhost:8000
 lab: install  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
-bench: install  ## time this library beside its peers
-	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+bench: install  ## time this library beside its peers (a quarter of an hour)
+	$(BIN)/python benchmarks/run.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+
+bench-gpu: install  ## the same on a GPU
+	$(BIN)/python benchmarks/run.py --device cuda $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 models: install  ## train the house models from their seeds into gpt_nb/models/ (hours)
 	$(BIN)/python tools/models.py

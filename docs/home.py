@@ -94,7 +94,8 @@ MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
     "zh.html": "中文首页", "start-zh.html": "从这里开始",
     "notebooks/howto-zh.html": "怎样……？", "glossary.html": "术语表",
     "notebooks/claims.html": "流行文章的错误（英文）",
-    "notebooks/programs.html": "流行文章的程序（英文）", "use.html": "使用（英文）",
+    "notebooks/programs.html": "流行文章的程序（英文）",
+    "notebooks/speed.html": "速度（英文）", "use.html": "使用（英文）",
     "reference/index.html": "参考手册（英文）"}
 
 

@@ -139,6 +139,9 @@ def over_heads(
     mask: Tensor | None, grouped: bool
 ) -> Tensor:                                     # (B, H, T, K)
     "torch's own attention of T queries over S keys; plain causal where no mask is given."
+    if query.is_cpu and torch.is_autocast_enabled("cpu"):   # in 16 bits its gradient is slow here
+        with torch.autocast("cpu", enabled=False):
+            return over_heads(query.float(), key.float(), value.float(), mask, grouped)
     T, S = query.shape[2], key.shape[2]
     if mask is None: mask = causal_mask(T, S - T, device=query.device)
     causal = True if mask is None and T > 1 else False   # a plain bool, as torch.compile wants it

@@ -394,3 +394,15 @@ def test_a_record_takes_the_whole_numbers_of_numpy():
     shelf = Shelf(8, books=(np.int64(1), 2))
     assert shelf == Shelf(8, books=(1, 2)) and [type(i) for i in shelf.books] == [int, int]
     with pytest.raises(ValueError, match="width is np.float64"): Shelf(np.float64(8))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_where_products_are_in_16_bits_attention_on_a_cpu_is_in_32(grouped):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 6, 8).bfloat16() for _ in range(3))
+    if grouped: key, value = key[:, :2], value[:, :2]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attention.over_heads(query, key, value, None, grouped)
+        assert torch.is_autocast_enabled("cpu")
+    whole = attention.over_heads(query.float(), key.float(), value.float(), None, grouped)
+    assert out.dtype == torch.float32 and torch.equal(out, whole)

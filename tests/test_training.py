@@ -23,7 +23,8 @@ from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tokenizer import CharTokenizer
 from gpt_nb.training import (
     Machine, Muon, Progress, Run, RunFolder, Single, State, TrainConfig, Trainer, Validation,
-    is_due, lr_scale, make_optimizers, orthogonalize, plot_runs, train, validation_loss,
+    is_due, lr_scale, make_optimizers, orthogonalize, orthogonalize_all, plot_runs, train,
+    validation_loss,
 )
 
 V, END = 32, 31
@@ -252,13 +253,34 @@ def test_validation_loss_counts_each_token_once():
     assert part != pytest.approx(total / count, abs=1e-9) and abs(part - total / count) < 0.2
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_accumulation_changes_nothing(optimizer):
-    config = replace(CONFIG, steps=5, optimizer=optimizer)
+@pytest.mark.parametrize("optimizer, precision, most", [
+    ("muon", "float32", 2e-4), ("adamw", "float32", 2e-4),
+    ("muon", "auto", 5e-3)])   # where Muon works in 16 bits, it rounds more
+def test_accumulation_changes_nothing(optimizer, precision, most):
+    config = replace(CONFIG, steps=5, optimizer=optimizer, precision=precision)
     first, *others = [go(config=replace(config, accumulate=a)) for a in (1, 2, 4, 8)]
     for run in others:
         for p, q in zip(first.model.parameters(), run.model.parameters()):
-            assert (p - q).abs().max() < 2e-4
+            assert (p - q).abs().max() < most
+
+
+def test_many_matrices_are_orthogonalized_as_each_alone():
+    torch.manual_seed(0)
+    shapes = [(8, 8), (24, 8), (8, 8), (8, 24), (24, 8), (1, 5), (5, 1)]
+    matrices = [torch.randn(s) for s in shapes] + [torch.zeros(8, 8)]
+    for dtype in (torch.float32, torch.bfloat16):
+        for G, X in zip(matrices, orthogonalize_all(matrices, dtype), strict=True):
+            assert X.shape == G.shape and X.dtype == dtype
+            torch.testing.assert_close(X, orthogonalize(G, dtype), rtol=0, atol=0.01)
+
+
+def test_the_format_of_muon_follows_the_processor(monkeypatch):
+    import gpt_nb.training as module
+    for has, precision, kind in ((True, "auto", torch.bfloat16), (False, "auto", torch.float32),
+                                 (True, "float32", torch.float32)):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda device, has=has: has)
+        muon = make_optimizers(make_model(), replace(CONFIG, precision=precision))[1]
+        assert muon.param_groups[0]["dtype"] == kind
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_another(whole, tmp_path):
@@ -563,7 +585,7 @@ def test_what_changes_nothing_that_is_learned_may_differ(whole, tmp_path):
                     compile=False)
     go(tmp_path / "run", other, resume=True)
     a, b = Run.open(tmp_path / "run"), Run.open(whole)
-    for p, q in zip(a.model.parameters(), b.model.parameters()): assert (p - q).abs().max() < 1e-4
+    for p, q in zip(a.model.parameters(), b.model.parameters()): assert (p - q).abs().max() < 1e-3
     assert a.config == other and (tmp_path / "run" / "checkpoints" / "000009").is_dir()
 
 

@@ -319,8 +319,9 @@ def make_optimizers(
     matrices, rest = split_parameters(model)
     groups = [dict(params=rest, weight_decay=0.0)] if rest else []
     if matrices and c.optimizer == "muon":
-        fast = c.precision != "float32" and multiplies_bfloat16(matrices[0].device)
-        kind = torch.bfloat16 if fast else torch.float32
+        device, wanted = matrices[0].device, c.precision == "bfloat16"
+        if c.precision == "auto": wanted = device.type == "cuda"
+        kind = torch.bfloat16 if wanted and multiplies_bfloat16(device) else torch.float32
         optimizers.append(Muon(matrices, c.muon_lr, 0.95, c.weight_decay, kind))
     elif matrices: groups.append(dict(params=matrices, weight_decay=c.weight_decay))
     if groups: optimizers.insert(0, torch.optim.AdamW(groups, c.lr, c.betas, fused=True))

@@ -253,15 +253,13 @@ def test_validation_loss_counts_each_token_once():
     assert part != pytest.approx(total / count, abs=1e-9) and abs(part - total / count) < 0.2
 
 
-@pytest.mark.parametrize("optimizer, precision, most", [
-    ("muon", "float32", 2e-4), ("adamw", "float32", 2e-4),
-    ("muon", "auto", 5e-3)])   # where Muon works in 16 bits, it rounds more
-def test_accumulation_changes_nothing(optimizer, precision, most):
-    config = replace(CONFIG, steps=5, optimizer=optimizer, precision=precision)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_accumulation_changes_nothing(optimizer):
+    config = replace(CONFIG, steps=5, optimizer=optimizer)
     first, *others = [go(config=replace(config, accumulate=a)) for a in (1, 2, 4, 8)]
     for run in others:
         for p, q in zip(first.model.parameters(), run.model.parameters()):
-            assert (p - q).abs().max() < most
+            assert (p - q).abs().max() < 2e-4
 
 
 def test_many_matrices_are_orthogonalized_as_each_alone():
@@ -274,10 +272,10 @@ def test_many_matrices_are_orthogonalized_as_each_alone():
             torch.testing.assert_close(X, orthogonalize(G, dtype), rtol=0, atol=0.01)
 
 
-def test_the_format_of_muon_follows_the_processor(monkeypatch):
+def test_muon_works_in_16_bits_where_they_are_asked_for_and_multiplied(monkeypatch):
     import gpt_nb.training as module
-    for has, precision, kind in ((True, "auto", torch.bfloat16), (False, "auto", torch.float32),
-                                 (True, "float32", torch.float32)):
+    for has, precision, kind in ((True, "bfloat16", torch.bfloat16), (True, "auto", torch.float32),
+                                 (False, "bfloat16", torch.float32)):
         monkeypatch.setattr(module, "multiplies_bfloat16", lambda device, has=has: has)
         muon = make_optimizers(make_model(), replace(CONFIG, precision=precision))[1]
         assert muon.param_groups[0]["dtype"] == kind
@@ -585,7 +583,7 @@ def test_what_changes_nothing_that_is_learned_may_differ(whole, tmp_path):
                     compile=False)
     go(tmp_path / "run", other, resume=True)
     a, b = Run.open(tmp_path / "run"), Run.open(whole)
-    for p, q in zip(a.model.parameters(), b.model.parameters()): assert (p - q).abs().max() < 1e-3
+    for p, q in zip(a.model.parameters(), b.model.parameters()): assert (p - q).abs().max() < 1e-4
     assert a.config == other and (tmp_path / "run" / "checkpoints" / "000009").is_dir()
 
 

@@ -4,23 +4,29 @@
 
 # %% auto #0
 __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'END', 'END_NAMES', 'CHAR_SPLIT', 'BYTE_TO_CHAR',
-           'CHAR_TO_BYTE', 'cutter', 'cut', 'count_pieces', 'replace_pair', 'train_merges', 'merge_pairs', 'Vocabulary',
-           'check_text', 'read_texts', 'alternatives', 'number_special', 'Tokenizer', 'CharTokenizer', 'WordTokenizer',
-           'byte_characters', 'from_visible', 'to_visible', 'number_tokens', 'rank_merges', 'BPETokenizer',
-           'split_step', 'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer',
-           'build_engine']
+           'CHAR_TO_BYTE', 'cutter', 'cut', 'count_pieces', 'Line', 'find_pair', 'apart', 'merge_places',
+           'train_merges', 'merge_pairs', 'Vocabulary', 'check_text', 'read_texts', 'alternatives', 'number_special',
+           'Tokenizer', 'CharTokenizer', 'WordTokenizer', 'byte_characters', 'from_visible', 'to_visible',
+           'number_tokens', 'rank_merges', 'encode_by_hand', 'encode_piece', 'BPETokenizer', 'split_step',
+           'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer', 'build_engine']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
 import os
+import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache, cached_property
 from heapq import heapify, heappop, heappush
-from itertools import accumulate, groupby, islice
+from itertools import chain, cycle, islice
 from operator import index
 from pathlib import Path
 
+import numpy as np
 import regex
 
 # %% ../nbs/01_tokenizer.ipynb #01-045
@@ -51,6 +57,49 @@ def cut(
     "Cut a text into pre-tokens, over whose borders no token reaches."
     return [piece for piece, _ in cutter.pre_tokenize_str(text)]
 
+# %% ../nbs/01_tokenizer.ipynb #01-f001
+KNOWN_SPLITS = (GPT2_SPLIT, GPT4_SPLIT,                     # read alike by all libraries
+                GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"))      # Qwen's: digits one by one
+UNCOMMON = re.compile(                                      # perhaps not classed alike by all
+    "[^\0-\u017e\u0180-\u024f\u0370-\u052f\u05d0-\u05ea\u0621-\u064a\u0660-\u0669\u0904-\u0939"
+    "\u0e01-\u0e3a\u1e00-\u1fff\u2010-\u205f\u20a0-\u20b5\u2100-\u2129\u212c-\u214d"
+    "\u2190-\u23cf\u2500-\u27bf\u3000-\u30ff\u4e00-\u9fa5\uac00-\ud7a3\ufe0f\uff00-\uffef"
+    "\U0001f300-\U0001f64f\U0001f680-\U0001f6c5\U0001f910-\U0001f93e]")
+
+
+def same_everywhere(text: str) -> bool:
+    "Whether all libraries cut this text alike: no uncommon character, no endless white space."
+    if not text.isascii() and UNCOMMON.search(text): return False
+    parts = (text[i:i + 50_000] for i in range(0, len(text) - 49_999, 50_000))
+    return not any(part.isspace() for part in parts)        # tiktoken fails on a run of a million
+
+
+def stretches(text: str, split: str, longest: int = 2**20) -> Iterator[str]:
+    "A long text in parts, cut before a single space, over which no known pattern reaches."
+    start = 0
+    while split in KNOWN_SPLITS and len(text) - start > longest:
+        space = re.compile(r"(?<=\S)(?= )").search(text, start + longest)
+        if not space: break
+        yield text[start:space.start()]
+        start = space.start()
+    yield text[start:]
+
+# %% ../nbs/01_tokenizer.ipynb #01-f012
+@cache
+def quick_finder(split: str) -> Callable[[str], list[str]]:
+    "The pieces of a text of common characters: `re` is fast where classes are spelled out."
+    some = UNCOMMON.sub("", "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)])))
+    def spelled(kind): return "".join(map(ends, regex.findall(f"{kind}+", some)))
+    def ends(run): return f"{re.escape(run[0])}-{re.escape(run[-1])}"
+    kinds = {kind: spelled(kind) for kind in (r"\p{L}", r"\p{N}", r"\s")}
+
+    def spell(found):
+        part = found[0].replace(r"\S", r"[^\s]")
+        bare = part in kinds
+        for kind, characters in kinds.items(): part = part.replace(kind, characters)
+        return f"[{part}]" if bare else part
+    return re.compile(regex.sub(r"\[[^]]+\]|\\p\{[LN]\}|\\[sS]", spell, split)).findall
+
 # %% ../nbs/01_tokenizer.ipynb #01-074
 def count_pieces(
     texts: Iterable[str],       # documents
@@ -59,64 +108,111 @@ def count_pieces(
 ) -> Counter:                   # distinct pieces, as bytes -> how often each occurs
     "Count pre-tokens; a longer one counts in parts, so that no piece slows every merge."
     counts, parts, scissors = Counter(), Counter(), cutter(split)
-    for text in texts: counts.update(cut(text, scissors))
+    find = quick_finder(split) if split in KNOWN_SPLITS else None
+    for text in chain.from_iterable(stretches(text, split) for text in texts):
+        quick = find and same_everywhere(text)
+        counts.update(find(text) if quick else cut(text, scissors))
     for piece, n in counts.items():
         for i in range(0, len(piece), longest): parts[piece[i:i + longest].encode()] += n
     return parts
 
 # %% ../nbs/01_tokenizer.ipynb #01-r3a1
-def count_pairs(
-    texts: list[str], times: list[int]          # every word, and how often it occurs
-) -> tuple[Counter, dict[str, set[int]]]:       # pair -> its count, and the words that hold it
-    "Count the pairs of all words."
-    counts, where = Counter(), defaultdict(set)
-    for i, text in enumerate(texts):
-        for a, b in zip(text, text[1:]):
-            counts[a + b] += times[i]
-            where[a + b].add(i)
-    return counts, where
+class Line:
+    "All distinct pieces on one line, a token a place; the place behind the last ends all pieces."
+    def __init__(self,
+        words: dict[bytes, int]         # pieces, none empty -> how often each occurs
+    ):
+        sizes = np.array([len(word) for word in words])
+        n, ends = sizes.sum(), sizes.cumsum()
+        self.ids = np.full(n + 1, -1)                                   # -1 is no token
+        self.ids[:n] = np.frombuffer(b"".join(words), np.uint8)
+        self.before, self.after = np.arange(-1, n), np.arange(1, n + 2)
+        self.before[ends - sizes] = self.after[ends - 1] = n            # where a piece begins, ends
+        self.times = np.repeat(list(words.values()), sizes)             # of the piece of each place
+        self.made = {b: np.flatnonzero(self.ids == b) for b in range(256)}
 
 # %% ../nbs/01_tokenizer.ipynb #01-080
-def replace_pair(
-    pair: str, new: str,                        # two characters, and the one that takes their place
-    texts: list[str], times: list[int],         # every word, and how often it occurs
-    counts: Counter, where: dict[str, set[int]] # pair -> its count, and the words that may hold it
-) -> set[str]:                                  # the pairs this has made
-    "Replace `pair` in the words that hold it and bring the counts up to date, in place."
-    fresh, (a, b) = set(), pair
-    for i in where.pop(pair):
-        parts = texts[i].split(pair)
-        texts[i] = new.join(parts)
-        counts[pair] -= times[i] * (len(parts) - 1)
-        changes = [(left[-1] + a, left[-1] + new) for left in parts[:-1] if left]
-        changes += [(b + right[0], new + right[0]) for right in parts[1:] if right]
-        changes += [(b + a, new + new) for inner in parts[1:-1] if not inner]
-        for lost, made in changes:
-            counts[lost] -= times[i]
-            counts[made] += times[i]
-            where[made].add(i)
-            fresh.add(made)
-    return fresh
+def find_pair(
+    line: Line,
+    a: int, b: int          # two tokens
+) -> np.ndarray:            # (places,) where `a` stands and `b` after it, in order
+    "All places of a pair."
+    rarer = min(a, b, key=lambda token: len(line.made[token]))
+    places = line.made[rarer]
+    line.made[rarer] = places = places[line.ids[places] == rarer]       # it was merged elsewhere
+    if rarer == a: return places[line.ids[line.after[places]] == b]
+    left = line.before[places]
+    return left[line.ids[left] == a]
+
+# %% ../nbs/01_tokenizer.ipynb #01-f003
+def apart(
+    line: Line,
+    places: np.ndarray      # (places,) of a pair of the same token twice
+) -> np.ndarray:            # the first of those that overlap, the third, the fifth ...
+    "Places that do not overlap, the leftmost first."
+    number = np.arange(len(places))
+    begins = np.ones(len(places), bool)
+    begins[1:] = line.after[places[:-1]] != places[1:]
+    first = np.maximum.accumulate(np.where(begins, number, 0))          # of its run
+    return places[(number - first) % 2 == 0]
+
+# %% ../nbs/01_tokenizer.ipynb #01-f004
+def merge_places(
+    line: Line,
+    places: np.ndarray,     # (places,) of a pair, none overlapping
+    new: int                # the token that takes its place
+) -> list[tuple[int, int, int]]:    # for each place: the tokens before and after it, and its weight
+    "Put `new` at these places, in place; -1 stands where a piece begins or ends."
+    right = line.after[places]
+    beyond = line.after[right]
+    line.ids[places], line.ids[right] = new, -2
+    line.after[places], line.before[beyond] = beyond, places
+    line.made[new] = places
+    around = line.ids[line.before[places]], line.ids[beyond], line.times[places]
+    return list(zip(*(column.tolist() for column in around)))
 
 # %% ../nbs/01_tokenizer.ipynb #01-078
+def first_pairs(line: Line) -> list[tuple[int, int, int]]:      # (minus the count, left, right)
+    "All pairs of bytes that occur twice or more."
+    left, right = line.ids[:-1], line.ids[line.after[:-1]]
+    inside = right >= 0
+    keys = left[inside] * 256 + right[inside]
+    counts = np.bincount(keys, line.times[inside])
+    return [(-int(counts[key]), *divmod(key, 256)) for key in np.flatnonzero(counts > 1).tolist()]
+
+
+def new_pairs(around: list[tuple[int, int, int]], new: int) -> list[tuple[int, int, int]]:
+    "The pairs that a merge has made, as `merge_places` tells them."
+    before, after = defaultdict(int), defaultdict(int)
+    for a, b, n in around:
+        before[a] += n
+        after[b] += n
+    after[new] = 0                      # two new ones side by side: counted with the right one
+    pairs = [(-n, a, new) for a, n in before.items() if a >= 0 and n > 1]
+    return pairs + [(-n, new, b) for b, n in after.items() if b >= 0 and n > 1]
+
+# %% ../nbs/01_tokenizer.ipynb #01-f005
 def train_merges(
     words: dict[bytes, int],        # distinct pre-tokens -> how often each occurs
     n_merges: int                   # how many merges to learn at most
 ) -> list[tuple[int, int]]:         # the merges in order; the k-th makes token 256 + k
     "Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909); ties: the smallest ids win."
-    texts, times = [w.decode("latin-1") for w in words], list(words.values())
-    (counts, where), merges = count_pairs(texts, times), []     # here a character is a token
-    queue = [(-n, pair) for pair, n in counts.items()]
+    words = {word: n for word, n in words.items() if word}
+    if not words: return []
+    line, merges = Line(words), []
+    queue = first_pairs(line)
     heapify(queue)
     while queue and len(merges) < n_merges:
-        n, pair = heappop(queue)
-        if -n != counts[pair]:                  # out of date: back to where it belongs
-            heappush(queue, (-counts[pair], pair))
+        n, a, b = heappop(queue)
+        places = find_pair(line, a, b)
+        count = int(line.times[places].sum())
+        if count != -n:                         # out of date: back to where it belongs
+            if count > 1: heappush(queue, (-count, a, b))       # seen once: not a habit
             continue
-        if -n < 2: break                        # seen once: not a habit
-        merges.append((ord(pair[0]), ord(pair[1])))
-        for made in replace_pair(pair, chr(255 + len(merges)), texts, times, counts, where):
-            heappush(queue, (-counts[made], made))
+        if a == b: places = apart(line, places)
+        merges.append((a, b))
+        new = 255 + len(merges)
+        for pair in new_pairs(merge_places(line, places, new), new): heappush(queue, pair)
     return merges
 
 # %% ../nbs/01_tokenizer.ipynb #01-096
@@ -255,6 +351,7 @@ def chosen(
     names: Collection[str] | str    # of special tokens; "all"
 ) -> dict[str, int]:                # name -> id
     "The special tokens of these names."
+    if names == (): return {}
     if names == "all": return dict(tok.special_tokens)
     if isinstance(names, str):
         raise TypeError(f"allowed_special is a collection of names, or \"all\": pass {{{names!r}}}")
@@ -535,6 +632,120 @@ def rank_merges(
     tokens = {i: data for data, i in ids.items()}
     return {(a, b): (rank, ids[tokens[a] + tokens[b]]) for rank, (a, b) in enumerate(merges)}
 
+# %% ../nbs/01_tokenizer.ipynb #01-f015
+def encode_by_hand(
+    tok: "BPETokenizer",
+    text: str
+) -> list[int]:
+    "Ids of a text without special tokens, by the merges of this chapter."
+    pieces = cut(text, tok.cutter)
+    if max(map(len, pieces), default=0) > 100_000: return next(in_library(tok, [text]))
+    return [i for piece in pieces for i in encode_piece(tok, piece)]
+
+
+def encode_piece(tok: "BPETokenizer", piece: str) -> list[int]:
+    "Ids of one pre-token; what was seen before is looked up."
+    if piece in tok.cache: return tok.cache[piece]
+    if tok.whole_first and piece.encode() in tok.ids: ids = [tok.ids[piece.encode()]]
+    else: ids = merge_pairs(bytes_to_ids(piece, tok.byte_ids), tok.merges)
+    if len(piece) < 100 and len(tok.cache) < 100_000: tok.cache[piece] = ids
+    return ids
+
+# %% ../nbs/01_tokenizer.ipynb #01-f010
+def cores() -> int:
+    "The processor cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_groups(parts: Iterable[str], size: int) -> Iterator[list[str]]:
+    "Texts in groups of about so many characters."
+    group, n = [], 0
+    for part in parts:
+        group.append(part)
+        n += len(part)
+        if n >= size:
+            yield group
+            group, n = [], 0
+    if group: yield group
+
+
+def count_for_parent() -> None:
+    "What a process of `count_in_parallel` does: lines of texts come in, counts go out."
+    lines = map(json.loads, sys.stdin.buffer)
+    counts = count_pieces(chain.from_iterable(lines), split=next(lines))
+    json.dump({piece.decode("latin-1"): n for piece, n in counts.items()}, sys.stdout)
+
+
+WORKER = "from gpt_nb.tokenizer import count_for_parent; count_for_parent()"
+
+
+def start_counting(split: str) -> subprocess.Popen:
+    "A process that counts pieces."
+    paths = os.pathsep.join(filter(None, sys.path))         # it must find this package
+    command = [sys.executable, "-c", WORKER]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              env=os.environ | {"PYTHONPATH": paths})
+    send(worker, split)
+    return worker
+
+
+def send(worker: subprocess.Popen, content: str | list[str]) -> None:
+    "One line to a process."
+    worker.stdin.write(json.dumps(content).encode() + b"\n")
+    worker.stdin.flush()
+
+# %% ../nbs/01_tokenizer.ipynb #01-f011
+def count_in_processes(groups: Iterable[list[str]], split: str, most: int = 8) -> Counter:
+    "The counts of `count_pieces`, made by several processes."
+    counts, n_workers = Counter(), min(most, cores())
+    try:
+        with ExitStack() as ending:                 # waits for all of them, whatever happens
+            workers = [ending.enter_context(start_counting(split)) for _ in range(n_workers)]
+            for group, worker in zip(groups, cycle(workers)): send(worker, group)
+            for worker in workers: worker.stdin.close()
+            for worker in workers: add_counts(json.load(worker.stdout), counts)
+        return counts
+    except (BrokenPipeError, json.JSONDecodeError) as e: reason = e
+    raise RuntimeError(f"a process that counts pieces has stopped ({reason}): it says above why")
+
+
+def add_counts(found: dict[str, int], counts: Counter) -> None:
+    "Add what a process has counted, in place."
+    for piece, n in found.items(): counts[piece.encode("latin-1")] += n
+
+
+def count_in_parallel(
+    texts: Iterable[str],       # documents, perhaps a stream
+    split: str,                 # the pattern that cuts them
+    few: int = 2**22,           # characters, for which no process is started
+    at_once: int = 2**20        # characters a process gets at a time
+) -> Counter:
+    "The counts of `count_pieces`, of much text on all cores."
+    groups = in_groups(chain.from_iterable(stretches(text, split) for text in texts), at_once)
+    first = list(islice(groups, few // at_once))
+    if len(first) < few // at_once or cores() == 1:
+        return count_pieces(chain.from_iterable(chain(first, groups)), split)
+    return count_in_processes(chain(first, groups), split)
+
+# %% ../nbs/01_tokenizer.ipynb #01-f006
+def whole_again(tok: "BPETokenizer") -> dict[bytes, int]:
+    "The tokens that merging their bytes makes."
+    def merged(data): return merge_pairs([tok.byte_ids[b] for b in data], tok.merges)
+    return {data: i for data, i in tok.ids.items() if merged(data) == [i]}
+
+
+def build_fast(tok: "BPETokenizer"):        # -> a tiktoken.Encoding, or None
+    "The same tokenizer in tiktoken; None where its ids might be others."
+    made = [i for _, i in sorted(tok.merges.values())]
+    ordered = all(a <= b for a, b in zip(made, made[1:]))
+    known = tok.splits in [(split,) for split in KNOWN_SPLITS]
+    if None in tok.byte_ids or not known or not ordered: return None
+    tokens = whole_again(tok)
+    if tok.whole_first and len(tokens) < len(tok.ids): return None
+    import tiktoken
+    return tiktoken.Encoding("gpt_nb", pat_str=tok.splits[0], mergeable_ranks=tokens,
+                             special_tokens={})
+
 # %% ../nbs/01_tokenizer.ipynb #01-118
 class BPETokenizer(Tokenizer):
     "Byte-level byte-pair encoding (GPT-2: Radford et al. 2019, section 2.2): no unknown token."
@@ -550,7 +761,7 @@ class BPETokenizer(Tokenizer):
         self.ids = number_tokens(merges) if tokens is None else tokens
         self.byte_ids = [self.ids.get(bytes([b])) for b in range(256)]
         self.merges, self.cache = rank_merges(merges, self.ids), {}
-        self.cutter = cutter(*self.splits)
+        self.cutter, self.read = cutter(*self.splits), 0        # characters encoded so far
         names = number_special(special_tokens, set(map(to_visible, self.ids)))
         super().__init__({i: data for data, i in self.ids.items()}, names)
 
@@ -559,26 +770,22 @@ class BPETokenizer(Tokenizer):
               special_tokens: Collection[str] = (END,), split: str = GPT4_SPLIT) -> Tokenizer:
         "Learn merges from `texts` until the vocabulary is full or no pair occurs twice."
         n_merges = room_for_merges(vocab_size, special_tokens)
-        counted = count_pieces(read_texts(texts), for_tokenizers(split))
+        counted = count_in_parallel(read_texts(texts), for_tokenizers(split))
         return cls(train_merges(counted, n_merges), split, special_tokens)
 
     def encode_plain(self, text: str) -> list[int]:
         "Ids of a text without special tokens."
-        pieces = cut(normalise(text, self), self.cutter)
-        if max(map(len, pieces), default=0) > 100_000: return self.encode_batch([text])[0]
-        return [i for piece in pieces for i in self.encode_piece(piece)]
-
-    def encode_piece(self, piece: str) -> list[int]:
-        "Ids of one pre-token; what was seen before is looked up."
-        if piece in self.cache: return self.cache[piece]
-        if self.whole_first and piece.encode() in self.ids: ids = [self.ids[piece.encode()]]
-        else: ids = merge_pairs(bytes_to_ids(piece, self.byte_ids), self.merges)
-        if len(piece) < 100 and len(self.cache) < 100_000: self.cache[piece] = ids
-        return ids
+        text = normalise(text, self)
+        self.read += len(text)
+        quick = self.read > 10 * self.vocab_size and self.fast and same_everywhere(text)
+        return self.fast.encode_ordinary(text) if quick else encode_by_hand(self, text)
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         "Many texts to ids, on all cores."
         return encode_in_bulk(self, read_texts(texts))
+
+    @cached_property
+    def fast(self): return build_fast(self)
 
     @cached_property
     def spec(self) -> dict: return bpe_json(self)
@@ -671,7 +878,7 @@ EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end
 
 def cut_long(
     text: str,
-    engine,                     # of `build_engine`
+    tok: "BPETokenizer",
     longest: int = 2**20,       # characters
     around: int = 1000          # characters left and right of a cut that must keep their ids
 ) -> list[str]:
@@ -680,26 +887,46 @@ def cut_long(
     while len(text) - start > longest:
         for place in islice(EDGE.finditer(text, start + longest // 2), 100):
             left, right = text[place.start() - around:place.start()], text[place.start():][:around]
-            a, b, both = (e.ids for e in engine.encode_batch_fast([left, right, left + right]))
-            if a + b == both: break
+            if tok.encode(left) + tok.encode(right) == tok.encode(left + right): break
         else: break             # nowhere: the rest stays whole
         parts.append(text[start:place.start()])
         start = place.start()
     return [*parts, text[start:]]
 
 # %% ../nbs/01_tokenizer.ipynb #01-d1c6
+def in_library(tok: "BPETokenizer", parts: list[str], at_once: int = 2**21) -> Iterator[list[int]]:
+    "The ids of each text by the library tokenizers, on all cores."
+    for group in in_groups(parts, at_once):
+        for row in tok.engine.encode_batch_fast(group, add_special_tokens=False): yield row.ids
+
+
+def in_threads(tok: "BPETokenizer", parts: list[str], at_once: int = 2**17) -> Iterator[list[int]]:
+    "The ids of each text by tiktoken, which lets all cores work at once."
+    def encode(group): return [tok.encode(part) for part in group]
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from chain.from_iterable(pool.map(encode, in_groups(parts, at_once)))
+
+# %% ../nbs/01_tokenizer.ipynb #01-f007
 def encode_in_bulk(
     tok: "BPETokenizer",
     texts: Iterable[str],
-    at_once: int = 2**21        # characters
+    few: int = 2**16            # characters, for which no threads are started
 ) -> list[list[int]]:
-    "Many texts to ids on all cores, some million characters at a time."
-    if None in tok.byte_ids: return [tok.encode(text) for text in texts]    # the engine drops them
-    parts = [cut_long(text, tok.engine) for text in texts]
-    queue, ids = [part for row in parts for part in row], []
-    ends = accumulate(map(len, queue))
-    for _, group in groupby(zip(queue, ends), key=lambda pair: pair[1] // at_once):
-        batch = [part for part, _ in group]
-        ids += [e.ids for e in tok.engine.encode_batch_fast(batch, add_special_tokens=False)]
-    ids = iter(ids)
-    return [[i for found in islice(ids, len(row)) for i in found] for row in parts]
+    "Many texts to ids on all cores."
+    texts = list(texts)
+    n = sum(map(len, texts))
+    if n < few or None in tok.byte_ids: return [tok.encode(text) for text in texts]
+    worth_while = tok.read + n > 10 * tok.vocab_size and tok.fast is not None
+    rows = [cut_long(text, tok) for text in texts]
+    parts = list(chain.from_iterable(rows))
+    quick = [worth_while and same_everywhere(part) for part in parts]
+    by_threads = in_threads(tok, [part for part, is_quick in zip(parts, quick) if is_quick])
+    by_library = in_library(tok, [part for part, is_quick in zip(parts, quick) if not is_quick])
+    ids = (next(by_threads if is_quick else by_library) for is_quick in quick)
+    return [joined(islice(ids, len(row))) for row in rows]
+
+
+def joined(rows: Iterable[list[int]]) -> list[int]:
+    "Lists as one list."
+    first, *others = rows
+    return first if not others else list(chain(first, *others))

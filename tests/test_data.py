@@ -1192,3 +1192,53 @@ def test_many_stories_are_told_once_and_kept(monkeypatch):
 def test_any_step_first():
     one, other = (Batches(np.arange(999), 4, 8)[10**9][0] for _ in range(2))
     assert torch.equal(one, other)
+
+
+# the engine's speed, and little memory
+
+def test_fast_ids_and_ids_by_hand_make_the_same_arrays(tmp_path):
+    "Whatever the tokenizer has read before, and however long a document is."
+    from pydoc_data.topics import topics
+    from gpt_nb.tokenizer import BPETokenizer, encode_by_hand
+    texts = [*topics.values(), "\n".join(topics.values()), "ab \U00011de0", "今天天气", "", "x"]
+    tok = BPETokenizer.train(texts[:20], 600)
+
+    class ByHand(BPETokenizer):
+        def encode_batch(self, texts): return [encode_by_hand(self, text) for text in texts]
+
+    slow = ByHand(list(tok.merges))
+    want = tokenize(texts, slow, tmp_path / "slow", progress=False)
+    for warm in (0, 10**9):
+        tok.read = warm
+        got = tokenize(texts, tok, tmp_path / str(warm), progress=False)
+        assert np.array_equal(got.train, want.train) and np.array_equal(got.val, want.val)
+
+
+MEMORY = """
+    import sys
+    sys.path.insert(0, {here!r})
+    from gpt_nb.data import tokenize
+    from gpt_nb.tokenizer import BPETokenizer
+    class Stream(list):
+        "Documents that are made when they are asked for."
+        def __len__(self): return {n}
+        def __iter__(self):
+            for i in range({n}): yield f"the cat {{i % 97}} sat on the mat\\n" * 400
+        def __getitem__(self, i): return f"the cat {{i % 97}} sat on the mat\\n" * 400
+    def peak(): return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+    tok = BPETokenizer.train(["the cat 12 sat on the mat\\n" * 9], 280)
+    tokenize([*Stream()][:200], tok, progress=False)
+    before = peak()
+    tokens = tokenize(Stream(), tok, progress=False)
+    print(peak() - before, len(tokens.train) + len(tokens.val))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_memory_does_not_grow_with_the_text(tmp_path):
+    "40 MB of text, of which at most some million characters are in memory at a time."
+    code = textwrap.dedent(MEMORY.format(here=str(Path(__file__).parent), n=4000))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    grown, n = map(float, done.stdout.split())
+    assert n > 10e6 and grown < 110, f"{grown:.0f} MB more for {n:.0f} tokens"

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -17,8 +19,8 @@ from transformers import AutoTokenizer
 
 from gpt_nb.checkpoint import load_tokenizer, open_spec
 from gpt_nb.tokenizer import (
-    END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer, merge_pairs,
-    train_merges)
+    END, GPT2_SPLIT, GPT4_SPLIT, UNK, BPETokenizer, CharTokenizer, WordTokenizer,
+    encode_by_hand, merge_pairs, train_merges)
 
 ENGLISH = list(topics.values())[:12]
 CHINESE = [
@@ -415,16 +417,120 @@ def test_long_texts_are_cut_where_a_pre_token_ends(split):
     rng = random.Random(0)
     pieces = ["word", " ", "\n", "\n\n", "  x", "12345", ".\n", "今天，", "\t"]
     text = "".join(rng.choice(pieces) for _ in range(3000))
-    parts = cut_long(text, tok.engine, longest=300, around=50)
+    parts = cut_long(text, tok, longest=300, around=50)
     assert "".join(parts) == text and len(parts) > 20
     assert [i for part in parts for i in tok.encode(part)] == tok.encode(text)
     assert tok.encode_batch([text * 9, "x"])[0] == tok.encode(text * 9)
 
 
 def test_bulk_goes_in_groups(bpe):
-    from gpt_nb.tokenizer import encode_in_bulk
+    from gpt_nb.tokenizer import encode_in_bulk, in_library, in_threads
     texts = [*ENGLISH, "", *CHINESE]
-    assert encode_in_bulk(bpe, texts, at_once=500) == [bpe.encode(t) for t in texts]
+    want = [encode_by_hand(bpe, t) for t in texts]
+    for in_bulk in (in_library, in_threads):
+        for size in (1, 500, 10**9): assert list(in_bulk(bpe, texts, at_once=size)) == want
+    strange = [*texts, "ab \U00011de0 \u0c5c", " " * 300_000 + "a", "x"]
+    assert encode_in_bulk(bpe, strange, few=0)[:len(want)] == want
+    assert list(map(bpe.decode, encode_in_bulk(bpe, iter(strange), few=0))) == strange
+    assert encode_in_bulk(bpe, [], few=0) == []
+
+
+# what is fast gives the same
+
+def test_known_patterns_are_cut_alike_by_every_way():
+    from gpt_nb.tokenizer import KNOWN_SPLITS, UNCOMMON, cut, cutter, for_tokenizers, quick_finder
+    every = [chr(i) for i in (*range(0xD800), *range(0xE000, 0x20000))]
+    common = [c for c in every if not UNCOMMON.search(c)]
+    text = "".join(f"{c}a{c} {c}1{c}\n'{c}.{c}" for c in common)
+    assert len(common) > 30_000
+    for split in KNOWN_SPLITS:
+        assert for_tokenizers(split) == split
+        assert quick_finder(split)(text) == cut(text, cutter(split)) == regex.findall(split, text)
+
+
+SPLIT = st.sampled_from([GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")])
+
+
+@settings(max_examples=300, deadline=None)
+@given(SPLIT, TEXT, st.integers(1, 9))
+def test_long_texts_are_counted_in_stretches(split, text, longest):
+    from gpt_nb.tokenizer import cut, cutter, same_everywhere, quick_finder, stretches
+    parts = list(stretches(text, split, longest))
+    assert "".join(parts) == text
+    assert [p for part in parts for p in cut(part, cutter(split))] == cut(text, cutter(split))
+    if same_everywhere(text): assert quick_finder(split)(text) == cut(text, cutter(split))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXT, max_size=6), SPLIT, st.integers(0, 60))
+def test_a_trained_tokenizer_is_the_same_in_tiktoken(texts, split, n_merges):
+    tok = BPETokenizer.train(texts * 2, 257 + n_merges, split=split)
+    tok.read = 10**9
+    assert tok.fast is not None
+    for text in texts: assert tok.encode(text) == encode_by_hand(tok, text)
+
+
+def naive_pairs(data, ids):
+    "The pairs of tokens that a token may be made of."
+    return [(ids[data[:i]], ids[data[i:]]) for i in range(1, len(data))
+            if data[:i] in ids and data[i:] in ids]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("abc", min_size=2, max_size=4), max_size=12, unique=True),
+       st.randoms(use_true_random=False), st.booleans(), st.text("abc", max_size=30))
+def test_merges_of_any_kind_are_the_same_or_refused(names, rng, whole_first, text):
+    "Merges no training gives: a token made in two ways, in another order than its id, or never."
+    ids = {bytes([b]): b for b in range(256)}
+    ids |= {name.encode(): 256 + k for k, name in enumerate(names)}
+    merges = [pair for data in ids for pair in naive_pairs(data, ids)]
+    rng.shuffle(merges)
+    if rng.random() < 0.5: merges.sort(key=lambda pair: ids[as_bytes(pair, ids)])
+    tok = BPETokenizer(merges[:rng.randint(0, len(merges))], tokens=ids)
+    tok.whole_first, tok.read = whole_first, 10**9
+    assert tok.encode(text) == encode_by_hand(tok, text)
+
+
+def as_bytes(pair, ids):
+    "The bytes of two tokens."
+    names = {i: data for data, i in ids.items()}
+    return names[pair[0]] + names[pair[1]]
+
+
+def test_counting_in_processes_is_the_same(tmp_path):
+    """Also from a script without a guard for its main part, from a stream, and one long text."""
+    from gpt_nb.tokenizer import count_in_parallel, count_pieces
+    texts = [*ENGLISH, *CHINESE, "\U00011de0 \u0c5c", "a" * 3000, ""]
+    for split in (GPT4_SPLIT, r"\S+|\s+"):
+        want = count_pieces(texts, split)
+        assert count_in_parallel(iter(texts), split, few=0, at_once=10_000) == want
+    joined = " ".join(ENGLISH)
+    want = count_pieces([joined], GPT4_SPLIT)
+    assert count_in_parallel([joined], GPT4_SPLIT, few=0, at_once=1000) == want
+    script = tmp_path / "train.py"
+    script.write_text("from gpt_nb.tokenizer import count_in_parallel, GPT4_SPLIT\n"
+                      "print(sorted(count_in_parallel(['a b', 'a'], GPT4_SPLIT, few=0).items()))")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "[(b' b', 1), (b'a', 2)]", done.stderr
+
+
+def test_a_stream_that_breaks_ends_the_processes():
+    from gpt_nb.tokenizer import count_in_parallel
+    def broken():
+        yield from ENGLISH
+        raise OSError("the disk is gone")
+    with pytest.raises(OSError, match="the disk is gone"):
+        count_in_parallel(broken(), GPT4_SPLIT, few=0, at_once=1000)
+
+
+def test_little_text_starts_no_process(monkeypatch):
+    from gpt_nb import tokenizer
+    def never(*args): raise AssertionError("a process was started")
+    monkeypatch.setattr(tokenizer, "start_counting", never)
+    BPETokenizer.train(ENGLISH, 300)
+    with pytest.raises(AssertionError, match="was started"):
+        tokenizer.count_in_parallel(ENGLISH, GPT4_SPLIT, few=0)
 
 
 # small things others have

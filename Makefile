@@ -66,8 +66,8 @@ models: install  ## train the house models from their seeds into gpt_nb/models/ 
 results: install  ## regenerate the long measurements that chapters show (hours)
 	$(BIN)/python tools/results.py
 
-finetuning: install  ## measure every row of the tables of chapter 15 (an hour)
-	$(BIN)/python tools/results.py finetuning text stream tags
+finetuning: install  ## measure every row of the tables of chapters 15, 15b and 16 (hours)
+	$(BIN)/python tools/results.py finetuning text stream tags prompts adapters
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

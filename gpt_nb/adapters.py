@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import regex
@@ -41,9 +42,13 @@ class Adapter(nn.Module):
 
     def merged(self, weight: Tensor) -> Tensor:                    # (n_out, n_in)
         "The weight of a plain layer that does the same."
-        raise ValueError(f"a {type(self).__name__} is no change of weights, so no plain model does "
-                         "the same: train without out= and keep run.model, or write it with "
-                         "save_adapter where peft has a file for it")
+        raise cannot_merge(f"a {type(self).__name__}")
+
+# %% ../nbs/16_adapters.ipynb #16-a46
+def cannot_merge(what: str) -> ValueError:
+    "The error for an adapter that no plain model can do without."
+    return ValueError(f"{what} is no change of weights, so no plain model does the same: train "
+                      "without out=, keep run.model and write it with save_adapter")
 
 # %% ../nbs/16_adapters.ipynb #16-a02
 class LoRA(Adapter):
@@ -78,10 +83,16 @@ class Switch:
     "Which adapters are on, the same in all layers of a model: for all rows, or one for each row."
     def __init__(self): self.on: tuple[str, ...] | list[str | None] = ()
 
-    def groups(self, adapters: nn.ModuleDict) -> Iterator[tuple[list | slice, Adapter]]:
+    def groups(self,
+        adapters: nn.ModuleDict,   # of one layer
+        n_rows: int,               # of the batch
+    ) -> Iterator[tuple[list | slice, Adapter]]:
         "Each adapter of a layer that is on, and the rows it is for."
         rows_of = {name: slice(None) for name in self.on} if isinstance(self.on, tuple) else {}
         if isinstance(self.on, list):
+            if len(self.on) != n_rows:
+                raise ValueError(f"rows= names adapters for {len(self.on)} rows, and the batch "
+                                 f"has {n_rows}")
             for i, name in enumerate(self.on): rows_of.setdefault(name, []).append(i)
         for name, rows in rows_of.items():
             if name in adapters: yield rows, adapters[name]
@@ -106,12 +117,20 @@ class Adapted(nn.Module):
     def weight(self) -> Tensor: return self.layer.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kept is not None: return self.layer(x)
-        groups = list(self.switch.groups(self.adapters))
+        if self.kept is not None: return self.forward_merged(x)
+        groups = list(self.switch.groups(self.adapters, len(x)))
         for rows, adapter in groups: x = put(x, rows, adapter.before(x[rows]))
         y = self.layer(x)   # once for all rows, whatever stands beside it
         for rows, adapter in groups: y = put(y, rows, adapter.after(x[rows], y[rows]))
         return y
+
+    def forward_merged(self, x: Tensor) -> Tensor:
+        "As fast as a plain layer; adapters that are merged would not learn."
+        learning = self.training and torch.is_grad_enabled()
+        if learning and any(p.requires_grad for p in self.adapters.parameters()):
+            raise ValueError("adapters are merged into the weights and would not learn: unmerge "
+                             "to train, or use the model after model.eval()")
+        return self.layer(x)
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
@@ -120,30 +139,41 @@ class Adapted(nn.Module):
         if self.kept is not None: return layer
         if isinstance(self.switch.on, list):
             raise ValueError("each row has an adapter of its own: switch to one, then merge")
-        for _, adapter in self.switch.groups(self.adapters):
-            adapter.merge_into(layer)
+        for _, adapter in self.switch.groups(self.adapters, 0): adapter.merge_into(layer)
         return layer
 
 # %% ../nbs/16_adapters.ipynb #16-a05
+def linear_layers(
+    model: nn.Module,
+) -> dict[str, tuple[nn.Module, str]]:   # whole name -> (what holds it, its name there)
+    "All linear layers of the body, but for those of adapters."
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted) or ".adapters." in name: continue
+        for child, layer in module.named_children():
+            if name.startswith("model") and isinstance(layer, (nn.Linear, Adapted)):
+                found[f"{name}.{child}"] = module, child
+    return found
+
+
+def own_name(at: str) -> str:
+    "The name of a layer, whatever prompt or prefix stands around it."
+    return at.replace("model.body.", "model.").replace(".self_attn.attention.", ".self_attn.")
+
+# %% ../nbs/16_adapters.ipynb #16-a47
 def layers_named(
     model: nn.Module,
     targets: Sequence[str] | str,   # ends of names such as "q_proj"; "all": every one of the body
-) -> dict[str, tuple[nn.Module, str]]:   # whole name -> (what holds it, its name there)
+) -> dict[str, tuple[nn.Module, str]]:
     "The linear layers of the body that are meant."
-    if isinstance(targets, str) and targets != "all": targets = [targets]
-    found, missed = {}, set() if targets == "all" else set(targets)
-    for name, module in model.named_modules():
-        for child, layer in module.named_children():
-            whole = f"{name}.{child}".lstrip(".")
-            inside = isinstance(module, Adapted) or ".adapters." in whole   # of an adapter itself
-            if inside or not isinstance(layer, (nn.Linear, Adapted)): continue
-            ends = {t for t in missed | set(targets) if whole == t or whole.endswith(f".{t}")}
-            if not whole.startswith("model.") or targets != "all" and not ends: continue
-            found[whole], missed = (module, child), missed - ends
-    if found and not missed: return found
-    there = sorted({name.rpartition(".")[2] for name in layers_named(model, "all")})
-    raise ValueError(f"no layer is called {', '.join(sorted(missed))}: there are "
-                     f"{', '.join(there)}")
+    every = linear_layers(model)
+    if targets == "all": return every
+    ends = [targets] if isinstance(targets, str) else list(targets or [])
+    meant = {end: [at for at in every if own_name(f".{at}").endswith(f".{end}")] for end in ends}
+    missed = [str(end) for end, places in meant.items() if not places]
+    if meant and not missed: return {at: every[at] for at in every if at in sum(meant.values(), [])}
+    there = sorted({at.rpartition(".")[2] for at in every})
+    raise ValueError(f"no layer is called {', '.join(missed)}: there are {', '.join(there)}")
 
 # %% ../nbs/16_adapters.ipynb #16-a06c
 def adapter_names(model: nn.Module) -> list[str]:
@@ -172,10 +202,29 @@ def beside(holder: nn.Module, child: str, switch: Switch) -> Adapted:
 
 def check_name(model: nn.Module, name: str) -> None:
     "Raise where an adapter of this name is there, or where weights are merged."
-    if "." in name or not name: raise ValueError(f"{name!r} is no name: it must have no dot")
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"{name!r} is no name for an adapter: expected a word with no dot that "
+                         "is not the name of a method of a module, such as keys")
     if name in adapter_names(model): raise ValueError(f"there is an adapter {name!r} already")
+    check_unmerged(model)
+
+
+def check_unmerged(model: nn.Module) -> None:
+    "Raise where adapters are merged into the weights."
     if any(m.kept is not None for m in model.modules() if isinstance(m, Adapted)):
         raise ValueError("adapters are merged into the weights: unmerge first")
+
+
+def check_alpha(alpha: float) -> None:
+    "Raise where a factor is no number."
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ValueError(f"alpha is {alpha!r}: expected a number")
+
+
+def check_size(what: str, size: int) -> None:
+    "Raise where a rank, width or length is none."
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"{what} is {size!r}: expected a whole number of 1 or more")
 
 # %% ../nbs/16_adapters.ipynb #16-a06b
 def attach(
@@ -206,7 +255,8 @@ def add_lora(
     rslora: bool = True,                    # scale by alpha / sqrt(rank), not alpha / rank
 ) -> nn.Module:                             # the same model; only adapters and a new head train
     "Put a LoRA beside linear layers; the rest is frozen."
-    if rank < 1: raise ValueError(f"rank is {rank}: expected 1 or more")
+    check_size("rank", rank)
+    check_alpha(alpha)
     def make(layer, n_in, n_out): return LoRA(n_in, n_out, rank, alpha, dropout, rslora)
     return attach(model, targets, name, make)
 
@@ -214,24 +264,31 @@ def add_lora(
 def set_adapter(
     model: nn.Module,
     names: str | Sequence[str] | None,   # one, several at once, or None
-    rows: list[str | None] | None = None,   # instead: one for each row of the next batches
+    rows: list[str | None] | None = None,   # instead: one for each row of a batch, in the order
+                                            # the model gets them (`predict` sorts its inputs)
 ) -> None:
-    "Say which adapters are on."
-    on = [names] if isinstance(names, str) else list(names or [])
-    unknown = {n for n in on + (rows or []) if n is not None} - set(adapter_names(model))
+    "Say which adapters are on; only these are trained."
+    if names and rows is not None: raise ValueError("give names or rows=, not both")
+    asked = [names] if isinstance(names, (str, int)) else list(rows or names or [])
+    known = adapter_names(model)
+    unknown = [str(name) for name in asked if name not in [None, *known]]
     if unknown:
-        raise ValueError(f"no adapter {', '.join(sorted(unknown))}: there are "
-                         f"{', '.join(adapter_names(model)) or 'none'}")
-    switch_of(model).on = tuple(on) if rows is None else rows
+        raise ValueError(f"no adapter {', '.join(unknown)}: there are {', '.join(known) or 'none'}")
+    check_unmerged(model)
+    switch_of(model).on = tuple(dict.fromkeys(asked)) if rows is None else asked
+    for module in model.modules():   # what is on may learn, the others wait
+        for name, adapter in getattr(module, "adapters", {}).items():
+            adapter.requires_grad_(name in asked)
 
 # %% ../nbs/16_adapters.ipynb #16-a08b
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
     "Write the adapters that are on into the weights: as fast as without them."
-    layers = [m for m in model.modules() if isinstance(m, Adapted)]
-    if any(m.kept is not None for m in layers): raise ValueError("merged already: unmerge first")
-    plain = [m.plain() for m in layers]   # all of them, before any is changed
-    for m, layer in zip(layers, plain):
+    check_unmerged(model)
+    if not switch_of(model).on: raise ValueError("no adapter is on, so there is nothing to merge")
+    plain = {m: m.plain() for m in model.modules() if hasattr(m, "plain")}   # before any changes
+    for m, layer in plain.items():
+        if not isinstance(m, Adapted): continue
         m.kept = [w.data for w in m.layer.parameters()]
         for w, new in zip(m.layer.parameters(), layer.parameters()): w.data = new.data
 
@@ -321,14 +378,17 @@ class AdaLoRA(Adapter):
 def add_adalora(
     model: nn.Module,
     rank: int = 4,          # mean rank of the layers at the end
-    updates: int = 200,     # of the training to come; the budget is met after 7 tenths of them
     first: int | None = None,   # rank at the start; None: half as much again
     alpha: float = 16.0,    # the change is P diag(E) Q, times this
     targets: Sequence[str] | str = "all",
     name: str = "default",
 ) -> nn.Module:
     "Put an AdaLoRA beside linear layers: layers that need more keep more directions."
-    first = first or math.ceil(1.5 * rank)
+    check_size("rank", rank)
+    check_alpha(alpha)
+    if first is None: first = math.ceil(1.5 * rank)
+    check_size("first", first)
+    if first < rank: raise ValueError(f"first is {first}: expected at least the rank, {rank}")
     budget = Budget(rank * len(layers_named(model, targets)))
     def make(layer, n_in, n_out): return AdaLoRA(n_in, n_out, first, alpha, budget)
     return attach(model, targets, name, make)
@@ -384,6 +444,7 @@ def add_bottleneck(
     name: str = "default",
 ) -> nn.Module:
     "Put a bottleneck behind attention and feed-forward of each block."
+    check_size("width", width)
     def make(layer, n_in, n_out): return Bottleneck(n_in, n_out, width)
     return attach(model, targets, name, make)
 
@@ -395,6 +456,9 @@ def add_ia3(
     name: str = "default",
 ) -> nn.Module:
     "Scale keys, values and hidden features."
+    if isinstance(inputs, str): inputs = [inputs]
+    unknown = set(inputs) - {child for _, child in linear_layers(model).values()}
+    if unknown: raise ValueError(f"no layer is called {', '.join(sorted(unknown))}: see inputs=")
     def make(layer, n_in, n_out): return IA3(n_in, n_out, layer in inputs)
     return attach(model, targets, name, make)
 
@@ -410,9 +474,7 @@ def names_on(module: nn.Module) -> list[str]:
 def without(module: nn.Module, inner: nn.Module) -> nn.Module:
     "What is inside, where no learned tokens of this module are on."
     if not names_on(module): return inner
-    raise ValueError("a prefix or prompt is no change of weights, so no plain model does the same: "
-                     "train without out= and keep run.model, or write it with "
-                     "save_adapter where peft has a file for it")
+    raise cannot_merge("a prefix or prompt")
 
 # %% ../nbs/16_adapters.ipynb #16-a20
 class Prefixed(nn.Module):
@@ -444,6 +506,7 @@ def add_prefix(
     name: str = "default",
 ) -> nn.Module:
     "Let every layer see a few learned keys and values before the text."
+    check_size("length", length)
     check_name(model, name)
     switch, c = switch_of(model), model.config
     freeze_body(model)
@@ -507,6 +570,10 @@ class Prompted(nn.Module):
         if pad is not None and pad.any():
             raise ValueError("texts of unequal length with a prompt: write for one at a time")
         vectors, table = torch.cat(found), self.body.embed_tokens    # (P, D)
+        room = self.body.config.context - len(vectors)
+        if ids.shape[1] > room:
+            raise ValueError(f"{ids.shape[1]} tokens do not fit into the context that a prompt of "
+                             f"{len(vectors)} leaves: keep the last {room}")
         places = ids[:, :1].expand(-1, len(vectors))                 # ids nobody looks up
         table.vectors = vectors
         try: states = self.body(torch.cat([places, ids], 1), cache)
@@ -520,6 +587,7 @@ def add_prompt(
     name: str = "default",
 ) -> nn.Module:
     "Put a few learned vectors before each text, begun as those of random tokens."
+    check_size("length", length)
     check_name(model, name)
     switch = switch_of(model)
     freeze_body(model)
@@ -533,8 +601,8 @@ def add_prompt(
 
 # %% ../nbs/16_adapters.ipynb #16-a30
 def their_name(layer: str, family) -> str:   # "model.layers.0.self_attn.q_proj" of ours
-    "What `transformers` calls a layer, whatever prompt or prefix stands around it."
-    layer = layer.replace("model.body.", "model.").replace(".self_attn.attention.", ".self_attn.")
+    "What `transformers` calls a layer."
+    layer = own_name(layer)
     if family.side_by_side and layer.endswith(("k_proj", "v_proj")):
         layer = layer[:-len("k_proj")] + "q_proj"      # one layer there, which goes by this one
     for ours, theirs in family.renamed: layer = layer.replace(ours, theirs)
@@ -542,18 +610,20 @@ def their_name(layer: str, family) -> str:   # "model.layers.0.self_attn.q_proj"
 
 
 def tensors_of(adapter: Adapter) -> dict[str, Tensor]:
-    "The tensors of an adapter by the names of `peft`."
-    if isinstance(adapter, LoRA): return {"lora_A.weight": adapter.A, "lora_B.weight": adapter.B}
-    if isinstance(adapter, AdaLoRA):
+    "The tensors of an adapter by the names of `peft`; a kind of one's own is none of these."
+    kind = type(adapter)
+    if kind is LoRA: return {"lora_A.weight": adapter.A, "lora_B.weight": adapter.B}
+    if kind is AdaLoRA:
         E = (adapter.E * adapter.mask)[:, None]
         return {"lora_A": adapter.Q, "lora_B": adapter.P, "lora_E": E}
-    if isinstance(adapter, IA3):
-        return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
-    raise ValueError(f"peft has no file format for a {type(adapter).__name__}")
+    if kind is IA3: return {"ia3_l": adapter.factors.unsqueeze(int(not adapter.inputs))}
+    if kind is Bottleneck:   # peft has no such thing: the names are ours
+        return {f"bottleneck_{key}": w for key, w in adapter.named_parameters()}
+    raise ValueError(f"there is no file format for a {kind.__name__}")
 
 # %% ../nbs/16_adapters.ipynb #16-a31
-TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS",
-         "TokenClassification": "TOKEN_CLS"}
+TASK_TYPES = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS",
+              "TokenClassification": "TOKEN_CLS"}
 
 
 def fields_of(
@@ -563,6 +633,7 @@ def fields_of(
     "The fields of adapter_config.json that say how these are to be used."
     first = next(iter(adapters.values()))
     fields = dict(target_modules=short_names(adapters, every))
+    if isinstance(first, Bottleneck): return fields | dict(peft_type="BOTTLENECK")
     if isinstance(first, IA3):
         inputs = {name for name, adapter in adapters.items() if adapter.inputs}
         named = short_names(inputs, every)
@@ -588,7 +659,6 @@ def short_names(names: Collection[str], every: Sequence[str]) -> list[str]:
         namesakes = {other for other in every if other.rpartition(".")[2] == end}
         found.add(end if namesakes <= set(names) else name)
     return sorted(found)
-
 
 # %% ../nbs/16_adapters.ipynb #16-a37
 QKV = "q_proj", "k_proj", "v_proj"
@@ -641,41 +711,58 @@ def save_adapter(
     folder: str | Path,
     name: str | None = None,   # None: the one that is on
 ) -> None:
-    "Write an adapter, and a classifier's head, as `peft` does: two small files."
+    "Write an adapter, and a classifier's head, as `peft` does where it has a file for them."
     name, folder = name or only_one(switch_of(model).on), Path(folder)
     if vectors_of(model, name): return save_vectors(model, folder, name)
     held = {at.removesuffix(f".adapters.{name}"): m for at, m in model.named_modules()
             if isinstance(m, Adapter) and at.endswith(f".adapters.{name}")}
     if not held: raise ValueError(f"no adapter {name!r} of linear layers to write")
+    kinds = {type(adapter) for adapter in held.values()}
+    if len(kinds) > 1: raise ValueError(f"{name!r} is of {len(kinds)} kinds: a file holds one")
     family, tensors = model.config.family, {}
-    if family.side_by_side: held = side_by_side(held)
-    held = {their_name(at, family): adapter for at, adapter in held.items()}
+    named = own_name if kinds == {Bottleneck} else partial(their_name, family=family)
+    if family.side_by_side and kinds != {Bottleneck}: held = side_by_side(held)
+    held = {named(at): adapter for at, adapter in held.items()}
     for at, adapter in held.items():
         start = f"base_model.model.{at}"
         tensors |= {f"{start}.{key}": w for key, w in tensors_of(adapter).items()}
-    fields = fields_of(held, [their_name(at, family) for at in layers_named(model, "all")])
-    fields |= dict(task_type=TASKS[kind_of(model)], inference_mode=True,
+    fields = fields_of(held, [named(at) for at in linear_layers(model)])
+    fields |= dict(task_type=TASK_TYPES[kind_of(model)], inference_mode=True,
                    fan_in_fan_out=family.side_by_side)
-    if hasattr(model, "score"):
-        head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
-        fields["modules_to_save"] = [head]
-        for key, w in model.score.state_dict().items():
-            tensors[f"base_model.model.{head}.{key}"] = w
-    write_adapter(folder, fields, tensors)
+    if hasattr(model, "score"): fields["modules_to_save"] = [head_name(model)]
+    write_adapter(folder, fields, tensors | head_tensors(model))
 
 # %% ../nbs/16_adapters.ipynb #16-a40
 def write_adapter(folder: Path, fields: dict, tensors: dict[str, Tensor]) -> None:
-    "The two files."
+    "The two files, the config last: a folder without one is no adapter, not half of another."
     folder.mkdir(parents=True, exist_ok=True)
-    whole = {key: w.detach().contiguous() for key, w in tensors.items()}
-    write_beside(folder / "adapter_model.safetensors", lambda part: save_file(whole, part))
-    write_sorted(folder / "adapter_config.json", fields | {"base_model_name_or_path": None})
+    whole, config = {}, folder / "adapter_config.json"
+    for key, w in tensors.items(): whole[key] = w.detach().contiguous()
+
+    def write(part: Path) -> None:
+        save_file(whole, part)
+        config.unlink(missing_ok=True)   # that of an older adapter
+
+    write_beside(folder / "adapter_model.safetensors", write)
+    write_sorted(config, fields | {"base_model_name_or_path": None})
+
+
+def head_name(model: nn.Module) -> str:
+    "What `transformers` calls the head for labels."
+    return model.config.family.tag_head if kind_of(model) == "TokenClassification" else "score"
+
+
+def head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    "The head for labels as it stands in a file; of a GPT nothing."
+    if not hasattr(model, "score"): return {}
+    start = f"base_model.model.{head_name(model)}"
+    return {f"{start}.{key}": w for key, w in model.score.state_dict().items()}
 
 
 def only_one(names: tuple | list) -> str:
     "The adapter that is on."
     if isinstance(names, tuple) and len(names) == 1: return names[0]
-    raise ValueError(f"the adapters {list(names)} are on: say which with name=")
+    raise ValueError(f"the adapters that are on are {list(names)}: say with name= which to write")
 
 # %% ../nbs/16_adapters.ipynb #16-a33
 def load_adapter(
@@ -688,13 +775,13 @@ def load_adapter(
     fields, tensors = read_adapter(Path(folder))
     if fields["peft_type"] in VECTORS: return load_vectors(model, fields, tensors, name)
     kind, switch = FORMATS[fields["peft_type"]], switch_of(model)
-    found, made = sort_tensors(tensors, model), {}
+    found, made = sort_tensors(tensors, model, fields["peft_type"]), {}
     for at, parts in found.items():   # all of them are made before one is put in its place
         if at == "score": continue
         made[at] = kind(parts, fields, their_name(at, model.config.family),
                         *layer_shape(model, at))
     if not made: raise ValueError(f"{folder} holds no tensors of an adapter")
-    if "score" in found: check_head(model.score, found["score"])
+    if "score" in found: check_head(model, found["score"])
     freeze_body(model)
     if "score" in found: model.score.load_state_dict(found["score"])
     for at, adapter in made.items():
@@ -711,31 +798,43 @@ def layer_shape(model: nn.Module, at: str) -> tuple[int, int]:
     return n_in, n_out
 
 
-def check_head(score: nn.Linear, found: dict[str, Tensor]) -> None:
-    "Raise where the head of a file is not that of the model."
-    own = {key: tuple(w.shape) for key, w in score.state_dict().items()}
+def check_head(model: nn.Module, found: dict[str, Tensor]) -> None:
+    "Raise where the head of a file cannot be that of the model."
+    head = model.score.state_dict()
+    own = {key: tuple(w.shape) for key, w in head.items()}
     given = {key: tuple(w.shape) for key, w in found.items()}
     if own != given:
         raise ValueError(f"the head (score) of this adapter has {given}, the model needs {own}: "
                          "was it trained for other labels?")
+    for key, w in found.items(): check_floats(w, f"score.{key}")
+    same = all(torch.equal(w.to(head[key]), head[key]) for key, w in found.items())
+    if adapter_names(model) and not same:
+        raise ValueError("this adapter brings a head (score) of its own, and the model has one "
+                         f"that its adapters {', '.join(adapter_names(model))} may need: open it "
+                         "on a model of its own")
 
 # %% ../nbs/16_adapters.ipynb #16-a34
-def sort_tensors(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, dict[str, Tensor]]:
+def sort_tensors(
+    tensors: dict[str, Tensor], model: nn.Module, kind: str,   # a peft_type
+) -> dict[str, dict[str, Tensor]]:
     "The tensors of a file by the layers of ours that they belong to, whole for each."
     family, found = model.config.family, {}
-    ours = {their_name(at, family): at for at in reversed(layers_named(model, "all"))}
-    head = family.tag_head if kind_of(model) == "TokenClassification" else "score"
+    named = own_name if kind == "BOTTLENECK" else partial(their_name, family=family)
+    ours = {named(at): at for at in reversed(linear_layers(model))}
     for key, w in tensors.items():
         at, _, part = key.removeprefix("base_model.model.").partition(".")
-        while "." in part and not part.startswith(("lora_", "ia3_", "weight", "bias")):
+        while "." in part and not part.startswith(PARTS):
             more, _, part = part.partition(".")
             at = f"{at}.{more}"
-        if at == head and hasattr(model, "score"): at = "score"
+        if at == head_name(model) and hasattr(model, "score"): at = "score"
         elif at in ours: at = ours[at]
         else: raise ValueError(f"the adapter is for a layer {at}, which this {model.config.arch} "
                                "model does not have")
         found.setdefault(at, {})[part.removesuffix(".weight") if "lora" in part else part] = w
-    return split_qkv(found) if family.side_by_side else found
+    return split_qkv(found) if family.side_by_side and kind != "BOTTLENECK" else found
+
+
+PARTS = "lora_", "ia3_", "bottleneck_", "weight", "bias"   # with these begins what is in a layer
 
 
 def split_qkv(found: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
@@ -753,7 +852,7 @@ def split_qkv(found: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor
 # %% ../nbs/16_adapters.ipynb #16-a35
 def make_lora(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> LoRA:
     "A LoRA from its tensors."
-    need(parts, ("lora_A", "lora_B"), at)
+    need(parts, dict(lora_A=2, lora_B=2), at)
     rank, alpha = len(parts["lora_A"]), of_layer(fields, "alpha_pattern", at, fields["lora_alpha"])
     r = of_layer(fields, "rank_pattern", at, fields["r"])
     if r != rank: raise ValueError(f"lora_A of {at} has rank {rank}, but r is {r} in the config")
@@ -764,7 +863,7 @@ def make_lora(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> LoRA
 
 def make_adalora(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> AdaLoRA:
     "An AdaLoRA from its tensors; its ranks stay as they are."
-    need(parts, ("lora_A", "lora_B", "lora_E"), at)
+    need(parts, dict(lora_A=2, lora_B=2, lora_E=2), at)
     rank = len(parts["lora_A"])
     alpha = fields["lora_alpha"] / (fields.get("init_r", rank) + 1e-5)
     adalora = AdaLoRA(n_in, n_out, rank, alpha, Budget(rank))
@@ -774,12 +873,20 @@ def make_adalora(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> A
 
 def make_ia3(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> IA3:
     "An IA3 from its factors."
-    need(parts, ("ia3_l",), at)
+    need(parts, dict(ia3_l=2), at)
     factors = parts["ia3_l"]
     return fill(IA3(n_in, n_out, factors.shape[0] == 1), dict(factors=factors.flatten()), at)
 
+
+def make_bottleneck(parts: dict, fields: dict, at: str, n_in: int, n_out: int) -> Bottleneck:
+    "A bottleneck from its tensors."
+    whole = {key.removeprefix("bottleneck_"): w for key, w in parts.items()}
+    need(whole, {"down.weight": 2, "down.bias": 1, "up.weight": 2, "up.bias": 1}, at)
+    return fill(Bottleneck(n_in, n_out, len(whole["down.bias"])), whole, at)
+
 # %% ../nbs/16_adapters.ipynb #16-a42
-FORMATS = {"LORA": make_lora, "ADALORA": make_adalora, "IA3": make_ia3}
+FORMATS = {"LORA": make_lora, "ADALORA": make_adalora, "IA3": make_ia3,
+           "BOTTLENECK": make_bottleneck}   # the last is ours alone
 
 
 def of_layer(fields: dict, key: str, at: str, usual: float) -> float:
@@ -792,16 +899,22 @@ def of_layer(fields: dict, key: str, at: str, usual: float) -> float:
     return usual
 
 
-def need(parts: dict, names: tuple[str, ...], at: str) -> None:
-    "Raise where a tensor of an adapter is missing."
-    lacks = [name for name in names if name not in parts]
+def need(parts: dict[str, Tensor], dims: dict[str, int], at: str) -> None:
+    "Raise where a tensor of an adapter is missing, unknown, or has no such shape."
+    lacks = [name for name in dims if name not in parts]
     if lacks: raise ValueError(f"{at} has no {', '.join(lacks)} in the file of this adapter")
+    odd = [name for name in parts if name not in dims]
+    if odd: raise ValueError(f"{at} has {', '.join(odd)} in the file, which is not known here")
+    for name, n in dims.items():
+        if parts[name].dim() != n:
+            raise ValueError(f"{name} of {at} has shape {tuple(parts[name].shape)}: expected {n} "
+                             "dimensions")
 
 
 def fill(adapter: Adapter, tensors: dict[str, Tensor], at: str) -> Adapter:
     "Put tensors into an adapter; the error names the layer."
     for name, w in tensors.items():
-        own = getattr(adapter, name)
+        own = adapter.get_parameter(name)
         if own.shape != w.shape:
             raise ValueError(f"{name} of {at} has shape {tuple(w.shape)}, the model needs "
                              f"{tuple(own.shape)}: this adapter was made for another model")
@@ -864,7 +977,8 @@ def check_numbers(fields: dict) -> None:
             raise ValueError(f"{key} is {value!r} in adapter_config.json")
 
 # %% ../nbs/16_adapters.ipynb #16-a38
-VECTORS = "PROMPT_TUNING", "PREFIX_TUNING"
+WITH_HEAD = "_WITH_HEAD"   # before a head for labels: such a file is ours alone
+VECTORS = [kind + end for kind in ("PROMPT_TUNING", "PREFIX_TUNING") for end in ("", WITH_HEAD)]
 
 
 def vectors_of(model: nn.Module, name: str) -> list[Tensor]:
@@ -889,49 +1003,57 @@ def turn_keys(
     return torch.stack([keys, rows[:, 1].float()], 1)
 
 # %% ../nbs/16_adapters.ipynb #16-a44
-def check_plain(model: nn.Module) -> None:
-    "Raise where a model has a head, of whose prompts peft's file says too little."
-    if kind_of(model) != "CausalLM":
-        raise ValueError(f"prompts and prefixes go to and from files for a GPT, not a "
-                         f"{type(model).__name__}: use LoRA for that")
-
-
 @torch.no_grad()
 def save_vectors(model: nn.Module, folder: Path, name: str) -> None:
-    "Write a prompt or a prefix as `peft` does."
-    check_plain(model)
-    c, found = model.config, vectors_of(model, name)
-    fields = dict(task_type="CAUSAL_LM", inference_mode=True, num_layers=c.n_layer,
+    "Write a prompt or a prefix as `peft` does; before a head, in a form that only we open."
+    c, found, head = model.config, vectors_of(model, name), head_tensors(model)
+    fields = dict(task_type=TASK_TYPES[kind_of(model)], inference_mode=True, num_layers=c.n_layer,
                   num_transformer_submodules=1)
     if isinstance(model.model, Prompted) and name in model.model.adapters:
-        w, heads, width = found[0], c.n_head, c.d_model
-        fields |= dict(peft_type="PROMPT_TUNING", prompt_tuning_init="RANDOM")
+        w, heads, width, kind = found[0], c.n_head, c.d_model, "PROMPT_TUNING"
+        fields["prompt_tuning_init"] = "RANDOM"
     else:
         rows, heads, width = torch.stack(found), c.n_kv_head, c.n_kv_head * c.d_head
         w = turn_keys(rows, c, rows.shape[3]).permute(3, 0, 1, 2, 4).flatten(1)   # (P, L 2 H K)
-        fields |= dict(peft_type="PREFIX_TUNING", prefix_projection=False)
-    fields |= dict(num_virtual_tokens=len(w), num_attention_heads=heads, token_dim=width)
-    write_adapter(folder, fields, {"prompt_embeddings": w})
+        fields["prefix_projection"], kind = False, "PREFIX_TUNING"
+    fields |= dict(num_virtual_tokens=len(w), num_attention_heads=heads, token_dim=width,
+                   peft_type=kind + WITH_HEAD if head else kind)
+    write_adapter(folder, fields, {"prompt_embeddings": w} | head)
 
 # %% ../nbs/16_adapters.ipynb #16-a45
 @torch.no_grad()
 def load_vectors(model: nn.Module, fields: dict, tensors: dict, name: str) -> nn.Module:
     "Open a prompt or a prefix, ours or peft's."
-    check_plain(model)
-    c, kind, w = model.config, fields["peft_type"], tensors.get("prompt_embeddings")
-    if w is None or len(tensors) > 1:
-        raise ValueError(f"a {kind} file holds prompt_embeddings alone, not {sorted(tensors)[:3]}")
-    width = c.d_model if kind == "PROMPT_TUNING" else 2 * c.n_layer * c.n_kv_head * c.d_head
-    if w.dim() != 2 or w.shape[1] != width or not len(w):
-        raise ValueError(f"prompt_embeddings has shape {tuple(w.shape)}, the model needs "
-                         f"(P, {width}): this adapter was made for another model")
-    check_floats(w, "prompt_embeddings")
-    if kind == "PROMPT_TUNING":
+    w, head = parts_of_vectors(model, fields["peft_type"], tensors)
+    if fields["peft_type"].startswith("PROMPT"):
         rows = [w]
         add_prompt(model, len(w), name)
     else:
+        c = model.config
         rows = w.view(len(w), c.n_layer, 2, c.n_kv_head, c.d_head).permute(1, 2, 3, 0, 4)
         rows = turn_keys(rows, c, -len(w))
         add_prefix(model, len(w), name)
     for own, row in zip(vectors_of(model, name), rows): own.copy_(row)
+    if head: model.score.load_state_dict(head)
     return model
+
+
+def parts_of_vectors(
+    model: nn.Module, kind: str, tensors: dict[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    "Of a file its prompt_embeddings and its head, if they are for this model."
+    if kind.endswith(WITH_HEAD) != hasattr(model, "score"):
+        raise ValueError(f"a {kind} adapter is not for a {type(model).__name__}: a head for labels "
+                         f"goes with {WITH_HEAD} and with that alone")
+    start = f"base_model.model.{head_name(model)}."
+    head = {key.removeprefix(start): w for key, w in tensors.items() if key.startswith(start)}
+    c, w = model.config, tensors.get("prompt_embeddings")
+    if w is None or len(tensors) > 1 + len(head):
+        raise ValueError(f"a {kind} file holds prompt_embeddings, not {sorted(tensors)[:3]}")
+    wide = c.d_model if kind.startswith("PROMPT") else 2 * c.n_layer * c.n_kv_head * c.d_head
+    if w.dim() != 2 or w.shape[1] != wide or not len(w):
+        raise ValueError(f"prompt_embeddings has shape {tuple(w.shape)}, the model needs "
+                         f"(P, {wide}): this adapter was made for another model")
+    check_floats(w, "prompt_embeddings")
+    if hasattr(model, "score"): check_head(model, head)
+    return w, head

@@ -467,8 +467,10 @@ MaybeModel = Annotated[Optional[str], typer.Argument(
          "of the Hugging Face Hub; with --resume it need not be given", metavar="MODEL")]
 Task = option(str, "classify: a label for each text; tag: one for each word; generate: a text for "
               "each text", COMMON, metavar="NAME")
-Table = option(str, "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file to tag, "
-                "or hub:ORG/NAME[:PART]", COMMON, metavar="FILE")
+Table = option(list[str], "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file "
+               "to tag, hub:ORG/NAME[:PART], or a task of the built-in world: tales:mood, "
+               "tales-zh:names ... Several files: give it again, or join them by +", COMMON,
+               metavar="FILE")
 Held = option(str, "examples to validate on, or the share of --data  [default: 0.1]", COMMON,
               metavar="FILE|X")
 ResumeIt = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
@@ -513,7 +515,8 @@ def finetune_command(
     "Turn a model to a task, by examples. It leaves a run that gpt-nb predict and eval open."
     columns = dict(text=text, label=label, words=words, tags=tags, target=target,
                    question=question, context=context)
-    stated = dict(model=model, task=task, data=data, val=val, seed=seed, device=device,
+    joined = "+".join(data) if data else None
+    stated = dict(model=model, task=task, data=joined, val=val, seed=seed, device=device,
                   columns=given(columns) or None, encoding=encoding, learn=learn, epochs=epochs,
                   lr=lr, batch_size=batch_size)
     if resume: options = recall_task(out, given(stated), tune)
@@ -553,8 +556,8 @@ HOW_LEARNED = ("learn", "epochs", "lr", "batch_size", "seed", "device")
 
 # %% ../nbs/22_cli.ipynb #22-d116
 TunedModel = Annotated[str, typer.Argument(help="a run that gpt-nb finetune wrote", metavar="RUN")]
-Inputs = option(str, "texts: a table as for finetune (answers are not needed), a .txt file with "
-                "one in each line, or - for stdin", "Options", metavar="FILE")
+Inputs = option(list[str], "texts: a table as for finetune (answers are not needed), a .txt file "
+                "with one in each line, or - for stdin", "Options", metavar="FILE")
 Proba = Annotated[bool, typer.Option("--proba", rich_help_panel="Options", help=(
     "of labels: a line of JSON with the label and the probability of each"))]
 Longest = option(int, "of texts: write at most so many tokens", "Options", "--tokens", min=1,
@@ -571,12 +574,12 @@ def predict_command(
     "Answer rows. One label, one row of tags or one text a line, in the order of the rows."
     from gpt_nb.finetuning import predict
 
-    if data is None: raise ValueError("--data is missing: name a file, or - for stdin")
+    if not data: raise ValueError("--data is missing: name a file, or - for stdin")
     run, task = open_tuned(model, device)
     if proba and task != "classify": raise ValueError(f"--proba: {model} was not made to classify")
     columns = dict(text=text, words=words, question=question, context=context)
     columns = {role: name for role, name in columns.items() if name is not None}
-    with telling(): inputs = read_inputs(data, task, columns, encoding, run.options)
+    with telling(): inputs = read_inputs("+".join(data), task, columns, encoding, run.options)
     for i in range(0, len(inputs), AT_ONCE):
         part = inputs[i:i + AT_ONCE]
         if proba: lines = in_json(run.model.labels, predict(run, part, proba=True))
@@ -1322,9 +1325,10 @@ def read_parts(options: dict) -> tuple[list, list]:
 
     how = (options["task"], options["columns"], options["encoding"])
     say(f"reading {options['data']} ...")
-    examples = examples_of(options["data"], *how)
-    try: share = float(options["val"])
-    except ValueError: return examples, examples_of(options["val"], *how, test=True)
+    examples = examples_of(rows_of_world(options["data"]) or options["data"], *how)
+    val = options["val"]
+    try: share = float(val)
+    except ValueError: return examples, examples_of(rows_of_world(val) or val, *how, test=True)
     return split_examples(examples, share, options["seed"])
 
 
@@ -1332,15 +1336,49 @@ def in_short(learned: list[dict], held: list[dict], task: str) -> str:
     "How many examples there are, and of what."
     labels = sorted({e["label"] for e in learned}) if task == "classify" else []
     named = f"; labels {', '.join(labels[:8])}{' ...' * (len(labels) > 8)}" if labels else ""
-    return f"{len(learned):,} examples to learn from, {len(held):,} to validate on{named}"
+    return f"{examples(len(learned))} to learn from, {len(held):,} to validate on{named}"
+
+
+def examples(n: int) -> str:
+    "1 example, 2 examples."
+    return f"{n:,} example{'s' * (n != 1)}"
+
+# %% ../nbs/22_cli.ipynb #22-d123b
+def rows_of_world(data: str) -> list[dict] | None:
+    "Examples of a task of the built-in world; None where something else is named."
+    said = re.fullmatch(r"tales(-zh)?(?::(\w+))?(:test)?", data)
+    if not said: return None
+    from gpt_nb.finetuning import mood_rows, tags_of
+    from gpt_nb.tales import Tales
+    from gpt_nb.tasks import TEXT_TASKS, pairs_of
+
+    task, lang = said[2], "zh" if said[1] else "en"
+    seeds = range(3_000_000, 3_000_256) if said[3] else range(1_000_000, 1_000_256)
+    if task in TEXT_TASKS: rows = pairs_of(task, lang, seeds)
+    elif task == "mood" and lang == "en": rows = mood_rows(Tales(level=2), seeds)
+    elif task == "names":
+        told = (Tales(lang).sample(seed=seed) for seed in seeds)
+        tagged = (tags_of(story, by_character=lang == "zh") for story in told)
+        rows = [dict(words=words, tags=tags) for words, tags in tagged]
+    else:
+        known = ", ".join(["names", *["mood"] * (lang == "en"), *TEXT_TASKS])
+        raise ValueError(f"--data {data}: expected tales{said[1] or ''}:TASK, or behind it :test "
+                         f"for others to measure on; the tasks are {known}")
+    return [dict(row, where=f"{data}[{i}]") for i, row in enumerate(rows)]
 
 # %% ../nbs/22_cli.ipynb #22-d125
 @contextmanager
 def telling() -> Iterator[None]:
-    "Inside it, each warning is a line on stderr."
+    "Inside it, each warning is a line on stderr, once."
+    told = set()
+
+    def tell(message: Warning, *more, **how) -> None:
+        if str(message) not in told: say(f"note: {message}")
+        told.add(str(message))
+
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *more, **how: say(f"note: {message}")
+        warnings.showwarning = tell
         yield
 
 
@@ -1389,7 +1427,7 @@ def report_task(run: "Run", held: list[dict]) -> None:
              if name not in ("examples", "commonest label")]
     common = result.get("commonest label")
     beside = f" (always the commonest label: {shown(common)})" if common else ""
-    print(f"validation on {result['examples']:,} examples: {', '.join(words)}{beside}")
+    print(f"validation on {examples(result['examples'])}: {', '.join(words)}{beside}")
 
 
 def open_tuned(name: str, device: str | None):   # (run, task)
@@ -1412,19 +1450,49 @@ def read_inputs(data: str, task: str, columns: dict, encoding: str | None,
     "The rows to answer; columns that are not named are those of the run where they are there."
     from gpt_nb.finetuning import inputs_of
 
-    lines = None
-    if data == "-": lines = sys.stdin.read().removesuffix("\n").split("\n")
-    elif Path(data).suffix in (".txt", ".text", ".md") and task != "tag":
-        lines = read_prompts(Path(data))
-    if lines is not None:
-        lines = [line.removesuffix("\r") for line in lines]
-        return [dict(words=words_of(line)) if task == "tag" else dict(text=line) for line in lines]
+    plain = Path(data).suffix in (".txt", ".text", ".md") and task != "tag"
+    if data == "-" or plain: return read_lines(data, task, encoding)
+    rows = rows_of_world(data)
+    if rows: return inputs_of(rows, task)
     learned = {role: name for role, name in (options.get("columns") or {}).items()
                if role in ("text", "words", "question", "context")}
     try: return inputs_of(data, task, learned | columns, encoding)
     except ValueError:
         if columns or not learned: raise
     return inputs_of(data, task, None, encoding)
+
+# %% ../nbs/22_cli.ipynb #22-d128b
+def read_lines(data: str, task: str, encoding: str | None) -> list[dict]:
+    "A row for each line of a file, or of stdin."
+    text = stdin_text(encoding) if data == "-" else file_text(data, encoding)
+    if not text: raise ValueError(f"{'stdin' if data == '-' else data} is empty: expected a text "
+                                  "in each line")
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    gaps = [i for i, line in enumerate(lines, 1) if not line.strip()]
+    if gaps: warnings.warn(f"{len(gaps):,} empty line{'s' * (len(gaps) > 1)}: an answer to nothing "
+                           f"tells nothing (first: line {gaps[0]})")
+    return [dict(words=words_of(line)) if task == "tag" else dict(text=line) for line in lines]
+
+
+def stdin_text(encoding: str | None) -> str:
+    "What stdin holds."
+    from gpt_nb.data import check_encoding
+
+    check_encoding(encoding)
+    if not hasattr(sys.stdin, "buffer"): return sys.stdin.read()
+    try: return sys.stdin.buffer.read().decode(encoding or "utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise ValueError(f"stdin is not {encoding or 'UTF-8'} text (byte {e.object[e.start]:#x} at "
+                         f"{e.start:,}): say how it is written, as --encoding gb18030") from None
+
+
+def file_text(path: str, encoding: str | None) -> str:
+    "What a plain file holds."
+    from gpt_nb.data import coding_of, naming, open_text
+
+    if not Path(path).is_file(): raise FileNotFoundError(f"there is no file {path}")
+    how = coding_of(path, encoding)
+    with naming(path, encoding, how), open_text(path, how) as file: return file.read()
 
 
 def words_of(line: str) -> list[str]:
@@ -1458,7 +1526,8 @@ def assess_run(name: str, data: list[str] | None, column: str | None, encoding: 
                          "whose answers are known")
     columns = dict(run.options.get("columns") or {})
     if column: columns["words" if task == "tag" else "text"] = column
-    with telling(): result = assess(run, "+".join(data), columns, encoding)
+    named = "+".join(data)
+    with telling(): result = assess(run, rows_of_world(named) or named, columns, encoding)
     print(f"{'+'.join(data)}: {result.pop('examples'):,} examples")
     for measure, value in result.items(): print(f"{measure:<16}{value:.4f}")
 

@@ -814,20 +814,20 @@ def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     "Where a row stands and its pairs; the first line gives the names."
     csv.field_size_limit(2**31 - 1)
     with open_text(path, encoding) as file:
-        rows = csv.reader(file, delimiter="\t" if kind_of(path) == ".tsv" else ",", strict=True)
-        names, is_tsv = [], kind_of(path) == ".tsv"
+        *blank, head = first_lines(file)
+        said = _SEP.fullmatch(head)   # a line that Excel writes before the names
+        mark = said[1] if said else delimiter_of(head, kind_of(path))
+        lines = itertools.chain(blank, ["\n" if said else head], file)
+        rows, names = csv.reader(lines, delimiter=mark, strict=True), []
         written = (row for row in whole_rows(rows, path)
                    if any(value.strip() for value in row) or len(row) == len(names) > 1)
         names = next(written, [])
-        part, others = ("tab", "[;,|]") if is_tsv else ("comma", r"[;\t|]")
-        if len(names) == 1 and re.search(others, names[0]):
-            raise ValueError(f"{path}: the first line, {names[0]!r:.60}, has no {part}: a "
-                             f"{kind_of(path)[1:]} parts its values by {part}s")
         for i, row in enumerate(written, 1):
             where = f"{path}: row {i} (line {rows.line_num})"
             if len(row) != len(names):
                 raise ValueError(f"{where} has {len(row)} values and the first line {len(names)} "
-                                 "names: put a text that holds a comma in double quotes")
+                                 f"names: put a text that holds a {_PARTS.get(mark, repr(mark))} "
+                                 "in double quotes")
             yield where, list(zip(names, row))
 
 
@@ -842,6 +842,23 @@ def whole_rows(rows, path: str) -> Iterator[list[str]]:
         raise ValueError(f"{path}: the row at line {line} cannot be read ({error}): a value that "
                          "begins with a double quote must end with one, and a double quote within "
                          "it is written twice") from None
+
+# %% ../nbs/02_data.ipynb #02-054s
+_SEP = re.compile(r'"?sep=([^\r\n])"?\s*')
+_PARTS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+
+
+def first_lines(file) -> list[str]:
+    "The first line that is not blank, and those before it."
+    lines = [file.readline()]
+    while lines[-1].isspace(): lines.append(file.readline())
+    return lines
+
+
+def delimiter_of(head: str, kind: str) -> str:
+    "What parts the names of a table: the usual mark if it stands there, else the commonest."
+    usual, outside = "\t" if kind == ".tsv" else ",", re.sub('"[^"]*"', "", head)
+    return usual if usual in outside else max([usual, *_PARTS], key=outside.count)
 
 # %% ../nbs/02_data.ipynb #02-054b
 def parse(text: str, what: str):

@@ -10,16 +10,18 @@ __all__ = ['Row', 'SCORES', 'OPEN', 'ROLES', 'KNOWN', 'TASKS', 'SCORE_NAMES', 'c
            'best_of', 'best_mood', 'noised', 'best_noised', 'Asked', 'askable', 'words_for', 'answer_forecast',
            'best_answers', 'as_text', 'goes_on', 'reread', 'tags_of', 'F1', 'entities', 'entity_f1', 'entity_score',
            'dreamer_tags', 'who_dreams', 'best_dreamers', 'read_twice', 'TwoSided', 'two_sided', 'split_examples',
-           'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of', 'input_in']
+           'examples_of', 'assess', 'tune', 'search', 'check_known', 'inputs_of', 'note_guess', 'input_in']
 
 # %% ../nbs/15_finetuning.ipynb #15-002
 import ast
 import copy
 import json
 import math
+import os
 import random
 import re
 import shutil
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +41,8 @@ from torch import Tensor, nn
 # %% ../nbs/15_finetuning.ipynb #15-0021
 from .checkpoint import (MODELS, check_labels, config_for_others, content_of, kind_of,
                                load_tokenizer, local_folder)
-from .data import (check_sizes, coding_of, content_hash, naming, open_hub, open_text,
-                         read_rows, shuffled_documents)
+from .data import (check_sizes, coding_of, content_hash, find_paths, is_there, naming,
+                         open_hub, open_text, read_rows, shuffled_documents)
 from .data import kind_of as kind_of_file
 from .model import GPT, GPTConfig, Transformer, rotate
 from .sampling import end_ids, generate
@@ -55,25 +57,27 @@ def cut_at_name(
     text: str,   # a story of level 2 or 3, in English
 ) -> str:
     "The story up to the name of the one who is content; the empty text where nobody is."
-    start = text.rfind(" only ") + len(" only ")
-    end = text.find(" ", start)
-    return text[:end] if start >= len(" only ") and end > 0 else ""
+    before, only, after = text.rpartition(" only ")
+    name, space, _ = after.partition(" ")
+    return before + only + name if only and space else ""
 
 
 def mood_of(
     text: str,   # a story, whole or cut at the name
 ) -> str:
-    "Its mood as the world has it: happy if who smiles is the one it began with."
-    named = [word.strip(",.") for word in text.split(" named ")[1:2] for word in word.split()[:1]]
-    smiles = cut_at_name(text + " ").split()[-1:]
-    return "happy" if named and named == smiles else "sad"
+    "Its mood as the world has it: happy if who is content is the one it began with."
+    first = re.search(r" named ([^\s,.]+)", text)
+    content = cut_at_name(text + " ").rpartition(" ")[2]
+    return "happy" if first and first[1] == content else "sad"
 
 # %% ../nbs/15_finetuning.ipynb #15-c43
 def mood_rows(
     world: Tales,           # level 2 or 3, in English
     seeds: Iterable[int],   # one story each
 ) -> list[dict]:
-    "Stories up to the name of the one who smiles, as `text`, and their mood, as `label`."
+    "Stories up to the name of the one who is content, as `text`, and their mood, as `label`."
+    if world.level == 1 or world.lang != "en":
+        raise ValueError(f"these are no stories of {world!r}: give level 2 or 3, in English")
     stories = [world.sample(seed=seed) for seed in seeds]
     return [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
 
@@ -162,7 +166,8 @@ def gap(before: str, after: str) -> str:
 
 def is_han(c: str) -> bool:
     "Whether a character, or a mark, belongs to a text without spaces."
-    return "\u2e80" <= c <= "\u9fff" or "\uf900" <= c <= "\ufaff" or "\uff00" <= c <= "\uffef"
+    ranges = (0x2e80, 0x9fff), (0xf900, 0xfaff), (0xff00, 0xffef), (0x20000, 0x3ffff)
+    return any(first <= ord(c) <= last for first, last in ranges)
 
 # %% ../nbs/15_finetuning.ipynb #15-c21
 class Encoder:
@@ -175,19 +180,18 @@ class Encoder:
     def __call__(self, example: dict) -> Row:
         "The row of an example; of one without an answer, nothing is asked."
         encode = {"classify": self.classify, "tag": self.tag, "generate": self.generate}
-        x, y = encode[self.task](example)
+        where = example.get("where", f"{example.get('text', example)!r:.60}")
+        try: x, y = encode[self.task](example)
+        except ValueError as e: raise ValueError(f"{where}: {e}") from None   # an unknown character
         if len(x) <= self.context: return x, y
-        self.cut.append(example.get("where", f"{example.get('text', example)!r:.60}"))
+        self.cut.append(where)
         if self.task == "tag": return x[:self.context], y[:self.context]
         kept = self.context - 1   # of the end, which is what is asked about
         return x[:1] + x[-kept:], y[:1] + y[-kept:]
 
     def warn(self) -> None:
         "Say how many examples were too long."
-        if not self.cut: return
-        lost = "last words are not read" if self.task == "tag" else "beginnings are not read"
-        warnings.warn(f"{len(self.cut)} examples are longer than {self.context} tokens: their "
-                      f"{lost} (first: {self.cut[0]})")
+        if self.cut: warn_of_cut(self.cut, self.context, self.task)
 
     def classify(self, example: dict) -> Row:
         "One target, the label, at the last token."
@@ -214,8 +218,8 @@ class Encoder:
 # %% ../nbs/15_finetuning.ipynb #15-c23
 class RowBatches:
     "Batches of rows of unequal length, a pure function of (seed, step): `x, y = batches[step]`."
-    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int, rank: int = 0,
-                 world: int = 1):
+    def __init__(self, rows: list[Row], batch_size: int, seed: int, pad: int,
+                 rank: int = 0, world: int = 1):   # this process, and how many share a batch
         check_sizes(batch_size, 1, rank, world)
         self.rows, self.batch_size, self.seed, self.pad = rows, batch_size, seed, pad
         self.rank, self.world, self.kept = rank, world, {}
@@ -226,7 +230,8 @@ class RowBatches:
         if epoch not in self.kept:
             rng = np.random.default_rng([self.seed, epoch])
             fresh = shuffled_documents(self.lengths, self.batch_size, rng, epoch)
-            self.kept = {e: old for e, old in self.kept.items() if e == epoch - 1} | {epoch: fresh}
+            for old in self.kept.keys() - {epoch - 1}: del self.kept[old]
+            self.kept[epoch] = fresh   # a batch may begin in the epoch before
         return self.kept[epoch]
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:   # x (B, T), y (B, T)
@@ -272,7 +277,7 @@ class Examples:
         "Rows to validate on, short ones first, about `most` tokens of them; None: there are none."
         rows = sorted(self.val, key=lambda row: len(row[0]))
         tokens = sum(len(x) for x, y in rows)
-        if most is not None and tokens > most: rows = rows[::-(-tokens // most)]
+        if most is not None and tokens > most: rows = rows[::math.ceil(tokens / most)]
         starts = range(0, len(rows), batch_size)
         return (pad_rows(rows[i:i + batch_size], self.pad) for i in starts) if rows else None
 
@@ -334,7 +339,8 @@ def finetune(
     task: Literal["classify", "tag", "generate"],
     tok: Tokenizer | None = None,    # None: that of the run or folder
     *,
-    learn: Literal["all", "head"] | int = "all",   # or so many of the last blocks
+    learn: Literal["all", "head"] | int = "all",   # or so many of the last blocks; a head that is
+                                     # tied to the embeddings changes them too
     epochs: float | None = None,     # how often each example is read; None: many where they are few
     lr: float | None = None,         # AdamW's rate; Muon's is twice that. None: see `rates_for`
     batch_size: int = 16,
@@ -354,7 +360,7 @@ def finetune(
     labels = labels_of(train_part + val_part, task)
     limit = gpt.config.context * (4 if gpt.config.family.rotary else 1)
     encoder = Encoder(task, tok, labels, limit)
-    rows = [[encoder(example) for example in part] for part in (train_part, val_part)]
+    rows = [asked_of([encoder(example) for example in part]) for part in (train_part, val_part)]
     encoder.warn()
     model = prepared(gpt, task, labels, pad, max(len(x) for part in rows for x, y in part))
     examples = Examples(task, *rows, labels, pad, tok.end_id, tok.vocab_size)
@@ -375,18 +381,12 @@ def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Mo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: give a Run, a GPT or a folder")
     if tok is None: raise ValueError("no tokenizer: give tok=, the one the model was trained with")
+    if not isinstance(tok, Tokenizer):
+        raise TypeError(f"tok is {type(tok).__name__}: give a Tokenizer, of load_tokenizer")
     if tok.vocab_size > model.config.vocab_size:
         raise ValueError(f"tok has {tok.vocab_size} tokens and the model "
                          f"{model.config.vocab_size}: give the one the model was trained with")
     return model, tok
-
-
-def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
-    "Raise where something else was given than a list, or asked for than this model has."
-    if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
-    if batch_size < 1: raise ValueError(f"batch_size is {batch_size}: it should be at least 1")
-    if proba and kind_of(model) != "SequenceClassification":
-        raise ValueError(f"proba=True is for a Classifier, and this is a {type(model).__name__}")
 
 
 def pad_of(tok: Tokenizer) -> int:
@@ -401,6 +401,7 @@ def parts_of(examples: list[dict], val: float | list, task: str, seed: int) -> t
         return split_examples(examples, val, seed) if val else (examples, [])
     test = examples_of(val, task, test=True)
     if task != "generate": check_known(test, labels_of(examples, task))
+    note_shared(examples, test)
     return examples, test
 
 
@@ -411,12 +412,43 @@ def labels_of(examples: list[dict], task: str) -> tuple[str, ...]:
     found = {label for e in examples for label in ([e[key]] if task == "classify" else e[key])}
     return check_labels(sorted(found, key=lambda name: (name.zfill(9) if name.isdigit() else name)))
 
+# %% ../nbs/15_finetuning.ipynb #15-c271
+def check_asked(model: nn.Module, inputs: list, batch_size: int, proba: bool) -> None:
+    "Raise where something else was given than a list, or asked for than this model has."
+    if isinstance(inputs, (str, dict)): raise TypeError("inputs is one input: give a list of them")
+    if not isinstance(inputs, Iterable):
+        raise TypeError(f"inputs is {type(inputs).__name__}: give a list of them")
+    check_batch_size(batch_size)
+    if proba and kind_of(model) != "SequenceClassification":
+        raise ValueError(f"proba=True is for a Classifier, and this is a {type(model).__name__}")
+
+
+def check_batch_size(n: int) -> None:
+    "Raise where so many rows are no batch."
+    if isinstance(n, int) and n >= 1: return
+    raise ValueError(f"batch_size is {n!r}: it should be a whole number, at least 1")
+
+
+def asked_of(rows: list[Row]) -> list[Row]:
+    "The rows that ask something: one word that is longer than the context leaves no target."
+    kept = [(x, y) for x, y in rows if set(y) != {-100}]
+    if kept or not rows: return kept
+    raise ValueError("no example is left: the first word of each is longer than the context")
+
+
+def warn_of_cut(cut: list[str], context: int, task: str) -> None:
+    "Say how many examples were too long, and where the first stands."
+    lost = "words at the end are" if task == "tag" else "words at the beginning are"
+    many = "1 example is" if len(cut) == 1 else f"{len(cut):,} examples are"
+    warnings.warn(f"{many} longer than {context} tokens: {lost} not read (first: {cut[0]})")
+
 # %% ../nbs/15_finetuning.ipynb #15-c28
 def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.Module:
     "A copy with the head for the task; its context grows where rotary positions let it."
     if kind_of(gpt) != "CausalLM":
         raise TypeError(f"model is a {type(gpt).__name__}: give the GPT it was made from")
     gpt = copy.deepcopy(gpt)
+    if hasattr(gpt.model, "see"): gpt.model.see(task, pad)   # a `TwoSided` body
     if longest > gpt.config.context:
         gpt.config = gpt.model.config = replace(gpt.config, context=longest)
     if task == "generate": return gpt
@@ -425,9 +457,11 @@ def prepared(gpt: GPT, task: str, labels: tuple, pad: int, longest: int) -> nn.M
 
 def learn_only(model: nn.Module, learn: str | int) -> None:
     "Freeze all but the head, or all but the head, the last norm and so many of the last blocks."
-    if learn == "all": return
+    if learn == "all":
+        if not own_rates(model): model.requires_grad_(True)   # also what an earlier call froze
+        return
     blocks = 0 if learn == "head" else learn
-    if not isinstance(blocks, int) or not 0 <= blocks <= len(model.model.layers):
+    if type(blocks) is not int or not 0 <= blocks <= len(model.model.layers):
         raise ValueError(f"learn is {learn!r}: expected 'all', 'head' or a number of blocks, at "
                          f"most {len(model.model.layers)}")
     model.requires_grad_(False)
@@ -436,20 +470,28 @@ def learn_only(model: nn.Module, learn: str | int) -> None:
     for part in (head, *last, *([model.model.norm] if blocks else [])): part.requires_grad_(True)
 
 
+def own_rates(model: nn.Module) -> list[float]:
+    "The rates that adapters ask for, where there are some."
+    return [module.lr for module in model.modules() if hasattr(module, "lr")]
+
+
 def rates_for(model: nn.Module, learn: str | int, lr: float | None) -> dict:
     "Rates that suit what is trained; adapters, where there are some, say theirs."
-    said = [module.lr for module in model.modules() if hasattr(module, "lr")]
+    said = own_rates(model)
     if said or learn == "head":
         return dict(optimizer="adamw", lr=max(said, default=0.02) if lr is None else lr)
     usual = 0.005 if hasattr(model, "score") else 0.01   # as measured at widths of 96 and 128
     if lr is None: lr = usual * min(1.0, 128 / model.config.d_model)
     return dict(optimizer="muon", lr=lr, muon_lr=2 * lr)
 
-
+# %% ../nbs/15_finetuning.ipynb #15-c281
 def settings_for(examples: Examples, epochs: float | None, rates: dict, batch_size: int,
                  seed: int, settings: dict) -> TrainConfig:
     "How to train: read few examples often, and look once an epoch."
     n = len(examples.train)
+    check_batch_size(batch_size)
+    if epochs is not None and not (isinstance(epochs, (int, float)) and 0 < epochs < math.inf):
+        raise ValueError(f"epochs is {epochs!r}: expected a number above 0")
     if epochs is None: epochs = min(EPOCHS, max(1, READ / n))
     an_epoch = max(1, math.ceil(n / batch_size))
     steps = max(1, math.ceil(epochs * n / batch_size))
@@ -467,7 +509,7 @@ def predict(
     tok: Tokenizer | None = None,          # None: that of the run or folder
     batch_size: int = 32,
     proba: bool = False,                   # of a Classifier: all probabilities
-    max_new_tokens: int | None = None,     # of a GPT; None: as far as its context goes
+    max_new_tokens: int | None = None,     # of a GPT; None: half its context
 ) -> list | Tensor:                        # labels, lists of tags, or texts; or (N, n)
     "What a fine-tuned model says of each input."
     model, tok = body_of(model, tok)
@@ -476,7 +518,7 @@ def predict(
         return written_for(model, inputs, tok, batch_size, max_new_tokens)
     task = "classify" if kind_of(model) == "SequenceClassification" else "tag"
     encoder = Encoder(task, tok, model.labels, model.config.context)
-    examples = [as_example(given, task) for given in inputs]
+    examples = [as_example(given, task, f"inputs[{i}]") for i, given in enumerate(inputs)]
     rows = [encoder(example) for example in examples]
     encoder.warn()
     results = [None] * len(rows)
@@ -485,17 +527,23 @@ def predict(
         which = order[start:start + batch_size]
         for i, said in zip(which, label_rows(model, [rows[i] for i in which], task)):
             results[i] = said
-    if proba: return torch.stack(results)
+    if proba: return torch.stack(results) if results else torch.zeros(0, len(model.labels))
     if task == "tag": return [tags_for(*pair, model.labels) for pair in zip(examples, results)]
     return [model.labels[int(said.argmax())] for said in results]
 
 # %% ../nbs/15_finetuning.ipynb #15-c291
-def as_example(given: str | list[str] | dict, task: str) -> dict:
-    "An input as an example without an answer."
-    if isinstance(given, dict): return given
-    if task == "classify": return dict(text=given)
-    if isinstance(given, str): raise TypeError(f"{given!r:.60} is a text: give a list of its words")
-    return dict(words=list(given))
+def as_example(given: str | list[str] | dict, task: str, where: str = "an input") -> dict:
+    "An input as an example without an answer; what is none is named with its place."
+    key = "words" if task == "tag" else "text"
+    found = given if isinstance(given, dict) else {key: given}
+    where = found.get("where", where)
+    if key not in found: raise ValueError(f"{where} has no {key!r}: it has {list(found)}")
+    example = {name: found[name] for name in ("text", "words") if name in found}
+    if task != "tag": text_in(found["text"], where)
+    elif isinstance(found["words"], str):
+        raise TypeError(f"{where}: {found['words']!r:.60} is a text: give a list of its words")
+    else: example["words"] = [text_in(word, where) for word in items_of(found["words"], where)]
+    return example | {"where": where}
 
 
 def tags_for(example: dict, said: list[int], labels: Sequence[str]) -> list[str]:
@@ -519,8 +567,8 @@ def written_for(model: GPT, inputs: list[str], tok: Tokenizer, batch_size: int,
                 most: int | None) -> list[str]:
     "The answers that a GPT writes, greedily; of a prompt that is too long, the end is read."
     encoder, room = Encoder("generate", tok, (), model.config.context), most
-    asked = [given["text"] if isinstance(given, dict) else given for given in inputs]
-    prompts = [encoder(dict(text=text))[0] for text in asked]
+    asked = [as_example(given, "generate", f"inputs[{i}]") for i, given in enumerate(inputs)]
+    prompts = [encoder(example)[0] for example in asked]
     encoder.warn()
     if room is None: room = model.config.context // 2
     ends, texts = end_ids(model.config.eos_token_id) + [tok.end_id], []
@@ -611,6 +659,7 @@ class Best(NamedTuple):
 def best_of(right: Sequence[float]) -> Best:   # of each example: the chance that it is right
     "The best score from the chance of each best answer."
     n = len(right)
+    if not n: raise ValueError("no examples: the best score of nothing is not known")
     return Best(sum(right) / n, math.sqrt(sum(q * (1 - q) for q in right)) / n)
 
 
@@ -626,6 +675,7 @@ def noised(
     seed: int = 0,
 ) -> list[str]:
     "Labels of which each is exchanged for the other with a known probability."
+    if not 0 <= rate <= 1: raise ValueError(f"rate is {rate}: expected 0 to 1")
     names, rng = sorted(set(labels)), Random(seed)
     if len(names) != 2: raise ValueError(f"labels are of {len(names)} kinds: expected 2")
     return [names[1 - names.index(x)] if rng.random() < rate else x for x in labels]
@@ -775,9 +825,9 @@ def entity_f1(
 ) -> F1:
     "Precision, recall and F1 over whole entities; 0 where there is nothing to count."
     right = given = wanted = 0
-    for i, (tags, guess) in enumerate(zip(true, predicted, strict=True)):
-        if len(tags) != len(guess):
-            raise ValueError(f"text {i}: {len(tags)} true tags, {len(guess)} predicted")
+    true, predicted = list(true), list(predicted)
+    check_tag_lists(true, predicted)
+    for tags, guess in zip(true, predicted):
         gold, found = entities(tags), entities(guess)
         right, given, wanted = right + len(gold & found), given + len(found), wanted + len(gold)
     precision, recall = right / max(given, 1), right / max(wanted, 1)
@@ -791,6 +841,17 @@ def entity_score(said: list[list[str]], true: list[list[str]]) -> float:
 
 
 SCORES["tag"] = entity_score
+
+# %% ../nbs/15_finetuning.ipynb #15-t651
+def check_tag_lists(true: list, predicted: list) -> None:
+    "Raise where two lists of lists of tags are not alike."
+    if any(isinstance(tags, str) for tags in true + predicted):
+        raise TypeError("these are tags of one text: give a list of texts, each a list of tags")
+    if len(true) != len(predicted):
+        raise ValueError(f"{len(true)} texts with true tags, {len(predicted)} predicted")
+    for i, (tags, guess) in enumerate(zip(true, predicted)):
+        if len(tags) != len(guess):
+            raise ValueError(f"text {i}: {len(tags)} true tags, {len(guess)} predicted")
 
 # %% ../nbs/15_finetuning.ipynb #15-t81
 def dreamer_tags(story: Story) -> tuple[list[str], list[str]]:
@@ -824,36 +885,48 @@ def best_dreamers(world: Tales, stories: Sequence[Story]) -> Best:
 # %% ../nbs/15_finetuning.ipynb #15-t85
 def read_twice(words: Sequence[str], lang: str) -> list[str]:
     "The same words, the whole text before the first: tags then stand in a second reading."
+    if not len(words): return []
     return [join(list(words), lang) + " " + words[0], *words[1:]]
 
 # %% ../nbs/15_finetuning.ipynb #15-t88
 class TwoSided(Transformer):
     "A body without the causal mask: each token sees the whole text, and no padding behind it."
     def forward(self, ids: Tensor, cache: None = None, pad: None = None) -> Tensor:
+        if cache is not None: raise ValueError("without its mask a model cannot write")
         places = torch.arange(ids.shape[1], device=ids.device)               # (T,)
-        last = (places * (ids != self.config.bos_token_id)).argmax(-1)       # (B,)
+        last = (places * (ids != self.pad)).argmax(-1)                       # (B,)
         seen = (places <= last[:, None])[:, None, None]                      # (B, 1, 1, T)
         x = self.embed_tokens(ids)                                           # (B, T, D)
         rotation = rotate(places, self.config, x.dtype)
         for layer in self.layers: x = layer(x, rotation, seen)
         return self.norm(x)
 
+    def see(self, task: str, pad: int) -> None:
+        "What it is trained for, and the token that pads there."
+        if task == "generate": raise ValueError("without its mask a model cannot write: give a GPT")
+        self.pad = pad
 
-def two_sided(gpt: GPT) -> GPT:   # with rotary positions; padded with the token that begins texts
+    def plain(self) -> nn.Module:
+        raise ValueError("a folder does not say that the mask is away, and what opens it would put "
+                         "it back: use the model that finetune gives, without out=")
+
+
+def two_sided(gpt: GPT) -> GPT:   # with rotary positions
     "A copy without the causal mask, to tag with: it cannot write any more."
     if not gpt.config.family.rotary: raise ValueError("two_sided wants rotary positions")
     gpt, body = copy.deepcopy(gpt), TwoSided(gpt.config)
     body.load_state_dict(gpt.model.state_dict())
-    gpt.model = body
+    gpt.model, body.pad = body, padding_of(gpt.config, None)
     return gpt
+
 
 # %% ../nbs/15_finetuning.ipynb #15-d10
 ROLES = {"classify": ("text", "label"), "tag": ("words", "tags"), "generate": ("text", "target")}
 KNOWN = {   # what people call a column; the first that is there is taken
     ("classify", "text"): "text sentence review comment content document message tweet title "
                           "文本 句子 评论 内容 正文 文章 留言 标题",
-    ("classify", "label"): "label_desc label labels class category sentiment intent topic rating "
-                           "stars target 标签 类别 分类 情感 类型 评分",
+    ("classify", "label"): "label_desc label_text label labels class category sentiment intent "
+                           "topic rating stars target 标签 类别 分类 情感 类型 评分",
     ("tag", "words"): "tokens words token word text sentence 词 词语 单词 字 文本 句子",
     ("tag", "tags"): "ner_tags tags tag ner labels label pos_tags pos 标签 标注 实体 词性",
     ("generate", "question"): "question query instruction 问题 提问 指令",
@@ -875,7 +948,8 @@ def text_and_target(row: dict, at: dict[str, str], where: str) -> tuple[object, 
     "What a row asks and what is to be answered."
     target = row.get(at.get("target"))
     several = at.get("target", "").casefold() in ("answers", "answers.text")
-    if several: target = first_answer(target, where)
+    listed = "question" in at and not isinstance(target, str)
+    if several or listed: target = first_answer(target, where)
     if "question" not in at: return row.get(at["text"]), target
     parts = [row.get(at[role]) for role in ("context", "question") if role in at]
     if is_missing(parts[-1]): return None, target   # nothing is asked
@@ -920,8 +994,9 @@ def split_examples(
     parts = Examined(), Examined()
     for example in examples: parts[what_is_read(example) in chosen].append(example)
     if parts[1]: return parts
-    raise ValueError(f"{len(line)} different texts with a label that others have too: with "
-                     f"val={val} none is left to validate on; give more, or a data set as val")
+    raise ValueError(f"{len(line)} different texts can be spared (the only one of its label is "
+                     f"needed to learn from): with val={val} none is left to validate on; give "
+                     "more, or a data set as val")
 
 # %% ../nbs/15_finetuning.ipynb #15-d23
 def what_is_read(example: dict) -> str | tuple[str, ...]:
@@ -930,7 +1005,8 @@ def what_is_read(example: dict) -> str | tuple[str, ...]:
 
 # %% ../nbs/15_finetuning.ipynb #15-d29
 def examples_of(
-    dataset: str | Path | Iterable[dict],   # a file (csv, tsv, jsonl, json, parquet, CoNLL),
+    dataset: str | Path | Iterable[dict],   # a file (csv, tsv, jsonl, json, parquet, CoNLL), a
+                                            # pattern, several joined by +, a data set on disk,
                                             # "hub:org/name[/config][:part]", a list of dicts, a
                                             # datasets.Dataset or a pandas.DataFrame
     task: str,                              # "classify", "tag" or "generate"
@@ -971,7 +1047,7 @@ def assess(
     encoder = Encoder(task, tok, labels, model.config.context)
     rows = [encoder(example) for example in examples]
     encoder.warn()
-    held = Examples(task, [], rows, labels, pad_of(tok), tok.end_id, tok.vocab_size)
+    held = Examples(task, [], asked_of(rows), labels, pad_of(tok), tok.end_id, tok.vocab_size)
     reached = {"examples": len(rows), "loss": mean_loss(model, held.rows(model.config.context, 32))}
     plain = task == "tag" and not any(label.startswith("B-") for label in labels)
     name = "accuracy" if plain else SCORE_NAMES[task]
@@ -1210,27 +1286,57 @@ def best_run(study, run: Run | None, out: Path | None) -> Run:
 # %% ../nbs/15_finetuning.ipynb #15-d61
 def rows_of(dataset, task: str, encoding: str | None) -> tuple[str, list[tuple[str, dict]]]:
     "What the data set is called, and its rows, each with its place."
-    if isinstance(dataset, (str, Path)): source, rows = named_rows(str(dataset), task, encoding)
-    elif hasattr(dataset, "features"): source, rows = "dataset", dataset_rows(dataset)
-    else: source, rows = "dataset", listed_rows(dataset)
+    named, source = isinstance(dataset, (str, Path)), "dataset"
+    if named: source, rows = str(dataset), named_rows(str(dataset), task, encoding)
+    elif hasattr(dataset, "features"): rows = dataset_rows(dataset)
+    else: rows = listed_rows(dataset)
     rows = [(where, flat(row, where)) for where, row in rows]
     if rows: return source, rows
     raise ValueError(f"{source} has no rows: it is empty, or its first line, which gives the names "
                      "of the columns, is all there is")
 
 
-def named_rows(name: str, task: str, encoding: str | None) -> tuple[str, Iterable]:
-    "The rows of a file, or of a data set of the Hub."
+def named_rows(name: str, task: str, encoding: str | None) -> Iterable:
+    "The rows of files, or of a data set on disk or of the Hub."
     if name.startswith("hub:"):
         org, _, part = name.removeprefix("hub:").partition(":")
-        return name, dataset_rows(open_hub(org, part or "train"))
-    path = Path(name).expanduser()
-    if path.is_dir(): raise ValueError(f"{name} is a folder: name a file in it")
-    if not path.is_file(): raise FileNotFoundError(f"there is no file {name}")
-    if kind_of_file(name) != "text": return name, read_rows(path, encoding)
-    if task == "tag": return name, conll_rows(str(path), encoding)
-    raise ValueError(f"{name} is no table: expected a file that ends in .csv, .tsv, .jsonl, .json "
-                     "or .parquet, with a name for each column")
+        return dataset_rows(open_hub(org, part or "train"))
+    folder = Path(name).expanduser()
+    if (folder / "dataset_info.json").is_file():   # as `save_to_disk` writes it
+        import datasets
+        return dataset_rows(datasets.Dataset.load_from_disk(str(folder)))
+    return chain.from_iterable(file_rows(path, task, encoding) for path in files_of(name))
+
+
+def file_rows(path: str, task: str, encoding: str | None) -> Iterable:
+    "The rows of a table, or the sentences of a CoNLL file."
+    if kind_of_file(path) != "text": return read_rows(path, encoding)
+    if task == "tag": return conll_rows(path, encoding)
+    raise ValueError(f"{path} is no table: expected a file that ends in .csv, .tsv, .jsonl, .json "
+                     "or .parquet, with a name for each column; of a spreadsheet, save a sheet as "
+                     "CSV UTF-8")
+
+
+# %% ../nbs/15_finetuning.ipynb #15-d61b
+def files_of(name: str) -> list[str]:
+    "The files that a name means: one, those that a pattern finds, or several joined by +."
+    found = []
+    for part in [name] if is_there(name) else name.split("+"):
+        path = Path(part).expanduser()
+        if path.is_dir(): raise ValueError(f"{part} is a folder: name a file in it{one_in(path)}")
+        if not path.is_file(): paths = sorted(filter(os.path.isfile, find_paths(str(path))))
+        else: paths = [str(path)]
+        if not paths: raise FileNotFoundError(f"there is no file {part}")
+        found += paths
+    return found
+
+
+def one_in(folder: Path) -> str:
+    "A table or a saved data set in a folder, as an example."
+    saved = sorted(path.parent for path in folder.glob("*/dataset_info.json"))
+    tables = sorted(path for path in folder.iterdir() if kind_of_file(path.name) != "text")
+    return f", such as {[*saved, *tables][0]}" if saved or tables else ""
+
 
 # %% ../nbs/15_finetuning.ipynb #15-d62
 def dataset_rows(dataset) -> Iterator[tuple[str, dict]]:
@@ -1250,10 +1356,10 @@ def named(value: object, names: list[str]) -> object:
 
 
 def listed_rows(dataset) -> Iterator[tuple[str, dict]]:
-    "The rows of a list of dicts, or of a `pandas.DataFrame`."
-    if hasattr(dataset, "to_dict"): dataset = dataset.to_dict("records")
-    if isinstance(dataset, dict):
-        raise TypeError(f"the data set has parts, {list(dataset)}: give one, as dataset['train']")
+    "The rows of a list of dicts, of a `pandas.DataFrame`, or of a dict of columns."
+    if hasattr(dataset, "to_dict") and hasattr(dataset, "columns"):
+        dataset = dataset.to_dict("records")
+    if isinstance(dataset, dict): dataset = rows_beside(dataset)
     if not isinstance(dataset, Iterable):
         raise TypeError(f"the data set is {type(dataset).__name__}: expected a path, a list of "
                         "dicts, a datasets.Dataset or a pandas.DataFrame")
@@ -1262,6 +1368,24 @@ def listed_rows(dataset) -> Iterator[tuple[str, dict]]:
             raise TypeError(f"dataset[{i}] is {type(row).__name__}: expected a dict such as "
                             '{"text": "...", "label": "..."}')
         yield row.get("where", f"dataset[{i}]"), row
+
+
+def rows_beside(columns: dict) -> list[dict]:
+    "The rows of columns of equal length, such as a piece of a `datasets.Dataset`."
+    lists = [held for held in columns.values() if isinstance(held, (list, tuple, np.ndarray))]
+    if len(lists) < len(columns) or all(len(held) and isinstance(held[0], dict) for held in lists):
+        raise TypeError(f"the data set has parts, {some_of(columns)}: give one, as "
+                        f"dataset[{next(iter(columns), 'train')!r}]")
+    lengths = {name: len(held) for name, held in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns of the data set are not equally long: {lengths}")
+    return [dict(zip(columns, row)) for row in zip(*lists)]
+
+
+def some_of(names: Iterable) -> str:
+    "The first names of what may be many."
+    first = list(names)
+    return f"{first[:9]}{f' and {len(first) - 9:,} more' * (len(first) > 9)}"
 
 # %% ../nbs/15_finetuning.ipynb #15-d63
 def flat(row: dict | Sequence[tuple], where: str) -> dict:
@@ -1287,13 +1411,21 @@ def conll_rows(path: str, encoding: str | None) -> Iterator[tuple[str, dict]]:
     if len(sentences) == 1 and len(sentences[0][1]) > 100:
         raise ValueError(f"{path} is one sentence of {len(sentences[0][1]):,} words: put a blank "
                          "line between two sentences")
+    if numbered: sentences = [(line, whole_words(lines)) for line, lines in sentences]
+    universal = numbered and all(len(each) == 10 for _, lines in sentences for each in lines)
     for line, parts in sentences:
-        words = [each[numbered] for each in parts]
-        yield f"{path}: sentence at line {line}", dict(words=words, tags=[p[-1] for p in parts])
+        words, tags = ([each[i] for each in parts] for i in (numbered, 3 if universal else -1))
+        yield f"{path}: sentence at line {line}", dict(words=words, tags=tags)
+
+
+def whole_words(lines: list[list[str]]) -> list[list[str]]:
+    "Without lines such as 1-2, where two words are written as one, and 2.1, which is not written."
+    return [parts for parts in lines if not re.fullmatch(r"\d+[-.]\d+", parts[0])]
 
 
 def is_numbered(sentences: list[list[list[str]]]) -> bool:
     "Whether the words of each sentence are numbered 1, 2, 3, ... in a column before them."
+    sentences = [whole_words(lines) for lines in sentences]
     if not any(len(parts) > 1 for parts in sentences): return False   # might be words themselves
     return all(len(part) > 2 and part[0] == str(i)
                for parts in sentences for i, part in enumerate(parts, 1))
@@ -1332,7 +1464,7 @@ def columns_of(rows: list, task: str, asked: dict[str, str], source: str,
     for role, name in asked.items():
         if role not in roles: raise ValueError(f"columns: {task} knows {roles}, not {role!r}")
         if name not in names:
-            raise ValueError(f"{source} has no column {name!r}: it has {names}")
+            raise ValueError(f"{source} has no column {name!r}: it has {some_of(names)}")
     at = dict(asked)
     for role in roles:
         free = [name for name in names if name not in at.values()]
@@ -1351,16 +1483,20 @@ def only_needed(at: dict[str, str], task: str, names: list[str], source: str,
     others = [name for name in names if name not in at.values()]
     if len(missing) == len(others) == 1 and len(names) <= 2: at[missing[0]] = others[0]
     elif missing:
-        conll = "; a CoNLL file ends in .conll or .txt" if missing[0] in ("words", "tags") else ""
-        raise ValueError(no_column(missing[0], names, source) + conll)
+        raise ValueError(no_column(missing, names, source))
     if "question" in at: at.pop("text", None)
     return at
 
 
-def no_column(role: str, names: list[str], source: str) -> str:
+def no_column(roles: list[str], names: list[str], source: str) -> str:
     "What to do where no column is known to play a role."
-    return (f"{source} has the columns {names}, and none is known to hold the {role}: name it with "
-            f'columns={{"{role}": ...}} (--{role}-column); the first line gives the names')
+    named = ", ".join(f'"{role}": ...' for role in roles)
+    options = " ".join(f"--{role}-column" for role in roles)
+    if source.endswith(".json"): kind = "a .json file is a list of objects, or one in each line"
+    elif roles[0] in ("words", "tags"): kind = "a CoNLL file ends in .conll or .txt"
+    else: kind = "the first line gives the names"
+    return (f"{source} has the columns {some_of(names)}, and none is known to hold the "
+            f"{' or the '.join(roles)}: name it with columns={{{named}}} ({options}); {kind}")
 
 # %% ../nbs/15_finetuning.ipynb #15-d69
 def is_missing(value: object) -> bool:
@@ -1384,17 +1520,24 @@ def text_in(value: object, where: str = "a row") -> str:
 def first_answer(value: object, where: str) -> object:
     "Of several answers, the first; None where there is none."
     if isinstance(value, str) and value[:1] in "[{": value = unpacked(value, where)
-    if isinstance(value, dict): value = value.get("text")
     if hasattr(value, "tolist"): value = value.tolist()
-    if not isinstance(value, (list, tuple)): return value
-    return value[0] if value else None
+    while isinstance(value, (list, tuple, dict)):
+        pairs = isinstance(value, tuple) and value and isinstance(value[0], tuple)   # of JSON
+        if isinstance(value, dict) or pairs: value = dict(value).get("text")
+        else: value = value[0] if value else None
+    return value
+
+
+def counted(n: int, what: str) -> str:
+    "1 row, 2 rows."
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 # %% ../nbs/15_finetuning.ipynb #15-d70
-def label_name(value: object) -> str:
-    "A label as a name: 1 and 1.0 are '1'."
+def label_name(value: object, where: str = "a row") -> str:
+    "A label as a name on one line: 1 and 1.0 are '1', and an accent is written in one way."
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and value.is_integer(): value = int(value)
-    return str(value).strip()
+    return unicodedata.normalize("NFC", " ".join(text_in(str(value), where).split()))
 
 
 def unpacked(value: str, where: str = "a row") -> object:
@@ -1422,11 +1565,11 @@ def read_labelled(row: dict, at: dict, where: str, notes: "Notes") -> dict | Non
     "A text and its label."
     text, label = row.get(at["text"]), row.get(at["label"])
     if is_missing(text): return notes.add("{} no text and {} left out", where)
-    if is_missing(label) or label == -1: return notes.add("{} no label and {} left out", where)
-    if isinstance(label, (list, tuple, dict)):
+    if is_missing(label): return notes.add("{} no label and {} left out", where)
+    if isinstance(label, (list, tuple, dict, bytes)):
         raise ValueError(f"{where}: {label!r:.60} stands where one label is expected")
     notes.kinds.setdefault(kind_of_label(label), (where, label))
-    return dict(text=text_in(text, where), label=label_name(label))
+    return dict(text=text_in(text, where), label=label_name(label, where))
 
 
 def kind_of_label(label: object) -> str:
@@ -1446,11 +1589,13 @@ def read_tagged(row: dict, at: dict, where: str, notes: "Notes") -> dict | None:
         if len(letters) == len(tags): words = list(letters)
     if not words: return notes.add("{} no words and {} left out", where)
     if len(words) != len(tags):
-        raise ValueError(f"{where}: {len(words)} words and {len(tags)} tags: each word needs one")
+        raise ValueError(f"{where}: {counted(len(words), 'word')} and {counted(len(tags), 'tag')}: "
+                         "each word needs one")
     for word, tag in zip(words, tags):
         if word == "" or is_missing(tag) or word is None or word != word:
             raise ValueError(f"{where}: word {word!r} with tag {tag!r}: one of them is missing")
-    return dict(words=[text_in(word, where) for word in words], tags=[label_name(t) for t in tags])
+    return dict(words=[text_in(word, where) for word in words],
+                tags=[label_name(tag, where) for tag in tags])
 
 # %% ../nbs/15_finetuning.ipynb #15-d71c
 def read_answered(row: dict, at: dict, where: str, notes: "Notes") -> dict | None:
@@ -1530,8 +1675,8 @@ def check_labelled(examples: list[dict], source: str, notes: Notes, test: bool) 
     if test: return
     counts, first = Counter(e["label"] for e in examples), {}
     if len(counts) == 1:
-        raise ValueError(f"{source}: all {len(examples):,} rows have the label "
-                         f"{examples[0]['label']!r}: at least two different labels are needed")
+        raise ValueError(f"{source}: {counted(len(examples), 'row')} and no label but "
+                         f"{examples[0]['label']!r:.60}: at least two different labels are needed")
     if max(counts.values()) == 1 and len(counts) > 2:
         raise ValueError(f"{source}: no label stands in two rows ({examples[0]['label']!r:.40}, "
                          f"{examples[1]['label']!r:.40} ...): is this the column of the labels?")
@@ -1599,6 +1744,15 @@ def check_answered(examples: list[dict], source: str, notes: Notes, test: bool) 
 
 CHECKS = {"classify": check_labelled, "tag": check_tagged, "generate": check_answered}
 
+# %% ../nbs/15_finetuning.ipynb #15-d77s
+def note_shared(learned: Sequence[dict], held: Sequence[dict]) -> None:
+    "Count the texts to validate on that are also trained on: they tell nothing."
+    known, notes = {what_is_read(example) for example in learned}, Notes()
+    for example in held:
+        if what_is_read(example) in known:
+            notes.add("{} a text to validate on that {} trained on as well", example["where"])
+    notes.tell()
+
 # %% ../nbs/15_finetuning.ipynb #15-d77
 def check_known(
     examples: Sequence[dict],   # of a test or validation set
@@ -1624,9 +1778,18 @@ def inputs_of(
     check_task(task)
     source, rows = rows_of(dataset, task, encoding)
     at, inputs = columns_of(rows, task, columns or {}, source, answers=False), Notes()
+    if not columns: note_guess(at, task, source)
     found = [input_in(row, at, task, where, inputs) | {"where": where} for where, row in rows]
     inputs.tell()
     return found
+
+
+def note_guess(at: dict[str, str], task: str, source: str) -> None:
+    "Say it where the first line of a file may be no name: then a row is lost."
+    (role, name), *_ = at.items()
+    if kind_of_file(source) not in (".csv", ".tsv") or find_column(task, role, [name]): return
+    warnings.warn(f"{source}: its first line, {name!r:.60}, is taken for the name of the column",
+                  stacklevel=3)
 
 
 def input_in(row: dict, at: dict, task: str, where: str, notes: Notes) -> dict:

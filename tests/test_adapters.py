@@ -201,7 +201,7 @@ def test_prompts_leave_the_whole_context_to_a_text():
     with pytest.raises(ValueError, match="context"): model(torch.zeros(1, 22, dtype=torch.long))
 
 
-@pytest.mark.parametrize("add", MERGED)
+@pytest.mark.parametrize("add", ALL)
 def test_files_go_there_and_back(add, tmp_path):
     model = shaken(add(Classifier(gpt(), ["no", "yes"], 0)))
     save_adapter(model, tmp_path)
@@ -247,3 +247,162 @@ def test_an_adapter_that_is_off_does_not_move(add):
     trained = dict(run.model.named_parameters())
     for name, p in model.named_parameters():
         if ".first." in name: assert torch.equal(p, trained[name]), name
+
+
+# ---- what would be wrong without a word
+
+def with_two() -> nn.Module:
+    return shaken(add_lora(shaken(add_lora(gpt(), name="a")), rank=2, name="b"))
+
+
+def moved_by(run: Run, model: nn.Module) -> set[str]:
+    "The adapters whose numbers a training has changed."
+    before, found = dict(model.named_parameters()), set()
+    for name, p in run.model.named_parameters():
+        if ".adapters." in name and not torch.equal(p, before[name]):
+            found.add(name.partition(".adapters.")[2].partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_adapter_that_is_switched_on_is_the_one_that_learns(name):
+    model = with_two()
+    set_adapter(model, name)
+    assert moved_by(tune(model), model) == {name}
+
+
+def test_all_that_are_on_learn_and_with_none_there_is_nothing_to_train():
+    model = with_two()
+    set_adapter(model, ["a", "b"])
+    assert moved_by(tune(model), model) == {"a", "b"}
+    set_adapter(model, None)
+    assert not [p for p in model.parameters() if p.requires_grad]
+    rows = [dict(text="ab", target="cd")] * 4
+    with pytest.raises(ValueError, match="nothing to train"):
+        finetune(model, rows, "generate", TOK, val=0, epochs=1, show=False)
+
+
+@pytest.mark.parametrize("add", MERGED)
+def test_what_is_merged_does_not_pretend_to_learn(add):
+    model = shaken(add(gpt()))
+    merge(model)
+    with pytest.raises(ValueError, match="unmerge"): tune(model)
+    with torch.no_grad(): model.train()(IDS)            # to use it is no training
+    unmerge(model)
+    assert moved_by(tune(model), model) == {"default"}
+
+
+def test_a_merged_model_is_not_switched():
+    model = with_two()
+    set_adapter(model, "a")
+    before = model(IDS)
+    merge(model)
+    for wanted in ("b", None, "a"):
+        with pytest.raises(ValueError, match="unmerge first"): set_adapter(model, wanted)
+    assert (model(IDS) - before).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("add", BEFORE)
+def test_learned_tokens_are_not_merged_in_silence(add):
+    with pytest.raises(ValueError, match="no change of weights"): merge(add(gpt()))
+    model = add(add_lora(gpt(), name="l"), name="p")
+    with pytest.raises(ValueError, match="no change of weights"): merge(model)
+    set_adapter(model, "l")
+    merge(model)                                        # the tokens are off
+    unmerge(model)
+
+
+def test_nothing_is_not_merged():
+    model = add_lora(gpt())
+    set_adapter(model, None)
+    for one in (gpt(), model):
+        with pytest.raises(ValueError, match="nothing to merge"): merge(one)
+
+
+@pytest.mark.parametrize("rows", [["a", "b"], ["a", "b", None, "a"], []])
+def test_names_for_another_number_of_rows_are_refused(rows):
+    model = with_two()
+    set_adapter(model, None, rows=rows)
+    with pytest.raises(ValueError, match=f"{len(rows)} rows.* 3"): model(IDS)
+
+
+def test_rows_may_be_any_sequence_and_names_stand_once():
+    model = with_two()
+    set_adapter(model, None, rows=["a", None, "b"])
+    said = model(IDS)
+    set_adapter(model, None, rows=("a", None, "b"))
+    assert torch.equal(model(IDS), said)
+    with pytest.raises(ValueError, match="not both"): set_adapter(model, "a", rows=["a"] * 3)
+    with pytest.raises(ValueError, match="no adapter 3"): set_adapter(model, 3)
+    model = add_prefix(gpt(), name="p")
+    said = model(IDS)
+    set_adapter(model, ["p", "p"])
+    assert torch.equal(model(IDS), said)
+
+
+def test_texts_are_written_each_by_its_own_adapter():
+    model, prompts, alone = with_two(), [[1, 2], [2, 1], [3]], {}
+    for name in ("a", "b", None):
+        set_adapter(model, name)
+        alone[name] = list(generate(model, prompts, 8, temperature=0))
+    assert alone["a"] != alone["b"] != alone[None]
+    set_adapter(model, None, rows=["b", None, "a"])
+    mixed = list(generate(model, prompts, 8, temperature=0))
+    assert mixed == [alone["b"][0], alone[None][1], alone["a"][2]]
+
+
+@pytest.mark.parametrize("add", ALL)
+@pytest.mark.parametrize("name", ["keys", "forward", "type", "training", "a.b", "", None, 3])
+def test_names_that_a_module_cannot_hold_are_refused_before_anything_is_changed(add, name):
+    model = gpt()
+    with pytest.raises(ValueError, match="no name for an adapter"): add(model, name=name)
+    assert all(p.requires_grad for p in model.parameters())
+    add(model, name="心情")
+    set_adapter(model, "心情")
+
+
+@pytest.mark.parametrize("add, what", [
+    (add_lora, "rank"), (add_adalora, "rank"), (add_adalora, "first"), (add_bottleneck, "width"),
+    (add_prefix, "length"), (add_prompt, "length")])
+@pytest.mark.parametrize("size", [0, -1, 2.5, "4", True])
+def test_sizes_are_whole_numbers_of_one_or_more(add, what, size):
+    model = gpt()
+    with pytest.raises(ValueError, match=what): add(model, **{what: size})
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("add", [add_lora, add_adalora])
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), "16", None])
+def test_alpha_is_a_number(add, alpha):
+    with pytest.raises(ValueError, match="alpha"): add(gpt(), alpha=alpha)
+
+
+def test_a_budget_is_no_more_than_what_is_there():
+    with pytest.raises(ValueError, match="first is 2"): add_adalora(gpt(), rank=4, first=2)
+
+
+@pytest.mark.parametrize("targets", [None, [], "", [""], [3], "proj", ["q_proj", "nothing"]])
+def test_targets_that_name_no_layer(targets):
+    with pytest.raises(ValueError, match="no layer is called"): add_lora(gpt(), targets=targets)
+
+
+@pytest.mark.parametrize("around", BEFORE)
+def test_a_layer_has_its_name_whatever_stands_around_it(around):
+    model = add_lora(around(gpt(), name="p"), 2, targets=["self_attn.q_proj"], name="l")
+    assert len(ranks(model)) == 2
+    whole = "model.layers.1.self_attn.q_proj"
+    assert len(ranks(add_lora(around(gpt(), name="p"), 2, targets=whole, name="l"))) == 1
+
+
+def test_ia3_inputs_are_names_of_layers():
+    one, two = add_ia3(gpt(), inputs="down_proj"), add_ia3(gpt(), inputs=["down_proj"])
+    assert [m.shape for m in one.parameters()] == [m.shape for m in two.parameters()]
+    with pytest.raises(ValueError, match="down_prj"): add_ia3(gpt(), inputs=["down_prj"])
+
+
+@pytest.mark.parametrize("arch, fits", [("qwen3", 16), ("gpt2", 11)])
+def test_a_text_too_long_for_a_prompt_is_told_how_much_fits(arch, fits):
+    model = add_prompt(gpt(arch), length=5)
+    model(torch.zeros(1, fits, dtype=torch.long))
+    with pytest.raises(ValueError, match=f"keep the last {fits}$"):
+        model(torch.zeros(1, fits + 1, dtype=torch.long))

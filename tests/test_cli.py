@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_nb.cli import Budget, choose_depth, choose_tokenizer, measure_text, run_app, why_no_race
+from gpt_nb.cli import (Budget, choose_depth, choose_tokenizer, measure_text, rows_of_world,
+                        run_app, why_no_race)
 
 COMMAND = [sys.executable, "-c", "from gpt_nb.cli import main; main()"]
 
@@ -777,6 +778,59 @@ def test_predict_leaves_no_row_out(tuned, capsys):
     assert "note: 1 row has nothing to answer (first: gaps.csv: row 2 (line 4))" in err
 
 
+def test_lines_of_stdin_and_of_plain_files(tuned, capsys, monkeypatch):
+    import io
+    lines = "\ufeffThe soup was cold\r\n\r\nThe tea was lovely: très\r\n"
+
+    def answers(data: bytes, *more) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+        Path("lines.txt").write_bytes(data)
+        said = []
+        for name in ("-", "lines.txt"):
+            code = run_app(["predict", str(tuned), "--data", name, *more])
+            said.append((code, *capsys.readouterr()))
+        assert said[0][0] == said[1][0] and said[0][1] == said[1][1]
+        return said[0]
+
+    code, out, err = answers(lines.encode())
+    assert code == 0 and out.splitlines()[::2] == ["bad", "good"] and len(out.splitlines()) == 3
+    assert "note: 1 empty line: an answer to nothing tells nothing (first: line 2)" in err
+    assert answers(lines[1:].encode("latin-1"), "--encoding", "latin-1")[1] == out
+    code, out, err = answers(lines[1:].encode("latin-1"))
+    assert code == 2 and "stdin is not UTF-8 text (byte 0xe8" in err and "--encoding" in err
+    assert "stdin is empty" in answers(b"")[2]
+
+
+def test_several_files_of_examples(tuned, tmp_path, capsys):
+    guests(tmp_path, "a.csv")
+    Path("b.csv").write_text("Review;Label\nThe stew, it was cold;bad\n")
+    assert run_app(["predict", str(tuned), "--data", "a.csv", "--data", "b.csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 43
+    assert run_app(["eval", str(tuned), "--data", "a.csv", "--data", "b.csv"]) == 0
+    assert "a.csv+b.csv: 43 examples" in capsys.readouterr().out
+    words = [*tune_on("a.csv", val="b.csv", out="run", epochs=1), "--data", "b.csv"]
+    assert run_app(words) == 0
+    out, err = capsys.readouterr()
+    assert "43 examples to learn from, 1 to validate on" in err and "on 1 example:" in out
+    assert err.count("note: 1 row has a text to validate on that is trained on as well") == 1
+
+
+def test_tasks_of_the_world_are_data(tmp_path, capsys):
+    assert run_app(tune_on("tales:names", task="tag", epochs=0.2, out="run")) == 0
+    assert "231 examples to learn from, 25 to validate on" in capsys.readouterr().err
+    assert run_app(["eval", "run", "--data", "tales:names:test"]) == 0
+    assert "tales:names:test: 256 examples" in capsys.readouterr().out
+    for name, role in (("tales:mood", "label"), ("tales-zh:names", "tags"),
+                       ("tales:question", "target"), ("tales-zh:summary:test", "target")):
+        rows = rows_of_world(name)
+        assert len(rows) == 256 and role in rows[0] and rows[5]["where"] == f"{name}[5]"
+        other = rows_of_world(name.removesuffix(":test") + ":test" * (":test" not in name))
+        assert not {str(row) for row in rows} & {str(row) for row in other}
+    assert rows_of_world("tales.csv") is None
+    for name in ("tales", "tales:2", "tales-zh:mood"):
+        assert "the tasks are names," in fails(capsys, *tune_on(name))
+
+
 def test_eval_of_a_run_that_was_turned_to_a_task(tuned, capsys):
     assert run_app(["eval", str(tuned), "--data", str(tuned.parent / "guests.csv")]) == 0
     out, err = capsys.readouterr()
@@ -941,10 +995,10 @@ finetune tales-short --task classify --data no.csv              | no file no.csv
 finetune tales-short --task classify --data .                   | is a folder
 finetune tales-short --task classify --data lines.txt           | is no table
 finetune tales-short --task classify --data head.csv            | has no rows
-finetune tales-short --task classify --data one.csv             | have the label 'good'
+finetune tales-short --task classify --data one.csv             | no label but 'good'
 finetune tales-short --task classify --data two.csv             | row 2 (line 3): label '1.0'
 finetune tales-short --task tag --data odd.conll                | line 2: 'Rome' is not a word
-finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tags
+finetune tales-short --task tag --data uneven.jsonl             | row 1: 2 words and 1 tag:
 finetune tales-short --task generate --data g.csv               | hold the text
 finetune tales-short --task classify --data g.csv --text-column x   | no column 'x'
 finetune tales-short --task classify --data g.csv --tags-column x   | not 'tags'

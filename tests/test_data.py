@@ -278,6 +278,13 @@ def read(folder, name, content, **kw):
     ("a.csv", 'text,n\nA "quoted" word,1\n', ['A "quoted" word']),
     ("a.csv", '"text, cleaned"\nA\n', ["A"]),
     ("a.tsv", 'text\tn\nA, with a comma\t1\n', ["A, with a comma"]),
+    ("a.csv", '\n \ntext;n\n"A, or; B";1,5\n\nC, D;2\n', ["A, or; B", "C, D"]),   # as in Europe
+    ("a.csv", 'sep=;\r\nn;text\r\n1;A\r\n', ["A"]),                 # a line of Excel's
+    ("a.csv", '"sep=,"\ntext,"n;m;l"\nA,1\n', ["A"]),
+    ("a.csv", 'text\tn\nA, with a comma\t1\n', ["A, with a comma"]),
+    ("a.csv", 'n|text\n1|A;B\n', ["A;B"]),
+    ("a.csv", '"a;b, c;d"\nA\n', ["A"]),
+    ("a.tsv", 'text,n\n"A\tB",1\n', ["A\tB"]),
     ("a.jsonl", '{"n": null, "text": "A"}\n\n{"text": "B", "n": {"text": "not this"}}\n'
      '{"n": [{"text": 1}], "text": "C"}', ["A", "B", "C"]),
     ("a.jsonl", '\ufeff{"text": "A\\u0000B"}\r\n', ["A\0B"]),
@@ -307,11 +314,8 @@ def test_what_a_file_holds_comes_back_whole(tmp_path, name, content, texts, pack
     ("a.csv", "text\nHello, world\n",
      r"a.csv: row 1 \(line 2\) has 2 values and the first line 1 names"),
     ("a.csv", "text,n,text\nA,1,B\n", r"row 1 \(line 2\) has two columns 'text'"),
-    ("a.csv", "text;label\nA;1\n", "a.csv: the first line, 'text;label', has no comma"),
-    ("a.csv", "text\tlabel\nA\t1\n", "has no comma: a csv parts its values by commas"),
-    ("a.tsv", "text,label\nA,1\n",
-     "a.tsv: the first line, 'text,label', has no tab: a tsv parts its values by tabs"),
-    ("a.tsv", "text;label\nA;1\n", "has no tab"),
+    ("a.csv", "text;label\nA; B;1\n", r"row 1 \(line 2\) has 3 values .* that holds a semicolon"),
+    ("a.tsv", "text\tlabel\nA\tB\t1\n", "put a text that holds a tab in double quotes"),
     ("a.csv", "title,body\nA,B\n",
      r"row 1 .line 2. has several columns, \['body', 'title'\].* column .--column"),
     ("a.tsv", "text\tn\nA\t1\t2\n", r"a.tsv: row 1 \(line 2\) has 3 values"),

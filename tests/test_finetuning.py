@@ -10,9 +10,9 @@ import torch
 
 from gpt_nb.checkpoint import FAMILIES, load_tokenizer, read_labels
 from gpt_nb.finetuning import (Classifier, Encoder, Examples, RowBatches, Tagger, assess, finetune,
-                               pad_of, pad_rows, predict)
+                               pad_of, pad_rows, predict, word_pieces)
 from gpt_nb.model import GPT, GPTConfig
-from gpt_nb.tokenizer import BPETokenizer
+from gpt_nb.tokenizer import BPETokenizer, CharTokenizer
 from gpt_nb.training import Run, read_log
 
 FRUITS = {"red": "a cherry", "green": "a lime", "blue": "a plum", "yellow": "a lemon"}
@@ -230,6 +230,7 @@ def test_padding_changes_no_result(arch, tok):
         assert len({str(said) for said in alone}) > 1      # it says different things
         assert predict(run, []) == []
         if task != "classify": continue
+        assert predict(run, [], proba=True).shape == (0, 2)
         p = predict(run, asked, batch_size=1, proba=True)
         assert p.shape == (len(asked), 2)
         torch.testing.assert_close(p.sum(1), torch.ones(len(asked)))
@@ -276,7 +277,18 @@ def test_a_token_with_the_number_0_may_pad(tok, monkeypatch):
     ("generate", dict(text="tea"), {}, TypeError, "inputs is one input: give a list"),
     ("tag", ["Ann tea"], {}, TypeError, "'Ann tea' is a text: give a list of its words"),
     ("tag", [["Ann", ""]], {}, ValueError, "a word is empty"),
+    ("tag", [["Ann"], ["Bob", None]], {}, ValueError, r"inputs\[1\]: None stands where a text"),
+    ("tag", [None], {}, ValueError, r"inputs\[0\]: None stands where a list of words"),
+    ("tag", [dict(words="Ann tea")], {}, TypeError, "'Ann tea' is a text: give a list of its"),
+    ("tag", [dict(text="tea")], {}, ValueError, r"inputs\[0\] has no 'words': it has \['text'\]"),
+    ("classify", ["tea", None], {}, ValueError, r"inputs\[1\]: None stands where a text"),
+    ("classify", [["the", "tea"]], {}, ValueError, r"\['the', 'tea'\] stands where a text"),
+    ("classify", [dict(words=["tea"])], {}, ValueError, r"inputs\[0\] has no 'text'"),
+    ("classify", [dict(text="\ud800", where="row 2")], {}, ValueError, "row 2: .*lone surrogate"),
+    ("generate", ["tea", 3], {}, ValueError, r"inputs\[1\]: 3 stands where a text"),
+    ("generate", None, {}, TypeError, "inputs is NoneType: give a list"),
     ("classify", ["tea"], dict(batch_size=0), ValueError, "batch_size is 0"),
+    ("classify", ["tea"], dict(batch_size=1.5), ValueError, "1.5: it should be a whole"),
     ("tag", [["Ann"]], dict(proba=True), ValueError, "for a Classifier, and this is a Tagger"),
     ("generate", ["tea"], dict(proba=True), ValueError, "for a Classifier, and this is a GPT")])
 def test_what_cannot_be_asked(task, inputs, more, error, why, tok):
@@ -330,10 +342,35 @@ def test_what_is_frozen_stays_and_what_is_not_changes(learn, task, tok):
     if task != "generate": assert run.model.score.weight.abs().max() > 0
 
 
-@pytest.mark.parametrize("learn", ["most", -1, 3, 1.5])
+@pytest.mark.parametrize("learn", ["most", -1, 3, 1.5, True])
 def test_what_cannot_be_learned(learn, tok):
     with pytest.raises(ValueError, match="expected 'all', 'head' or a number of blocks, at most 2"):
         go(tiny("qwen3", tok), tok, "classify", learn=learn)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_an_earlier_call_froze_learns_again(task, tok):
+    "A body of which only the head, or nothing, learned: `all` means all."
+    gpt = tiny("qwen3", tok, tie_embeddings=False)
+    once = go(gpt, tok, "generate", learn="head", n=16).model
+    for body in (once, gpt.requires_grad_(False)):
+        before, run = state_of(body), go(body, tok, task, n=16)
+        after, left = run.model.state_dict(), {"lm_head.weight"} if task != "generate" else set()
+        assert {k for k in before if k not in after or torch.equal(before[k], after[k])} == left
+
+
+@pytest.mark.parametrize("how, why", [
+    (dict(epochs=0), "epochs is 0: expected a number above 0"), (dict(epochs=-1), "epochs is -1"),
+    (dict(epochs=float("nan")), "epochs is nan"), (dict(epochs=float("inf")), "epochs is inf"),
+    (dict(epochs="3"), "epochs is '3'"), (dict(batch_size=0), "batch_size is 0: it should be"),
+    (dict(batch_size="8"), "batch_size is '8'")])
+def test_how_nothing_can_be_trained(how, why, tok):
+    with pytest.raises(ValueError, match=why): go(tiny("qwen3", tok), tok, "classify", **how)
+
+
+def test_what_is_no_tokenizer_is_refused(tok):
+    with pytest.raises(TypeError, match="tok is str: give a Tokenizer"):
+        go(tiny("qwen3", tok), "tales-short", "tag")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -459,10 +496,10 @@ def test_a_rotary_body_is_given_the_context_that_examples_need(tok):
 @pytest.mark.parametrize("arch, limit", [("gpt2", 16), ("llama", 64)])
 def test_what_is_too_long_is_counted_and_cut(arch, limit, tok):
     gpt = tiny(arch, tok, context=16)
-    with pytest.warns(UserWarning, match=f"^1 examples are .* {limit} tokens: .*dataset.4"):
+    with pytest.warns(UserWarning, match=f"^1 example is .* {limit} tokens: .*dataset.4"):
         run = finetune(gpt, long_rows(100), "classify", tok, epochs=1, val=0, show=False)
     assert run.model.config.context == limit
-    with pytest.warns(UserWarning, match=f"^1 examples are .* {limit} tokens"):
+    with pytest.warns(UserWarning, match=f"^1 example is .* {limit} tokens"):
         said = predict(run, ["tea " * 200 + "the good tea", "the good tea"], proba=True)
     assert said.isfinite().all()
 
@@ -472,13 +509,13 @@ def test_of_a_long_prompt_the_end_is_read(arch, tok):
     run = go(tiny(arch, tok, context=32), tok, "generate", n=96, epochs=8)
     asked, right = inputs_for("generate", 12)
     long = ["salt " * 40 + asked[0], *asked[1:]]
-    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+    with pytest.warns(UserWarning, match="^1 example is longer than 32 tokens"):
         said = predict(run, long, max_new_tokens=8)
     assert said[1:] == predict(run, asked[1:], max_new_tokens=8)
-    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+    with pytest.warns(UserWarning, match="^1 example is longer than 32 tokens"):
         assert predict(run, long[:1], max_new_tokens=8) == said[:1]
     rows = [dict(text=text, target=target) for text, target in zip(long, right)]
-    with pytest.warns(UserWarning, match="^1 examples are longer than 32 tokens"):
+    with pytest.warns(UserWarning, match="^1 example is longer than 32 tokens"):
         assert assess(run, rows)["exact match"] > 0.8
 
 
@@ -493,6 +530,38 @@ def test_what_is_left_of_a_long_example(tok):
     x, y = Encoder("generate", tok, (), 12)(dict(text=text, target="a lime"))
     assert len(x) == len(y) == 12 and x[0] == end and y[-1] == end
     assert [t for t in y if t != -100] == [*tok.encode("a lime"), end]
+
+
+def test_a_word_that_is_longer_than_the_context_is_no_example(tok):
+    "Nothing is asked in it: the others are trained on and measured as if it were not there."
+    gpt, long = tiny("gpt2", tok, context=16), dict(words=["x" * 300, "Ann"], tags=["O", "B-PER"])
+    rows, test = rows_for("tag", 12), rows_for("tag", 6, 2)
+    how = dict(epochs=2, batch_size=2, accumulate=2, show=False)
+    with pytest.warns(UserWarning, match="^2 examples are longer than 16 tokens: words at the end"):
+        run = finetune(gpt, [*rows, long], "tag", tok, val=[*test, long], **how)
+    alone = finetune(gpt, rows, "tag", tok, val=test, **how)
+    assert not same_state(run.model.state_dict(), alone.model.state_dict())
+    assert (run.val_loss, run.score) == (alone.val_loss, alone.score)
+    with pytest.warns(UserWarning, match="^1 example is longer than 16 tokens"):
+        found, plain = assess(run, [*test, long]), assess(run, test)
+    assert found == plain | {"examples": 7}
+    with pytest.raises(ValueError, match="no example is left"), pytest.warns(UserWarning):
+        assess(run, [long])
+
+
+def test_a_character_that_the_tokenizer_lacks_is_named_with_its_place():
+    rows = rows_for("classify", 8)
+    letters = CharTokenizer.train([row["text"] for row in rows])
+    gpt = tiny("qwen3", letters)
+    with pytest.raises(ValueError, match=r"dataset\[8\]: character 4, '茶'"):
+        go(gpt, letters, "classify", n=8, val=[*rows, dict(text="the 茶", label="good")])
+    with pytest.raises(ValueError, match=r"inputs\[1\]: character 0, '茶'"):
+        predict(Classifier(gpt, ("a", "b")), ["tea", "茶"], letters)
+
+
+def test_rare_characters_are_chinese_too():
+    assert word_pieces(dict(words=["𠮷野家", "很", "好"])) == ["𠮷野家", "很", "好"]
+    assert word_pieces(dict(words=["New", "York", "很", "好"])) == ["New", " York", "很", "好"]
 
 
 # ---- batches

@@ -73,6 +73,50 @@ def test_encodings_marks_and_line_ends(tmp_path, encoding, ends):
         with pytest.raises(ValueError, match="encoding=\"gb18030\""): examples_of(path, "classify")
 
 
+@pytest.mark.parametrize("mark, head", [(";", ""), (";", "sep=;\r\n"), ("\t", ""), ("|", "")])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_what_spreadsheets_write(tmp_path, mark, head, encoding):
+    lines = [f"Review{mark}Label", f'"Très bon, ""frais""\nvraiment"{mark}1,5',
+             f"Froid, hélas{mark}0,5", f"Chaud{mark}1,5", f"Tard{mark}0,5", ""]
+    path = write(tmp_path / "t.csv", head + "\r\n".join(lines), encoding)
+    found = quietly(path, "classify", encoding="cp1252" if encoding == "cp1252" else None)
+    assert labelled(found)[:2] == [('Très bon, "frais"\nvraiment', "1,5"), ("Froid, hélas", "0,5")]
+    lines_before = 4 + bool(head)
+    assert found[1]["where"].endswith(f"row 2 (line {lines_before})")
+
+
+def test_several_files_and_a_data_set_on_disk(tmp_path):
+    for name, part in (("a", GOOD[:2]), ("b", GOOD[2:])):
+        pd.DataFrame(part, columns=["text", "label"]).to_csv(tmp_path / f"{name}.csv", index=False)
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    for name in (f"{a}+{b}", tmp_path / "*.csv"):
+        found = quietly(name, "classify")
+        assert labelled(found) == GOOD and found[2]["where"] == f"{b}: row 1 (line 2)"
+    with pytest.raises(FileNotFoundError, match="there is no file no.csv$"):
+        examples_of(f"{a}+no.csv", "classify")
+    with pytest.raises(ValueError, match="is a folder: name a file in it, such as .*a.csv"):
+        examples_of(tmp_path, "classify")
+    rows = datasets.Dataset.from_list([dict(text=t, label=kind) for t, kind in GOOD])
+    datasets.DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
+    assert labelled(quietly(tmp_path / "saved" / "train", "classify")) == GOOD
+    with pytest.raises(ValueError, match="name a file in it, such as .*saved/train"):
+        examples_of(tmp_path / "saved", "classify")
+
+
+def test_columns_beside_each_other():
+    rows = datasets.Dataset.from_list([dict(text=t, label=kind) for t, kind in GOOD])
+    assert labelled(quietly(rows[:], "classify")) == GOOD   # a slice is a dict of columns
+    asked = dict(context=["A", "B"], question=["Who?", "Where?"],
+                 answers=[dict(text=["Tom"]), dict(text=["Rome"])])
+    assert pairs(quietly(asked, "generate"), "target") == [("Tom",), ("Rome",)]
+    with pytest.raises(ValueError, match=r"not equally long: {'text': 2, 'label': 1}"):
+        examples_of(dict(text=["a", "b"], label=["x"]), "classify")
+    with pytest.raises(TypeError, match="has parts, .'train', 'test'.: give one, as dataset."):
+        examples_of(dict(train=[dict(text="a")], test=[dict(text="b")]), "classify")
+    with pytest.raises(TypeError, match=r"dataset\[0\] is int: expected a dict"):
+        examples_of(pd.Series([1, 2]), "classify")
+
+
 def test_numbers_of_a_dataset_are_named():
     kinds = datasets.Features(dict(sentence=datasets.Value("string"), idx=datasets.Value("int32"),
                                    label=datasets.ClassLabel(names=["negative", "positive"])))
@@ -140,6 +184,11 @@ def test_other_pairs_of_texts():
     assert pairs(quietly(wmt, "generate", at), "text", "target") == [("cat", "猫"), ("dog", "狗")]
     listed = [dict(input="a", output='["x", "y"]'), dict(input="b", output="{'z': 1}")]
     assert pairs(quietly(listed, "generate"), "target") == [('["x", "y"]',), ("{'z': 1}",)]
+    for answers in (["x", "y"], [dict(text="x", start=1), dict(text="y")], dict(text=["x", "y"])):
+        asked = [dict(question="q", answer=answers)]
+        assert pairs(quietly(asked, "generate"), "target") == [("x",)]
+    several = [dict(document="long", summary=["x", "y"])]   # which is meant nobody knows
+    with pytest.raises(ValueError, match="stands where a text"): examples_of(several, "generate")
     unanswerable = [dict(context="c", question="q", answers=dict(text=[], answer_start=[]))]
     with pytest.raises(ValueError, match="1 row has no answers.text and is left out"):
         examples_of(unanswerable, "generate")
@@ -148,12 +197,15 @@ def test_other_pairs_of_texts():
 def test_named_columns(tmp_path):
     path = write(tmp_path / "t.csv", "v1,v2,v3\nham,Hi,x\nspam,Win!,y\nham,Bye,z\nspam,Buy!,w\n")
     with pytest.raises(ValueError, match=r"has the columns \['v1', 'v2', 'v3'\], and none is known "
-                       r"to hold the text: .*--text-column"):
+                       r"to hold the text or the label: .*\(--text-column --label-column\)"):
         examples_of(path, "classify")
     found = quietly(path, "classify", {"text": "v2", "label": "v1"})
     assert labelled(found)[0] == ("Hi", "ham")
     with pytest.raises(ValueError, match=r"no column 'v9': it has \['v1', 'v2', 'v3'\]"):
         examples_of(path, "classify", {"text": "v9", "label": "v1"})
+    wide = [{f"c{i}": "x" for i in range(500)}]
+    with pytest.raises(ValueError, match=r"'c8'\] and 491 more, and none is known"):
+        examples_of(wide, "classify")
     with pytest.raises(ValueError, match=r"classify knows \['text', 'label'\], not 'txt'"):
         examples_of(path, "classify", {"txt": "v2"})
 
@@ -161,7 +213,7 @@ def test_named_columns(tmp_path):
 CLASSIFY = [
     ("text,label\n", r"t.csv has no rows: it is empty, or its first line"),
     ("", r"t.csv has no rows"),
-    ("text,label\nA,good\nB,good\n", r"all 2 rows have the label 'good': at least two"),
+    ("text,label\nA,good\nB,good\n", r"2 rows and no label but 'good': at least two"),
     ("text,label\nA,1\nB,0\nC,1.0\n", r"row 3 \(line 4\): label '1.0' is the same number as '1'"),
     ("text,label\nA,x\nB,y\nC,z\n", r"no label stands in two rows .*column of the labels\?"),
     ("text,label\n,x\n ,y\n", r"2 rows and none is complete: 2 rows have no text and are left out"),
@@ -180,6 +232,8 @@ def test_a_bad_table_is_refused_with_its_place(tmp_path, text, says):
 @pytest.mark.parametrize("labels, says", [
     ([1, 0, "1", 0], r"dataset\[2\]: label '1' is a text, but 1 before it is a number"),
     ([True, False, 1, 0], r"dataset\[2\]: label 1 is a number, but True .* is a truth value"),
+    ([b"a", b"b"] * 2, r"dataset\[0\]: b'a' stands where one label is expected"),
+    (["a", "\ud800"] * 2, r"dataset\[1\]: .* lone surrogate"),
     (["a", "b", ["a"], "b"], r"dataset\[2\]: \['a'\] stands where one label is expected")])
 def test_labels_that_change_type(labels, says):
     rows = [dict(text=str(i), label=label) for i, label in enumerate(labels)]
@@ -194,6 +248,9 @@ def test_numbers_and_truth_values_are_names():
     assert names([1, 0, 1.0, 0]) == ["1", "0", "1", "0"]
     assert names([True, False, True, False]) == ["True", "False", "True", "False"]
     assert names(pd.Series([1, 0, 1, 0]).to_numpy()) == ["1", "0", "1", "0"]
+    assert names([-1, 1, -1.0, 1]) == ["-1", "1", "-1", "1"]   # a feeling, not a gap
+    assert names(["a\n b", "c", "a b", "c"]) == ["a b", "c", "a b", "c"]   # one line
+    assert names(["\u00e9", "c", "e\u0301", "c"]) == ["\u00e9", "c"] * 2
     assert names([" a", "b ", "a", "b"]) == ["a", "b", "a", "b"]
     assert names([0.5, 1.5, 0.5, 1.5]) == ["0.5", "1.5", "0.5", "1.5"]
 
@@ -278,6 +335,10 @@ def test_words_that_are_numbered(tmp_path):
     text = "# sent_id = 1\n1 EU NNP B-ORG\n2 sees VBZ O\n\n1 7 CD O\n"
     found = quietly(write(tmp_path / "t.conllu", text), "tag")
     assert pairs(found, "words") == [(["EU", "sees"],), (["7"],)]
+    full = "1-2\tdu\t" + "_\t" * 7 + "_\n1\tde\tde\tADP\t" + "_\t" * 5 + "_\n2\tle\tle\tDET\t" \
+        + "_\t" * 5 + "SpaceAfter=No\n2.1\tx\t" + "_\t" * 7 + "_\n"
+    found = quietly(write(tmp_path / "v.conllu", full), "tag")
+    assert pairs(found, "words", "tags") == [(["de", "le"], ["ADP", "DET"])]
     assert quietly(write(tmp_path / "u.conll", "1 CD O\n\n1 CD B-N\n"), "tag")[0]["words"] == ["1"]
 
 
@@ -525,9 +586,17 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(small, tmp_path
 def test_a_text_that_is_too_long_is_counted_with_its_place(small):
     model, tok, rows = small
     long = [dict(text="The cake was cold. " * 99, label="bad"), *rows]
-    with pytest.warns(UserWarning, match=r"1 examples are longer than 160 tokens: their beginnings "
-                      r"are not read \(first: dataset\[0\]\)"):
+    with pytest.warns(UserWarning, match=r"1 example is longer than 160 tokens: words at the "
+                      r"beginning are not read \(first: dataset\[0\]\)"):
         finetune(model, long, "classify", tok, val=rows, epochs=1, show=False)
+
+
+def test_texts_that_are_trained_on_tell_nothing(small):
+    model, tok, rows = small
+    held = [dict(text="The pie was cold.", label="bad"), *rows[:2]]
+    with pytest.warns(UserWarning, match=r"2 rows have a text to validate on that are trained "
+                      r"on as well \(first: dataset\[1\]\)"):
+        finetune(model, rows, "classify", tok, val=held, epochs=1, show=False)
 
 
 def test_a_label_of_the_validation_set_must_be_known(small):
@@ -548,6 +617,9 @@ def test_inputs_are_in_order_and_none_is_left_out(tmp_path):
     table = write(tmp_path / "t.csv", "n,sentence\n1,a\n2,\n3,c\n")
     with pytest.warns(UserWarning, match=r"1 row has nothing to answer .*row 2 \(line 3\)"):
         assert pairs(inputs_of(table, "classify"), "text") == [("a",), ("",), ("c",)]
+    bare = write(tmp_path / "bare.csv", "The soup was cold\nNice\n")   # is that a name?
+    with pytest.warns(UserWarning, match="first line, 'The soup was cold', is taken for the name"):
+        assert pairs(inputs_of(bare, "classify"), "text") == [("Nice",)]
     asked = write(tmp_path / "q.jsonl", '{"context": "C", "question": "Q?"}\n')
     assert pairs(inputs_of(asked, "generate"), "text") == [("C\nQ?",)]
     words = write(tmp_path / "t.conll", "Mia B-PER\nsat O\n\nRome B-LOC\n")

@@ -2,15 +2,18 @@
 import copy
 import math
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from gpt_nb.finetuning import Classifier, RowBatches, cut_at_name, finetune, mood_of
+from gpt_nb import tasks
+from gpt_nb.finetuning import (Classifier, Encoder, RowBatches, cut_at_name, finetune, mood_of,
+                               mood_rows)
 from gpt_nb.tasks import (Rehearsing, Tastes, between, changed, cusum, evidence,
-                          first_alarm, follow, hit_rate, ndcg, next_rows, read_lists,
-                          recommend, rehearse, temperature)
+                          first_alarm, follow, hit_rate, log_probs_of, ndcg, next_rows,
+                          read_lists, recommend, rehearse, temperature)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import KIND, Tales
 from gpt_nb.tokenizer import BPETokenizer
@@ -51,6 +54,23 @@ def test_tastes_in_chinese():
     assert Tastes("zh").things[:2] == ["风筝", "书"]
 
 
+def test_the_truth_about_a_long_list():
+    "The probability of 700 things is too small to be written as a number; of the next it is not."
+    world = Tastes()
+    truth = world.next(world.sample(0, length=700))
+    assert sum(truth.values()) == pytest.approx(1) and all(p > 0 for p in truth.values())
+
+
+@pytest.mark.parametrize("given", [dict(n=0), dict(n=1000), dict(lang="fr")])
+def test_a_world_of_tastes_that_cannot_be(given):
+    with pytest.raises(ValueError, match="expected en or zh, 1 to 57"): Tastes(**given)
+
+
+def test_as_many_ranks_as_things_that_came():
+    for measure in (hit_rate, ndcg):
+        with pytest.raises(ValueError): measure([["a"]], ["a", "b"])
+
+
 def test_ranks_by_hand():
     ranked, came = [["a", "b", "c"], ["b", "c", "a"], ["b", "c", "d"]], ["a", "a", "a"]
     assert [hit_rate(ranked, came, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
@@ -65,14 +85,52 @@ def test_recommended_is_what_the_tagger_finds_likeliest(tok):
     assert all(len(set(shown)) == 3 and set(shown) <= set(run.model.labels) for shown in together)
 
 
+def test_of_a_list_that_is_too_long_the_end_is_read(tok):
+    things = Tastes(n=6)
+    run = finetune(tiny(tok), next_rows([things.sample(i) for i in range(20)]), "tag", tok,
+                   epochs=1, val=0.0, show=False)
+    items = things.sample(1, length=300)
+    x, _ = Encoder("tag", tok, run.model.labels, 10**6)(dict(words=items))
+    kept = run.model.config.context - 1
+    assert len(x) > kept + 1
+    logits = run.model(torch.tensor([x[:1] + x[-kept:]]))[0, -1]
+    best = [run.model.labels[i] for i in logits.argsort(descending=True)[:3].tolist()]
+    assert recommend(run, [items, items[:5]], k=3)[0] == best
+
+
+def test_lists_that_are_none(tok):
+    run = finetune(tiny(tok), next_rows([["a", "b"], ["b", "a"]]), "tag", tok, epochs=1, val=0.0,
+                   show=False)
+    with pytest.raises(TypeError, match="give a list of its words"): recommend(run, ["a", "b"])
+    for lists, k in ([[]], 1), ([["a"]], 0):
+        with pytest.raises(ValueError, match="k of 1 or more, and no empty list"):
+            recommend(run, lists, k)
+    for items in ([], ["a"], "ab"):
+        with pytest.raises(ValueError, match=r"lists\[1\] is .* two things or more"):
+            next_rows([["a", "b"], items])
+
+
 def test_lists_from_a_file(tmp_path):
     path = tmp_path / "lists.txt"
     path.write_bytes("\ufeffmilk, rye bread ,milk\r\n\r\n1 2  3\n[\"a b\", 7]\n".encode())
     assert read_lists(path) == [["milk", "rye bread", "milk"], ["1", "2", "3"], ["a b", "7"]]
 
 
+def test_lists_of_a_chinese_reader_and_of_a_table(tmp_path):
+    path = tmp_path / "lists.csv"
+    path.write_bytes("茶，白米，茶\n茶、米\n".encode("gb18030"))
+    assert read_lists(path, "gb18030") == [["茶", "白米", "茶"], ["茶", "米"]]
+    with pytest.raises(ValueError, match="lists.csv is not UTF-8 text.*gb18030"): read_lists(path)
+    path.write_text("milk, rye bread,,,\nbook,map,key,hat,\n")   # empty cells at the end
+    assert read_lists(path) == [["milk", "rye bread"], ["book", "map", "key", "hat"]]
+    path.write_bytes("a b\n".encode("utf-16"))
+    assert read_lists(path) == [["a", "b"]]
+
+
 @pytest.mark.parametrize("line, said", [("alone", "two things"), ("[1, 2", "JSON"),
-                                        ("a,,b", "two things")])
+                                        ("a,,b", "two things"), ("alone,,", "two things"),
+                                        ('[["a"], "b"]', "names or numbers"),
+                                        ('["a", null]', "names or numbers"), ("[DVD] a", "JSON")])
 def test_a_bad_list_is_named_by_its_line(tmp_path, line, said):
     path = tmp_path / "lists.txt"
     path.write_text(f"a b\n{line}\n")
@@ -97,6 +155,14 @@ def test_running_evidence_and_first_alarms_of_many_streams():
     steps = np.array([[1.0, -3, 2, 2], [-1, -1, 0.5, -1]])
     assert cusum(steps).tolist() == [[1, 0, 2, 4], [0, 0, 0.5, 0]]
     assert first_alarm(cusum(steps), 2.0).tolist() == [2, 4]
+
+
+def test_plain_lists_of_numbers_will_do():
+    steps = evidence([1.0, 0.0], 0.3, 0.6).tolist()
+    assert cusum([steps]).tolist() == cusum(np.array([steps])).tolist()
+    assert first_alarm([[0, 1, 2]], 2).tolist() == [2]
+    logits, labels = [[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [0, 1, 1]
+    assert temperature(logits, labels) == temperature(torch.tensor(logits), torch.tensor(labels))
 
 
 def test_a_temperature_is_found_again():
@@ -133,6 +199,44 @@ def test_what_was_written_last_before_a_new_file_is_not_lost(tmp_path):
     assert list(lines) == ["two", "three"]
 
 
+def test_a_line_written_at_the_last_moment_is_not_lost(tmp_path, monkeypatch):
+    "Between two looks the other program adds a line and begins a new file."
+    path, asked = tmp_path / "log", tasks.begun_anew
+    path.write_text("one\n")
+
+    def late(file, at):
+        if not (tmp_path / "old").exists():
+            with open(path, "a") as more: more.write("two\n")
+            path.rename(tmp_path / "old")
+            path.write_text("three\n")
+        return asked(file, at)
+
+    monkeypatch.setattr(tasks, "begun_anew", late)
+    assert list(follow(path, wait=0.01, quiet=0.2)) == ["one", "two", "three"]
+
+
+def test_who_reads_slowly_misses_nothing(tmp_path):
+    "The quiet time begins when the last line has been taken, however long that took."
+    path, seen = tmp_path / "log", []
+    path.write_text("one\n")
+    for line in follow(path, wait=0.01, quiet=0.1):
+        seen.append(line)
+        if len(seen) == 3: continue
+        time.sleep(0.2)
+        with open(path, "a") as file: file.write("more\n")
+    assert seen == ["one", "more", "more"]
+
+
+def test_a_file_is_closed_when_nobody_reads_on(tmp_path, monkeypatch):
+    path, files, opened = tmp_path / "log", [], tasks.opened
+    path.write_text("one\ntwo\n")
+    monkeypatch.setattr(tasks, "opened", lambda path: files.append(opened(path)) or files[-1])
+    lines = follow(path)
+    assert next(lines) == "one" and not files[0].closed
+    lines.close()
+    assert files[0].closed
+
+
 @pytest.mark.parametrize("level", [2, 3])
 def test_mood_is_read_off_a_story(level):
     for seed in range(50):
@@ -158,6 +262,20 @@ def test_changes_leave_the_mood():
         assert not names & set(row["text"].replace(",", "").split())
 
 
+def test_new_names_are_as_many_as_people():
+    "Also where there are three of one gender."
+    for seed in range(60):
+        story = Tales(level=3).sample(seed)
+        text = tasks.rename(story.text)
+        assert sum(name in text for names in tasks.NEW.values() for name in names) == 3
+        assert mood_of(text) == mood_of(story.text)
+
+
+def test_nothing_to_misspell():
+    rows = [dict(text="So it is", label="a"), dict(text="", label="b")]
+    assert changed(rows)["a typo"] == rows
+
+
 def test_between_start_and_end(tok):
     start, end = tiny(tok), tiny(tok, seed=1)
     before = copy.deepcopy(start.state_dict())
@@ -178,6 +296,29 @@ def test_rehearsal_adds_the_loss_of_texts_in_training_only(tok):
     assert model.eval().loss(x, y) == alone
     torch.testing.assert_close(model.train().loss(x, y), alone + gpt.loss(*texts[0]))
     assert not any("lm_head" in name for name, p in model.named_parameters())
+
+
+def test_what_is_wrong_with_examples_to_rehearse(tok):
+    gpt, rows = tiny(tok), [dict(text="a good day", label="happy"), dict(text="rain", label="sad")]
+    with pytest.raises(ValueError, match="texts is empty"): rehearse(gpt, tok, rows, [])
+    with pytest.raises(ValueError, match="label"): rehearse(gpt, tok, [dict(text="a")], ["a"])
+    long = dict(text="so it was " * 200, label="sad")
+    with pytest.warns(UserWarning, match="1 examples are longer than 256 tokens"):
+        rehearse(gpt, tok, [*rows, long], ["a b"], epochs=0.1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_on_a_gpu(tok):
+    "Each puts what it reads where the model is."
+    gpt, lists = tiny(tok), [["a", "b"], ["b", "a"]]
+    said = log_probs_of(gpt, tok, ["a"], ["b"])
+    assert log_probs_of(tiny(tok).cuda(), tok, ["a"], ["b"]) == pytest.approx(said, rel=1e-3)
+    run = finetune(gpt, next_rows(lists), "tag", tok, epochs=1, val=0.0, show=False)
+    here = recommend(run, lists)
+    run.model.cuda()
+    assert [set(shown) for shown in recommend(run, lists)] == [set(shown) for shown in here]
+    run = rehearse(gpt, tok, mood_rows(Tales(level=2), range(8)), ["a b"], epochs=1)
+    assert between(gpt, run.model.model.cuda(), 0.5)(torch.tensor([[1]])).device.type == "cpu"
 
 
 def test_rehearsing_forgets_less(tok):

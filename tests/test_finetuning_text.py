@@ -10,8 +10,9 @@ import torch
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.evaluation import score
 from gpt_nb.tasks import (TEXT_TASKS, bag_of_words, bleu, choices_for, exact_match, in_own_words,
-                          log_probs_of, most_frequent, one_change, pairs_of, rouge, same_told,
-                          text_baselines, text_scores, third_person, token_f1, what_is_told)
+                          likeliest, log_probs_of, most_frequent, one_change, pairs_of, rouge,
+                          same_told, text_baselines, text_scores, third_person, token_f1,
+                          what_is_told)
 from gpt_nb.model import GPT
 from gpt_nb.tales import Tales
 
@@ -90,6 +91,24 @@ def test_chinese_by_characters():
     assert token_f1("", "") == 1 and token_f1("磨坊", "山洞") == 0
 
 
+@pytest.mark.parametrize("said, gold", [("Cafe\u0301 Mia", "caf\u00e9 mia"),
+                                        ("\uff2d\uff49\uff41", "Mia"), ("\uff11\uff12", "12")])
+def test_a_letter_written_in_two_ways_is_one_letter(said, gold):
+    "An accent of its own, and the wide letters and digits of Chinese keyboards."
+    assert exact_match(said, gold) == token_f1(said, gold) == rouge(said, gold)["rougeL"] == 1
+
+
+def test_as_many_texts_as_right_ones():
+    "sacrebleu itself would score the first and pass over the rest."
+    for said, gold in (["a"], ["a", "b"]), (["a", "b"], ["a"]), ([], []):
+        with pytest.raises(ValueError, match="give one for each"): bleu(said, gold)
+    rows = pairs_of("question", seeds=[1])
+    with pytest.raises(ValueError): text_scores("question", rows, [])
+    with pytest.raises(ValueError, match="nothing to score"): text_scores("question", [], [])
+    with pytest.raises(ValueError, match="there are question"): text_scores("poem", rows, ["a"])
+    with pytest.raises(ValueError, match="there are question"): text_baselines("poem", rows, rows)
+
+
 def test_rouge_equals_the_package():
     "On English, the numbers of rouge-score; on Chinese it has none."
     scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
@@ -162,3 +181,21 @@ def test_choices_and_own_words():
         choices = choices_for(row)
         assert row["target"] in choices and len(choices) > 1
         assert Tales().check(in_own_words(row["text"], row["target"])).sentences == 1
+
+
+def test_likeliest_of_unequally_many():
+    "The likelihoods, one after the other, decide; as many lists of choices as prompts."
+    model, tok = GPT.from_pretrained("tales-short", torch.float32), load_tokenizer("tales-short")
+    prompts, choices = ["Once a", "Only Mia"], [[" Mia", " shy", " the"], [" smiled.", " lamp."]]
+    picked = likeliest(model, tok, prompts, choices)
+    for prompt, some, i in zip(prompts, choices, picked):
+        alone = [log_probs_of(model, tok, [prompt], [answer])[0] for answer in some]
+        assert alone[i] == max(alone)
+    assert len(picked) == 2 and likeliest(model, tok, [], []) == []
+    with pytest.raises(ValueError): likeliest(model, tok, prompts, choices[:1])
+
+
+@pytest.mark.parametrize("text", ["A story.\nDid the dream of Mia come true?", "A story.", ""])
+def test_what_cannot_be_said_in_words_of_the_world(text):
+    with pytest.raises(ValueError, match="no English question of who, where or what"):
+        in_own_words(text, "yes")

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from gpt_nb import finetuning
 from gpt_nb.finetuning import (OPEN, answer_forecast, best_answers, best_dreamers, best_mood,
-                               best_noised, dreamer_tags, entities, entity_f1, facts_of,
-                               first_sentences, mood_forecast, noised, outlook, read_twice, reread,
-                               tags_of, two_sided, who_smiles)
+                               best_noised, dreamer_tags, entities, entity_f1, facts_of, finetune,
+                               first_sentences, mood_forecast, noised, outlook, predict,
+                               read_twice, reread, tags_of, two_sided, who_smiles)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import Tales, read, surface
+from gpt_nb.tokenizer import BPETokenizer
 
 WORLDS = [Tales(lang, level) for lang in ("en", "zh") for level in (1, 2)]
 
@@ -233,6 +234,58 @@ def test_without_the_mask_padding_changes_nothing():
     with pytest.raises(ValueError, match="rotary"):
         two_sided(GPT(GPTConfig(arch="gpt2", vocab_size=20, context=16, n_layer=1, n_head=2,
                                 d_model=16)))
+
+
+def test_without_the_mask_any_token_may_pad():
+    "What pads is what the tokenizer says, not what begins texts: alone or in a batch is the same."
+    tok = BPETokenizer.train(["Ann gave Bob the red tea"], 270, ["<|end|>", "<|pad|>"])
+    tok.config |= dict(pad_token="<|pad|>")
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig("qwen3", tok.vocab_size, 32, 2, 2, 16, bos_token_id=tok.end_id,
+                        eos_token_id=tok.end_id))
+    rows = [dict(words="Ann gave tea".split(), tags="B-P O O".split()),
+            dict(words="the red tea Bob gave".split(), tags="O O O B-P O".split())] * 8
+    run = finetune(two_sided(gpt), rows, "tag", tok, epochs=4, val=0, show=False)
+    assert run.model.pad == run.model.model.pad == tok.token_to_id("<|pad|>") != tok.end_id
+    ids = [tok.end_id, *tok.encode("Ann gave tea")]
+    alone = run.model(torch.tensor([ids]))
+    together = run.model(torch.tensor([ids + [run.model.pad] * 9]))
+    torch.testing.assert_close(alone[0], together[0, :len(ids)])
+
+
+def test_what_needs_its_mask_is_refused_without(tmp_path):
+    tok = BPETokenizer.train(["Ann gave Bob the red tea"], 270)
+    free = two_sided(GPT(GPTConfig("qwen3", tok.vocab_size, 32, 1, 2, 16, bos_token_id=tok.end_id)))
+    rows = [dict(text="red", target="tea"), dict(text="tea", target="red")]
+    with pytest.raises(ValueError, match="without its mask a model cannot write"):
+        finetune(free, rows, "generate", tok, val=0, show=False)
+    with pytest.raises(ValueError, match="without its mask a model cannot write"):
+        predict(free, ["red"], tok)
+    tagged = [dict(words=["Ann", "gave"], tags=["B-P", "O"])] * 8
+    with pytest.raises(ValueError, match="a folder does not say that the mask is away"):
+        finetune(free, tagged, "tag", tok, val=0, show=False, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="the mask is away"): free.save_pretrained(tmp_path / "x")
+
+
+def test_lists_of_tags_that_cannot_be_compared():
+    with pytest.raises(TypeError, match="tags of one text: give a list of texts"):
+        entity_f1(["B-PER", "O"], ["B-PER", "O"])
+    with pytest.raises(ValueError, match="1 texts with true tags, 2 predicted"):
+        entity_f1([["O"]], [["O"], ["O"]])
+    given = [["B-PER", "O"]], [["B-PER", "O"]]
+    assert entity_f1(*(iter(tags) for tags in given)).f1 == 1
+
+
+def test_what_the_world_cannot_tell_is_refused():
+    for world in (Tales(level=1), Tales("zh", level=2)):
+        with pytest.raises(ValueError, match="give level 2 or 3, in English"):
+            finetuning.mood_rows(world, range(3))
+    with pytest.raises(ValueError, match="no examples"): best_mood(Tales(), [])
+    for rate in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="expected 0 to 1"):
+            noised(["a", "b"], rate)
+    assert read_twice([], "en") == []
 
 
 def test_the_log_of_a_tagger_shows_entity_f1():

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gpt_nb.adapters import (AdaLoRA, adapter_names, add_adalora, add_bottleneck, add_ia3,
-                             add_lora, add_prefix, add_prompt, load_adapter, merge, ranks,
-                             save_adapter, set_adapter, unmerge)
+from gpt_nb.adapters import (IA3, AdaLoRA, LoRA, adapter_names, add_adalora, add_bottleneck,
+                             add_ia3, add_lora, add_prefix, add_prompt, attach, load_adapter,
+                             merge, ranks, save_adapter, set_adapter, unmerge)
 from gpt_nb.finetuning import Classifier, Tagger
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import generate
@@ -595,10 +595,147 @@ def test_a_lora_beside_a_prompt_is_written_alone(add, tmp_path):
     assert apart(opened_by_peft("llama", tmp_path, tmp_path / "mine"), mine) < TINY
 
 
-@pytest.mark.parametrize("add", [add_bottleneck, add_prefix])
-def test_what_peft_has_no_like_file_for_is_not_written(add, tmp_path):
-    with pytest.raises(ValueError): save_adapter(add(ours("gpt2")), tmp_path / "mine")
+def test_what_peft_has_no_like_file_for_is_not_written(tmp_path):
+    with pytest.raises(ValueError): save_adapter(add_prefix(ours("gpt2")), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
+
+
+# ---- bottlenecks, which only we open
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("task", ["CAUSAL_LM", *HEADS])
+def test_a_bottleneck_goes_there_and_back(task, arch, tmp_path):
+    mine = stir(add_bottleneck(ours(arch, task), 3, targets="all"))
+    save_adapter(mine, tmp_path / "mine")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors"]
+    assert apart(mine, ours(arch, task)) > 0.01
+    again = load_adapter(ours(arch, task), tmp_path / "mine", "b").eval()
+    assert apart(again, mine) == 0 and adapter_names(again) == ["b"]
+
+
+def test_peft_does_not_open_a_bottleneck_and_says_its_name(tmp_path):
+    save_adapter(add_bottleneck(ours("llama")), tmp_path / "mine")
+    with pytest.raises((KeyError, ValueError), match="BOTTLENECK"):
+        peft.PeftModel.from_pretrained(theirs("llama", tmp_path), tmp_path / "mine")
+
+
+def test_a_bottleneck_inside_a_prefix_and_a_prompt(tmp_path):
+    mine = stir(add_bottleneck(add_prompt(add_prefix(ours("llama"), name="p"), name="q"), name="b"))
+    save_adapter(mine, tmp_path / "mine", "b")
+    again = load_adapter(ours("llama"), tmp_path / "mine").eval()
+    set_adapter(mine, "b")
+    assert apart(again, mine) == 0 and apart(mine, ours("llama")) > 0.01
+
+
+@pytest.mark.parametrize("change, words", [
+    (without("down.bias"), "no down.bias"), (moved("bottleneck_up", "bottleneck_side"), "no up"),
+    (moved("layers.1.", "layers.9."), "layers.9"), (lambda tensors: {}, "no tensors"),
+    (lambda tensors: {k: w.flatten() for k, w in tensors.items()}, "dimensions"),
+    (lambda tensors: {k: w.repeat(2, *[1] * (w.dim() - 1)) for k, w in tensors.items()}, "shape"),
+    (lambda tensors: {k: w * float("inf") for k, w in tensors.items()}, "finite")])
+def test_a_damaged_bottleneck_is_refused(change, words, tmp_path):
+    save_adapter(stir(add_bottleneck(ours("llama"))), tmp_path / "mine")
+    edit_tensors(tmp_path / "mine", change)
+    mine = ours("llama")
+    with pytest.raises(ValueError, match=words): load_adapter(mine, tmp_path / "mine")
+    assert not adapter_names(mine) and apart(mine, ours("llama")) == 0
+
+
+# ---- prompts and prefixes before a head, which only we open
+
+@pytest.mark.parametrize("arch, add", [(arch, add_prompt) for arch in ARCHS]
+                         + [(arch, add_prefix) for arch in ARCHS if arch != "gpt2"])
+@pytest.mark.parametrize("task", HEADS)
+def test_a_prompt_before_a_head_goes_there_and_back(task, arch, add, tmp_path):
+    mine = stir(add(ours(arch, task), 3))
+    save_adapter(mine, tmp_path / "mine")
+    assert apart(mine, ours(arch, task)) > 0.01
+    again = load_adapter(ours(arch, task), tmp_path / "mine", "b").eval()
+    assert apart(again, mine) < TINY and adapter_names(again) == ["b"]
+    other = HEADS["SEQ_CLS" if task == "TOKEN_CLS" else "TOKEN_CLS"]
+    for wrong in (ours(arch), other(GPT(sizes(arch)), ("yes", "no"))):
+        with pytest.raises(ValueError, match="head|score|prompt_embeddings"):
+            load_adapter(wrong, tmp_path / "mine")
+        assert not adapter_names(wrong)
+
+
+def test_peft_does_not_open_a_prompt_before_a_head(tmp_path):
+    save_adapter(add_prompt(ours("llama", "SEQ_CLS")), tmp_path / "mine")
+    with pytest.raises((KeyError, ValueError), match="PROMPT_TUNING_WITH_HEAD"):
+        peft.PeftModel.from_pretrained(theirs("llama", tmp_path, "SEQ_CLS"), tmp_path / "mine")
+
+
+# ---- what would be wrong without a word
+
+@pytest.mark.parametrize("add", [add_lora, add_adalora, add_ia3])
+def test_a_tensor_that_is_not_known_is_not_passed_over(add, tmp_path):
+    "Such as the magnitudes of a DoRA whose config does not say that it is one."
+    save_adapter(stir(add(ours("llama"))), tmp_path / "mine")
+
+    def with_magnitude(tensors):
+        at = next(iter(tensors)).rpartition("_proj.")[0] + "_proj"
+        return tensors | {f"{at}.lora_magnitude_vector": torch.ones(32)}
+
+    edit_tensors(tmp_path / "mine", with_magnitude)
+    with pytest.raises(ValueError, match="magnitude"):
+        load_adapter(ours("llama"), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("add", [add_lora, add_adalora, add_ia3])
+@pytest.mark.parametrize("change", [torch.Tensor.flatten, torch.Tensor.sum, lambda w: w[:0]])
+def test_tensors_of_no_such_shape_are_one_clear_error(change, add, tmp_path):
+    save_adapter(stir(add(ours("llama"))), tmp_path / "mine")
+    edit_tensors(tmp_path / "mine", lambda tensors: {k: change(w) for k, w in tensors.items()})
+    with pytest.raises(ValueError, match="shape|rank"):
+        load_adapter(ours("llama"), tmp_path / "mine")
+
+
+def test_a_second_head_does_not_take_the_place_of_the_first(tmp_path):
+    for i in range(2):
+        save_adapter(stir(add_lora(ours("llama", "SEQ_CLS"), 4), seed=i), tmp_path / str(i))
+    mine = load_adapter(ours("llama", "SEQ_CLS"), tmp_path / "0", "a").eval()
+    before = logits(mine)
+    with pytest.raises(ValueError, match="head"): load_adapter(mine, tmp_path / "1", "b")
+    assert adapter_names(mine) == ["a"] and (logits(mine) == before).all()
+    load_adapter(mine, tmp_path / "0", "the same head").eval()
+    assert (logits(mine) == before).all()
+
+
+def test_a_kind_of_ones_own_is_not_written_as_another(tmp_path):
+    class Twice(LoRA):
+        def after(self, x, y): return y + 2 * (super().after(x, y) - y)
+
+    mine = attach(ours("llama"), "q_proj", "own", lambda layer, n_in, n_out: Twice(n_in, n_out, 2))
+    with pytest.raises(ValueError, match="Twice"): save_adapter(mine, tmp_path / "mine")
+
+    def make(layer, n_in, n_out):
+        return LoRA(n_in, n_out, 2) if layer == "q_proj" else IA3(n_in, n_out, inputs=False)
+
+    mine = attach(ours("llama"), ["q_proj", "v_proj"], "both", make)
+    with pytest.raises(ValueError, match="kinds"): save_adapter(mine, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("stopped_at", ["save_file", "write_sorted"])
+def test_a_save_that_was_stopped_leaves_an_adapter_or_none(stopped_at, tmp_path, monkeypatch):
+    "Never the tensors of one with the config of another."
+    old = stir(add_lora(ours("llama"), 4, alpha=8))
+    save_adapter(old, tmp_path / "mine")
+
+    def stop(*given): raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr(f"gpt_nb.adapters.{stopped_at}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            save_adapter(stir(add_lora(ours("llama"), 4, alpha=32), seed=5), tmp_path / "mine")
+    if stopped_at == "save_file":
+        assert apart(load_adapter(ours("llama"), tmp_path / "mine").eval(), old) < TINY
+    else:
+        with pytest.raises(FileNotFoundError, match="adapter_config.json"):
+            load_adapter(ours("llama"), tmp_path / "mine")
+    save_adapter(old, tmp_path / "mine")
+    assert apart(load_adapter(ours("llama"), tmp_path / "mine").eval(), old) < TINY
+    assert len(list((tmp_path / "mine").iterdir())) == 2
 
 
 @pytest.mark.parametrize("add", [add_prefix, add_prompt])

@@ -20,7 +20,7 @@ from time import process_time
 import numpy as np
 import torch
 from models import ROOT, choose, prepare
-from tasks import TASKS, about, measured, plan
+from tasks import TASKS, about, best_rates, measured, plan
 
 from gpt_nb import finetuning
 from gpt_nb.adapters import (add_adalora, add_bottleneck, add_ia3, add_lora, add_prefix,
@@ -270,8 +270,7 @@ def choices() -> None:
             write("choices", found)
 
 
-TEXTS = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, warmup=10, decay=0.5)
-RATES_OF = dict(translation=0.02)   # a dictionary is learned, which wants a higher rate
+TEXTS = dict(optimizer="muon", batch_size=8, warmup=10, decay=0.5)
 EPOCHS_OF = {256: 16, 2048: 6}   # examples: how often each is read
 TESTED = range(3_000_000, 3_000_300)
 
@@ -284,11 +283,18 @@ def text_body(kind: str, seed: int) -> GPT:
     return GPT(model.config)
 
 
+def text_rates(task: str, kind: str) -> dict:
+    "The rates that `rows_of_tasks` found for a task whose answer is text."
+    learn = "all" if kind == "pretrained" else "from scratch"
+    row = next(row for row in TASKS if row.text == task)
+    return best_rates(row, learn, so_far("finetuning")["rates"])
+
+
 def one_text_task(task: str, rows: list, tested: list, kind: str, seed: int) -> tuple[dict, list]:
     "Fine-tune on a task whose answer is text: its scores, and what is written."
     tok = load_tokenizer("tales-short")
     run = finetune(text_body(kind, seed), rows, "generate", tok, epochs=EPOCHS_OF[len(rows)], val=0,
-                   seed=seed, show=False, **TEXTS | dict(lr=RATES_OF.get(task, TEXTS["lr"])))
+                   seed=seed, show=False, **TEXTS | text_rates(task, kind))
     said = predict(run, [row["text"] for row in tested])
     return text_scores(task, tested, said), said
 
@@ -315,7 +321,8 @@ def one_break(change: dict, rows: list[dict], tested: list[dict], seed: int) -> 
     broken = broken_rows(rows, tok, **change)
     examples = Examples("generate", broken, [], (), tok.end_id, tok.end_id, tok.vocab_size)
     steps = EPOCHS_OF[len(rows)] * len(rows) // TEXTS["batch_size"]
-    config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS)
+    config = TrainConfig(steps=steps, eval_every=10**6, seed=seed, compile=False, **TEXTS,
+                         **text_rates("summary", "pretrained"))
     run = train(model, examples, config, tok, show=False)
     prompts = [row["text"] + change.get("separator", "\n") for row in tested]
     said = generate(run.model, prompts, 60, temperature=0, tok=tok)
@@ -329,13 +336,14 @@ BREAKS = {"as it should be": {}, "loss on the prompt too": dict(prompt=True),
 
 
 def text_runs() -> Iterator[dict]:
-    "What is trained for the tasks whose answer is text."
-    bodies = ("pretrained", "scratch")
-    for n, lang in ((256, "en"), (256, "zh"), (2048, "en")):
-        tasks = [*TEXT_TASKS, "in a sentence"] if (n, lang) == (256, "en") else TEXT_TASKS
-        for task, body in product(tasks, bodies): yield dict(task=task, lang=lang, n=n, body=body)
-        if (n, lang) != (256, "en"): continue
-        for name in BREAKS: yield dict(task=name, lang=lang, n=n, body="pretrained")
+    "What is trained beside the rows of all tasks: Chinese, more examples, and what breaks."
+    bodies = "pretrained", "scratch"
+    tasks = [task for task in TEXT_TASKS if task != "translation"]
+    for name in BREAKS: yield dict(task=name, lang="en", n=256, body="pretrained")
+    for task, body in product(tasks, bodies): yield dict(task=task, lang="zh", n=256, body=body)
+    for body in bodies: yield dict(task="in a sentence", lang="en", n=256, body=body)
+    for task in ("summary", "voice", "question"):
+        yield dict(task=task, lang="en", n=2048, body="pretrained")
 
 
 def text_run(task: str, lang: str, n: int, body: str, seed: int) -> tuple[dict, list[str]]:
@@ -427,9 +435,10 @@ def one_between(gpt: GPT, tok, run, share: float, ids: np.ndarray, rows: list[di
                 loss=evaluate(told, ids, tok).loss)
 
 
-def one_augmented(gpt: GPT, tok, seed: int, written: list[str], test: list[dict]) -> list[dict]:
-    "64 labels, with written stories, and with as many real ones."
-    world, real = Tales(level=2), moods(64, seed)
+def one_augmented(gpt: GPT, tok, labels: int, seed: int, written: list[str],
+                  test: list[dict]) -> list[dict]:
+    "A few labels, with written stories, and with as many real ones."
+    world, real = Tales(level=2), moods(labels, seed)
     spec = dict(lr=1e-3, epochs=8, val=0.0, seed=seed, show=False, optimizer="adamw")
     first = finetune(gpt, real, "classify", tok, **spec)
     texts = [text for text in written if cut_at_name(text)]
@@ -439,14 +448,14 @@ def one_augmented(gpt: GPT, tok, seed: int, written: list[str], test: list[dict]
     truth = [mood_of(text) for text in texts]
     agreed = [r for r, ok, mood in zip(guessed, whole, truth) if ok and mood == r["label"]]
     n, whole_share = len(agreed), float(np.mean(whole))
-    more = {"64 labels": [], "+ written, not checked": guessed[:n], "+ written, checked": agreed,
-            "+ as many real ones": moods(64 + n, seed)[64:]}
+    more = {f"{labels} labels": [], "+ written, not checked": guessed[:n],
+            "+ written, checked": agreed, "+ as many real ones": moods(labels + n, seed)[labels:]}
     result = []
     for arm, rows in more.items():
         run = first if not rows else finetune(gpt, real + rows, "classify", tok, **spec)
         wrong = sum(r["label"] != mood_of(r["text"]) for r in rows) / max(1, len(rows))
-        result.append(dict(name=arm, seed=seed, added=len(rows), wrong=wrong, whole=whole_share,
-                           accuracy=right(log_odds(run.model, test, tok), test)))
+        result.append(dict(name=arm, labels=labels, seed=seed, added=len(rows), wrong=wrong,
+                           whole=whole_share, accuracy=right(log_odds(run.model, test, tok), test)))
     return result
 
 
@@ -492,10 +501,13 @@ def stream() -> None:
                 lambda body, seed: one_taste(short.model.float(), short.tok, body, seed))
         add_new(result, "moods", seed, HOWS,
                 lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
-        if any(r["seed"] == seed for r in result["augmented"]): continue
-        written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
-        result["augmented"] += one_augmented(gpt, tok, seed, written, told)
-        write("stream", result)
+        have = {(row["labels"], row["seed"]) for row in result["augmented"]}
+        for labels in {64, 24} - {n for n, done in have if done == seed}:
+            written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
+            result["augmented"] += one_augmented(gpt, tok, labels, seed, written, told)
+            write("stream", result)
+
+
 def rows_of_tasks() -> None:
     "Every task, learned in four ways; and how many labels a mood takes."
     torch.set_num_threads(1)
@@ -503,11 +515,14 @@ def rows_of_tasks() -> None:
     for task in TASKS:
         if task.name not in result["tasks"]: result["tasks"][task.name] = about(task)
         write("finetuning", result)
+    result.setdefault("rates", [])
     for job in plan():
-        found = result["rows" if "task" in job else "labels"]
-        if any(job.items() <= row.items() for row in found): continue
-        found.append(job | measured(job))
+        part = "rates" if "lr" in job else "rows" if "task" in job else "labels"
+        if any(job.items() <= row.items() for row in result[part]): continue
+        result[part].append(job | measured(job, result["rates"]))
         write("finetuning", result)
+
+
 class FirstToken(finetuning.Encoder):
     "Asks for the tag of a word at its first token, before the word is over."
     def tag(self, example: dict) -> tuple[list[int], list[int]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from operator import itemgetter
 
 import numpy as np
@@ -24,7 +25,7 @@ from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, make_optimizers
 
-TRAIN, TEST = 1_000_000, 3_000_000   # seeds of stories to learn from, and to be asked about
+TRAIN, TRIED, TEST = 1_000_000, 2_000_000, 3_000_000   # seeds: to learn, to choose rates, to test
 EXAMPLES, TESTED = 256, 600
 WRITTEN = 400      # of tasks whose answer is written, token by token
 TOLD = 7           # sentences of a story that is asked about before it ends
@@ -51,6 +52,7 @@ class Task:
     how: dict                  # settings of `finetune`
     scratch: dict              # the same where weights are random
     tested: int = TESTED
+    text: str = ""             # its name where the answer is text
 
 
 def right(rows: list[dict], said: list) -> float:
@@ -148,7 +150,7 @@ def text_task(name: str, task: str, lang: str = "en") -> Task:
                 lambda rows, said: next(iter(text_scores(task, rows, said).values())),
                 lambda rows, others: text_baselines(task, rows, others), told_whole,
                 "sentences that say the same" if task == "translation" else "exact",
-                TEXT, TEXT, WRITTEN)
+                TEXT, TEXT, WRITTEN, task)
 
 
 def taste_rows(seeds) -> list[dict]:
@@ -182,7 +184,9 @@ def taste_best(rows: list[dict]) -> Best:
     return Best(float(hits.mean()), float((hits * (1 - hits)).sum() ** 0.5 / len(rows)))
 
 
-TEXT = dict(optimizer="muon", lr=0.005, muon_lr=0.02, batch_size=8, decay=0.5, epochs=12)
+TEXT = dict(optimizer="muon", batch_size=8, decay=0.5, epochs=16)
+RATES = (0.005, 0.005), (0.005, 0.01), (0.01, 0.01), (0.01, 0.04)   # of embeddings, of matrices
+RATES = {"all": (*RATES, (0.005, 0.04)), "from scratch": (*RATES, (0.0025, 0.005))}
 MOODS = ADAMW | dict(epochs=4)
 TAGS = MUON | dict(epochs=4)
 TASTES = ADAMW | dict(epochs=12)
@@ -261,17 +265,35 @@ def times_read(learn: str, n: int) -> int:
     return READ[n] * (2 if learn == "from scratch" and n < LABELS[-1] else 1)
 
 
-def one_row(task: Task, learn: str, seed: int) -> dict:
+def one_rate(task: Task, learn: str, lr: float, muon_lr: float) -> dict:
+    "How well these rates do on stories that are neither learned from nor tested on."
+    rows, others = task.rows(seeds_of(0, EXAMPLES)), task.rows(range(TRIED, TRIED + 100))
+    run, _ = fit(task, rows, learn, 0, lr=lr, muon_lr=muon_lr)
+    return dict(score=task.score(others, answers(task, run, others)))
+
+
+def best_rates(task: Task, learn: str, tried: list[dict]) -> dict:
+    "The rates that did best, of body and task; a last block takes those of the whole body."
+    if task.kind != "generate" or learn == "head": return {}
+    body = learn if learn == "from scratch" else "all"
+    mine = [row for row in tried if (row["task"], row["learn"]) == (task.name, body)]
+    best = max(mine, key=itemgetter("score"))
+    return dict(lr=best["lr"], muon_lr=best["muon_lr"])
+
+
+def one_row(task: Task, learn: str, seed: int, rates: dict) -> dict:
     "One way to learn one task: its score, and what it costs."
     rows, test = task.rows(seeds_of(seed, EXAMPLES)), task.rows(range(TEST, TEST + task.tested))
     if task.name in ("mood", "how will it end?"):
         run, seconds = mood_run(learn, seed, EXAMPLES, times_read(learn, EXAMPLES))
-    else: run, seconds = fit(task, rows, learn, seed)
+    else: run, seconds = fit(task, rows, learn, seed, **rates)
     tells = task.name == "how will it end?" and learn != "from scratch"
     said = forecasts(run, len(test)) if tells else answers(task, run, test)
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    return dict(score=task.score(test, said), trained=trained, seconds=seconds,
-                bytes=bytes_to_train(run))
+    row = dict(score=task.score(test, said), trained=trained, seconds=seconds,
+               bytes=bytes_to_train(run)) | rates
+    if task.text: row |= dict(said=said[0], scores=text_scores(task.text, test, said))
+    return row
 
 
 def about(task: Task) -> dict:
@@ -335,19 +357,22 @@ def plan() -> Iterator[dict]:
     def quick(jobs: list[dict]): return [job for job in jobs if job["task"] not in written]
     def slow(jobs: list[dict]): return [job for job in jobs if job["task"] in written]
     yield from quick(rows(0, *LEARN)) + sizes(0, LABELS[:3])
+    for task, learn in product(written, RATES):
+        for lr, muon_lr in RATES[learn]: yield dict(task=task, learn=learn, lr=lr, muon_lr=muon_lr)
     yield dict(chosen="by uncertainty", seed=0)
-    by_task = sorted(slow(rows(0, "all", "from scratch")), key=itemgetter("task"))
-    yield from by_task + sizes(0, LABELS[3:-1]) + slow(rows(0, "head", "last block"))
-    for seed in (1, 2): yield from quick(rows(seed, *LEARN)) + sizes(seed, LABELS[:-2])
-    for seed in (1, 2): yield from slow(rows(seed, "all", "from scratch"))
+    for seed in (1, 2): yield from quick(rows(seed, *LEARN)) + sizes(seed, LABELS[:3])
+    for seed in (0, 1, 2):
+        yield from sorted(slow(rows(seed, "all", "from scratch")), key=itemgetter("task"))
+    yield from slow(rows(0, "head", "last block")) + sizes(0, LABELS[3:-1])
     for seed in (1, 2): yield dict(chosen="by uncertainty", seed=seed)
+    for seed in (1, 2): yield from sizes(seed, LABELS[3:-2])
     yield from sizes(0, LABELS[-1:])
 
 
-def measured(job: dict) -> dict:
-    "What comes of one of these."
-    if "task" in job:
-        named = {task.name: task for task in TASKS}
-        return one_row(named[job["task"]], job["learn"], job["seed"])
+def measured(job: dict, tried: list[dict]) -> dict:
+    "What comes of one of these; the rates that were tried are needed for some."
     if "chosen" in job: return by_uncertainty(job["seed"])
-    return one_size(**job)
+    if "task" not in job: return one_size(**job)
+    task = {task.name: task for task in TASKS}[job["task"]]
+    if "lr" in job: return one_rate(task, *itemgetter("learn", "lr", "muon_lr")(job))
+    return one_row(task, job["learn"], job["seed"], best_rates(task, job["learn"], tried))

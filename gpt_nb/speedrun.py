@@ -79,8 +79,8 @@ def race(
     yield Lap(c.steps, watch.cpu, watch.wall, validate(entry.model, tokens))
 
 
-def update(entry: Entry, batch: tuple[Tensor, Tensor], step: int) -> None:
-    "One step along the gradient."
+def update(entry: Entry, batch: tuple, step: int) -> None:
+    "One step along the gradient of a batch: (B, T) ids and (B, T) targets."
     c = entry.config
     entry.model.loss(*batch).backward()
     if c.grad_clip: nn.utils.clip_grad_norm_(entry.model.parameters(), c.grad_clip)
@@ -203,7 +203,9 @@ class Racer(nn.Module):
 POLAR = ((8.2872, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448), (3.9487, -2.9089, 0.5518))
 
 
-def orthogonalize_quickly(G: Tensor) -> Tensor:   # (m, n) -> (m, n)
+def orthogonalize_quickly(
+    G: Tensor,    # (m, n)
+) -> Tensor:      # (m, n)
     "Three steps, each with a polynomial of its own (Amsel et al. 2025, The Polar Express)."
     X = G if G.shape[0] <= G.shape[1] else G.T
     X = X / (1.01 * X.norm() + 1e-7)

@@ -27,7 +27,6 @@ PLANNED = {
     "18": Planned("Compression", "Fewer bits, fewer weights: what it costs.", "模型压缩"),
     "19": Planned("Scaling", "Many machines, and laws fitted on small models.", "规模扩展"),
     "20": Planned("Images", "Next-token prediction on pixels.", "图像"),
-    "21": Planned("Speedrun", "The fastest recipe to a given loss.", "竞速"),
 }
 
 

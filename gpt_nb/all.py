@@ -16,4 +16,5 @@ from gpt_nb.pretrained import *
 from gpt_nb.finetuning import *
 from gpt_nb.tasks import *
 from gpt_nb.adapters import *
+from gpt_nb.speedrun import *
 from gpt_nb.cli import *

@@ -674,6 +674,22 @@ def show_stories(run: "Run", world: "Tales", n: int = 200) -> None:
           f"{holds.facts:.1%} of the facts are true, "
           f"{holds.story:.0%} of the stories hold together as a whole.")
 
+# %% ../nbs/22_cli.ipynb #22-f510
+RaceText = option(str, "a text, a file or what else train knows as --data  [default: pydocs]",
+                  metavar="TEXT")
+
+
+@command("speedrun")
+def speedrun_command(data: RaceText = None, seed: RunSeed = None) -> None:
+    "Race to the loss of a well-known recipe. Exit code 1 where it is missed."
+    from gpt_nb.speedrun import speedrun
+    from gpt_nb.training import use_threads
+
+    use_threads()
+    result = speedrun("pydocs" if data is None else data, seed or 0, say)
+    print(result)
+    if not result.met: raise typer.Exit(1)
+
 # %% ../nbs/22_cli.ipynb #22-011
 class Stopped(Exception):
     "Ctrl-C, with what the person should know."

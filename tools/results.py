@@ -1,6 +1,6 @@
 """Regenerate the measurements that take longer than a notebook may:
 `python tools/results.py NAME ...` (none named: all): ladder, emergence, code, block, choices, text,
-prompts, stream, tags, finetuning, adapters.
+prompts, stream, tags, finetuning, adapters, speedrun.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
@@ -694,8 +694,14 @@ def prompts() -> None:
             write("prompts", found)
 
 
+def speedrun() -> None:
+    "The recipe of chapter 21, what each part of it saves, and the reference."
+    from speedrun import measure
+    measure(so_far("speedrun"), partial(write, "speedrun"), SEEDS)
+
+
 if __name__ == "__main__":
     work = dict(ladder=ladder, emergence=emergence, code=code, block=block, choices=choices,
                 text=text, stream=stream, tags=tags, adapters=adapters,
-                prompts=prompts, finetuning=rows_of_tasks)
+                prompts=prompts, finetuning=rows_of_tasks, speedrun=speedrun)
     for name in choose(work, "measurement", __doc__): work[name]()

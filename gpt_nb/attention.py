@@ -76,6 +76,7 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
         self.length = 0          # tokens held; the caller adds T once all layers have appended
+        self.rotation = None     # of `rope_table` for every place, once the model has made it
 
     @property
     def max_length(self) -> int: return self.keys.shape[3]

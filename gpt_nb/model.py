@@ -71,7 +71,7 @@ class Transformer(nn.Module):
         positions = torch.arange(past, past + T, device=ids.device)                     # (T,)
         if pad is not None: positions = (positions - pad[:, None]).clamp(min=0)         # (B, T)
         x, rotation = self.embed_tokens(ids), None                                      # (B, T, D)
-        if c.family.rotary: rotation = rotate(positions, c, x.dtype)
+        if c.family.rotary: rotation = rotation_at(positions, c, x.dtype, cache)
         else: x = x + self.embed_positions(positions)
         mask = causal_mask(T, past, pad, ids.device)
         for i, layer in enumerate(self.layers): x = layer(x, rotation, mask, cache, i)  # (B, T, D)
@@ -293,6 +293,19 @@ def transformer_of(model: GPT) -> Transformer:
     if inner is not None and isinstance(model.config, GPTConfig): return inner
     raise TypeError(f"hidden states are those of a GPT, and this is a {type(model).__name__}: give "
                     "a GPT, such as run.model or GPT.from_pretrained(folder)")
+
+# %% ../nbs/08_model.ipynb #08-613
+def rotation_at(
+    positions: Tensor, c: GPTConfig, dtype: torch.dtype, cache: KVCache | None
+) -> tuple[Tensor, Tensor]:
+    "Cosine and sine for these positions; with a cache, those of all its places are made once."
+    full = cache is not None and cache.length + positions.shape[-1] > cache.max_length
+    if cache is None or full: return rotate(positions, c, dtype)   # full: the first layer says so
+    if cache.rotation is None:
+        places = torch.arange(cache.max_length, device=positions.device)
+        cache.rotation = rotate(places, c, dtype)              # (1, max_length, K/2)
+    cos, sin = (table[0, positions] for table in cache.rotation)   # (T, K/2) or (B, T, K/2)
+    return cos.unsqueeze(-3), sin.unsqueeze(-3)
 
 # %% ../nbs/08_model.ipynb #08-177
 def pick_device(name: str = "auto") -> torch.device:  # "auto", "cpu", "cuda", "cuda:1", "mps"

@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize', 'Sampler', 'next_tokens', 'generate', 'StopFilter',
-           'Stops', 'stream', 'Beam', 'beam_search', 'speculative']
+           'Stops', 'stream', 'Beam', 'beam_search', 'speculative', 'pack']
 
 # %% ../nbs/10_sampling.ipynb #10-003
+import copy
 import random
 from codecs import getincrementaldecoder
 from collections import Counter
@@ -17,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .attention import KVCache, settings
@@ -426,6 +427,81 @@ def speculative(
             for c in (cache, draft_cache): c.truncate(min(c.length, len(text) - 1))
     return text
 
+# %% ../nbs/10_sampling.ipynb #10-9a05
+def by_columns(layer: nn.Linear) -> nn.Linear:
+    "The same layer, its weights in memory column after column."
+    new = nn.Linear(layer.in_features, layer.out_features, device="meta")
+    new.weight = nn.Parameter(layer.weight.detach().T.contiguous().T, requires_grad=False)
+    new.bias = layer.bias
+    return new
+
+# %% ../nbs/10_sampling.ipynb #10-9a08
+class Packed(nn.Module):
+    "A linear layer to write with, neither to train nor to save."
+    def _save_to_state_dict(self, *_):
+        raise ValueError("a packed model cannot be saved: save the model it was made from")
+
+
+class Blocks(Packed):
+    "Weights in oneDNN's blocks, for several rows at a time."
+    def __init__(self, layer: nn.Linear, rows: int):
+        super().__init__()
+        weight, self.bias = layer.weight.detach(), layer.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., n_in) -> (..., n_out)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+# %% ../nbs/10_sampling.ipynb #10-9a10
+class Halves(Packed):
+    "Weights of 16 bits in FBGEMM's order; rows, products and sums are float32."
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        weight = layer.weight.detach().float()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., n_in) -> (..., n_out)
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+# %% ../nbs/10_sampling.ipynb #10-9a12
+def packed(layer: nn.Linear, rows: int) -> nn.Module:
+    "The layer as it is read fastest for so many rows."
+    if layer.weight.dtype != torch.float32: return Halves(layer)
+    if rows == 1: return by_columns(layer)
+    return Blocks(layer, rows) if torch.backends.mkldnn.is_available() else layer
+
+
+def can_halve(model: nn.Module) -> bool:
+    "Whether there is FBGEMM, and the weights are of 16 bits and in the range of float16."
+    if "fbgemm" not in torch.backends.quantized.supported_engines: return False
+    weights, short = list(model.parameters()), (torch.bfloat16, torch.float16)
+    return all(w.dtype in short and w.abs().max() <= 65504 for w in weights)
+
+
+def in_float32(model: nn.Module) -> nn.Module:
+    "The model with new weights of float32 in the place of those it may share."
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(weight.float(), requires_grad=False))
+    return model
+
+# %% ../nbs/10_sampling.ipynb #10-9a13
+@torch.no_grad()
+def pack(
+    model: GPT,      # on the CPU, all of float32 or all of 16 bits
+    rows: int = 1,   # how many texts it will write at a time
+) -> GPT:            # its weights as they are now; to write with, not to train or to save
+    "A copy that writes sooner: the weights of each layer lie as a product of few rows reads them."
+    check_packable(model, rows)
+    halve = can_halve(model)
+    new = copy.deepcopy(model, {id(p): p for p in model.parameters()})   # they are shared
+    for holder in list(new.modules()):
+        for name, layer in list(holder.named_children()):
+            if type(layer) is nn.Linear and (halve or layer.weight.dtype == torch.float32):
+                setattr(holder, name, packed(layer, rows))
+    return in_float32(new) if halve else new
+
 # %% ../nbs/10_sampling.ipynb #10-5d02
 def row_darts(
     prompts: list[Tensor],     # B prompts
@@ -656,3 +732,12 @@ def check_prompts(
     if low < 0 or high >= vocab_size:
         raise ValueError(f"The prompt holds the id {low if low < 0 else high}, but the model knows "
                          f"the ids 0 to {vocab_size - 1}; was it encoded with its own tokenizer?")
+
+# %% ../nbs/10_sampling.ipynb #10-9a18
+def check_packable(model: GPT, rows: int) -> None:
+    "Raise where there is nothing to pack."
+    check_whole("rows", rows)
+    if rows < 1: raise ValueError(f"rows is {rows}: expected at least 1")
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"the model is on {device}: pack is for a CPU, take the model as it is")

@@ -1,5 +1,6 @@
 """Sampling against `transformers` (filters, greedy, beams), against itself (batches, seeds, stops),
 and against the exact distribution."""
+import copy
 import itertools
 import math
 from collections import Counter
@@ -12,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from gpt_nb import sampling
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import (Sampler, StopFilter, beam_search, draw, generate, keep_min_p,
-                             keep_top_k, keep_top_p, penalize, speculative, stream)
+                             keep_top_k, keep_top_p, pack, penalize, speculative, stream)
 from gpt_nb.tokenizer import BPETokenizer
 from gpt_nb.training import TrainConfig
 
@@ -750,3 +752,66 @@ def test_writing_looks_at_no_number(monkeypatch):
         generate(model, ids, n, top_p=0.9, repetition_penalty=1.1)
         counts.append(len(looks))
     assert counts[0] == counts[1] == counts[2] < 10
+
+
+def plain_model(arch="qwen3", dtype=torch.float32):
+    torch.manual_seed(0)
+    config = GPTConfig(arch, vocab_size=90, context=40, n_layer=2, n_head=4, d_model=64)
+    return GPT(config).to(dtype).eval()
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@torch.inference_mode()
+def test_a_packed_model_says_the_same(arch, rows):
+    model, ids = plain_model(arch), torch.randint(90, (rows, 12))
+    torch.testing.assert_close(pack(model, rows)(ids), model(ids), atol=1e-5, rtol=1e-5)
+    short = plain_model(arch, torch.bfloat16)
+    exact = copy.deepcopy(short).float()(ids)
+    off = (pack(short, rows)(ids) - exact).abs().max()
+    if sampling.can_halve(short): assert off < 1e-5     # far nearer than 16 bits themselves
+    assert off <= (short(ids) - exact).abs().max()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_packed_model_writes_the_same_texts(rows):
+    model, prompts = plain_model(), [[1, 2, 3], [4], [5, 6]][:rows]
+    how = dict(max_new_tokens=60, temperature=0.8, top_k=20, seed=3)     # past the context as well
+    assert generate(pack(model, rows), prompts, **how) == generate(model, prompts, **how)
+
+
+def test_packing_leaves_the_model_as_it_was():
+    for model in (plain_model(), plain_model(dtype=torch.bfloat16)):
+        before = {name: (w, w.clone()) for name, w in model.named_parameters()}
+        pack(model), pack(model, 4)
+        for name, weight in model.named_parameters():
+            assert weight is before[name][0] and torch.equal(weight, before[name][1])
+            assert weight.requires_grad and weight.is_contiguous()
+        model.loss(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()     # it still learns
+
+
+def test_packed_weights_too_large_for_float16_stay_as_they_are():
+    model = plain_model(dtype=torch.bfloat16)
+    with torch.no_grad(): model.lm_head.weight[0, 0] = 1e5
+    ids = torch.tensor([[1, 2, 3]])
+    assert not sampling.can_halve(model)
+    assert torch.equal(pack(model)(ids), model(ids))
+
+
+def test_a_packed_model_is_saved_whole_or_not_at_all(tmp_path):
+    model = plain_model()
+    pack(model).save_pretrained(tmp_path / "columns")
+    opened = GPT.from_pretrained(tmp_path / "columns")
+    kept = opened.state_dict()
+    for name, weight in model.state_dict().items(): assert torch.equal(kept[name], weight)
+    # where torch has neither oneDNN nor FBGEMM, nothing is packed
+    for other in (pack(model, 4), pack(plain_model(dtype=torch.bfloat16))):
+        if not any(isinstance(m, sampling.Packed) for m in other.modules()): continue
+        with pytest.raises(ValueError, match="save the model it was made from"):
+            other.save_pretrained(tmp_path / "other")
+
+
+def test_what_cannot_be_packed():
+    with pytest.raises(ValueError, match="rows is 0"): pack(plain_model(), 0)
+    with pytest.raises(TypeError, match="rows is 1.5"): pack(plain_model(), 1.5)
+    with pytest.raises(ValueError, match="pack is for a CPU"): pack(plain_model().to("meta"))

@@ -71,7 +71,7 @@ def test_pretrained_beats_scratch(task):
 @pytest.mark.parametrize("task", BOTH)
 def test_pretrained_does_not_lose_to_counting(task):
     best = max(np.mean(told) for told in FOUND["tasks"][task]["counted"].values())
-    assert np.mean(scores(task, "all")) >= best - 2 * error(task, best)
+    assert np.mean(scores(task, "all")) >= best - 2 * error(task, best) - 0.001
 
 
 def test_a_bag_of_words_knows_little():

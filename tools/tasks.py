@@ -292,7 +292,7 @@ def one_row(task: Task, learn: str, seed: int, rates: dict) -> dict:
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     row = dict(score=task.score(test, said), trained=trained, seconds=seconds,
                bytes=bytes_to_train(run)) | rates
-    if task.text: row |= dict(said=said[0], scores=text_scores(task.text, test, said))
+    if task.text: row |= dict(scores=text_scores(task.text, test, said))
     return row
 
 

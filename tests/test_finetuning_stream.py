@@ -303,7 +303,7 @@ def test_what_is_wrong_with_examples_to_rehearse(tok):
     with pytest.raises(ValueError, match="texts is empty"): rehearse(gpt, tok, rows, [])
     with pytest.raises(ValueError, match="label"): rehearse(gpt, tok, [dict(text="a")], ["a"])
     long = dict(text="so it was " * 200, label="sad")
-    with pytest.warns(UserWarning, match="1 examples are longer than 256 tokens"):
+    with pytest.warns(UserWarning, match="1 example is longer than 256 tokens"):
         rehearse(gpt, tok, [*rows, long], ["a b"], epochs=0.1)
 
 

@@ -697,7 +697,7 @@ def prompts() -> None:
 
 def speedrun() -> None:
     "The recipe of chapter 21, what each part of it saves, and the reference."
-    from speedrun import measure
+    from racing import measure
     measure(so_far("speedrun"), partial(write, "speedrun"), SEEDS)
 
 

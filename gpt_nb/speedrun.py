@@ -231,7 +231,7 @@ class QuickMuon(torch.optim.Optimizer):
                 p.add_(change, alpha=-g["lr"] * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
 # %% ../nbs/21_speedrun.ipynb #21-055
-RECIPE = TrainConfig(steps=225, batch_size=24, lr=0.02, muon_lr=0.03, betas=(0.8, 0.95),
+RECIPE = TrainConfig(steps=270, batch_size=24, lr=0.02, muon_lr=0.03, betas=(0.8, 0.95),
                      grad_clip=None, warmup=5, decay=0.7)
 
 

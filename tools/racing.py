@@ -95,7 +95,7 @@ def slow_muon(model: Racer, config: TrainConfig) -> list[torch.optim.Optimizer]:
     return [adamw, slow]
 
 
-LENGTHS = {"two thirds": 150, "half more": 340}   # the recipe run shorter and longer
+LENGTHS = {"two thirds": 180, "half more": 405}   # the recipe run shorter and longer
 LEFT_OUT = {
     "AdamW instead of Muon": racer(optimizers=only_adamw),
     "no characters before, no pairs": racer(before=0, pairs=0),

@@ -503,8 +503,10 @@ def stream() -> None:
         add_new(result, "moods", seed, HOWS,
                 lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
         have = {(row["labels"], row["seed"]) for row in result["augmented"]}
-        for labels in {64, 24} - {n for n, done in have if done == seed}:
-            written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
+        missing = [labels for labels in (64, 24) if (labels, seed) not in have]
+        if not missing: continue
+        written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
+        for labels in missing:
             result["augmented"] += one_augmented(gpt, tok, labels, seed, written, told)
             write("stream", result)
 

@@ -185,8 +185,8 @@ def taste_best(rows: list[dict]) -> Best:
 
 
 TEXT = dict(optimizer="muon", batch_size=8, decay=0.5, epochs=16)
-RATES = (0.005, 0.005), (0.005, 0.01), (0.01, 0.01), (0.01, 0.04)   # of embeddings, of matrices
-RATES = {"all": (*RATES, (0.005, 0.04)), "from scratch": (*RATES, (0.0025, 0.005))}
+BOTH = (0.005, 0.005), (0.005, 0.01), (0.01, 0.01), (0.01, 0.04)   # rates of embeddings, matrices
+RATES = {"all": (*BOTH, (0.005, 0.04)), "from scratch": (*BOTH, (0.0025, 0.005))}
 MOODS = ADAMW | dict(epochs=4)
 TAGS = MUON | dict(epochs=4)
 TASTES = ADAMW | dict(epochs=12)

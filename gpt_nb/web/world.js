@@ -9,8 +9,8 @@
 //   world.nextTokens(tok, ids);          // Map: token -> probability
 
 import {check} from "./check.js";
-import {TRAILING, add, begun, happen, log2prob, newcomer, nextWord, normalised, read, readings,
-        tables, tell} from "./tales.js";
+import {TRAILING, log2prob, nextWord, tables, tell} from "./tales.js";
+import {nextTokens} from "./truth.js";
 
 export class World {
   constructor(data, level = 2) { Object.assign(this, tables(data, level)); }
@@ -27,6 +27,9 @@ export class World {
   begun(prefix) {
     return nextWord(this, prefix, (word, missing) => prefix ? missing : missing.trimStart());
   }
+
+  // The true distribution of the next token after the ids of a beginning (see truth.js).
+  nextTokens(tok, ids) { return nextTokens(this, tok, ids); }
 
   // What is right and wrong about any text, whole or cut off; the same for every level.
   check(text) { return check(this, text); }

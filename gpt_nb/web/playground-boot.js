@@ -19,10 +19,10 @@
   var lacking = lacks();
   if (location.protocol === "file:") {
     say("A browser opens a model only from a server: type `gpt-nb play tales-en`, or " +
-        "`python -m http.server` in the folder of the site. 请通过服务器打开本页。");
+        "`python -m http.server` in the folder of the site. 模型只能由服务器给出。");
   } else if (lacking) {
     say("This browser is too old for this page: it lacks " + lacking + ". " +
-        "浏览器版本过旧，缺少 " + lacking + "。");
+        "本页需要新一些的 Chrome、Firefox、Safari 或 Edge。");
   } else {
     var script = document.createElement("script");
     script.type = "module";

@@ -3,8 +3,9 @@
 export const TEXT = {
   en: {
     title: "A GPT that writes in this page",
-    lead: "Type the beginning of a story, or leave it empty, and press Write. A small GPT goes on " +
-      "token by token, inside your browser: nothing that you type leaves this page.",
+    lead: "Type the beginning of a story, or leave it empty, and press Write. A small GPT goes " +
+      "on token by token (a token is a word, a part of one, or a mark), inside your browser: " +
+      "nothing that you type leaves this page.",
     truth: "The stories come from a small made-up world. Its rules know how likely each word " +
       "really is, and whether a story holds together. So the truth stands beside the guess.",
     model: "Model", beginning: "The beginning", examples: "For example:", empty: "leave it empty",
@@ -12,8 +13,11 @@ export const TEXT = {
     write: "Write", another: "Write another", step: "One token", on: "Go on", stop: "Stop",
     story: "The story", start: "beginning of the text", end: "the story ends here",
     help: "Click on a token, or move with the arrow keys and press Enter, to see what else it " +
-      "could have been. The orange bars show what the model looks at.",
+      "could have been, and to put another in its place.",
+    waiting: "The story will stand here.",
     attention: "What it looks at", layer: "Layer", head: "Head",
+    bars: "The orange bars under the story show how much the model takes from each token when it " +
+      "chooses one. Every head of every layer looks elsewhere.",
     looks: "Before it chose {next}, head {head} of layer {layer} looked most at {most}.",
     looksEnd: "To choose what comes next, head {head} of layer {layer} looks most at {most}.",
     next: "What comes next", instead: "What else it could have been",
@@ -22,7 +26,8 @@ export const TEXT = {
     choose: "Press a word to go on with it.",
     token: "Next", guess: "Model", drawn: "As drawn", true: "Truth",
     written: "written here", others: "all others", endToken: "(the end)",
-    agree: "Model and truth agree on {share}.",
+    agree: "Model: what it expects. Truth: what the rules of the world make of the same " +
+      "beginning. The two have {share} in common.",
     noTruth: "The world cannot tell a story that begins so: there is no truth to compare with, " +
       "only the model's guess.",
     noWorld: "No world is known for this model's text: there is no truth to compare with, only " +
@@ -38,8 +43,9 @@ export const TEXT = {
     pace: "Pace", fast: "as fast as it can", slow: "slow, to watch",
     needsNumber: "{name} must be {what}.",
     number: "a number from {low} to {high}", whole: "a whole number from {low} to {high}",
-    loading: "Fetching the model: {done} of {all} MB …", reading: "Reading the beginning …",
+    loading: "Fetching the model …", got: "{done} of {all} MB", reading: "Reading the beginning …",
     writing: "Writing …",
+    stoppedEarly: "Stopped.",
     stopped: "Stopped after {n} tokens. Press Go on, or a word on the list.",
     one: "Token {n} is written. Press One token for the next, or Go on.",
     done: "Done: {n} tokens, {speed} a second. Same beginning and seed: the same story.",
@@ -63,16 +69,18 @@ export const TEXT = {
   },
   zh: {
     title: "在网页里写作的 GPT",
-    lead: "输入故事的开头，或者留空，然后按“写”。一个小小的 GPT 就在你的浏览器里一个词元一个词元地" +
-      "往下写：你输入的内容不会离开这个网页。",
+    lead: "输入故事的开头，或者留空，然后按“写”。一个小小的 GPT 就在这个网页里一个词元一个词元地往下写" +
+      "（词元是一个词、词的一部分或一个标点）：你输入的内容不会离开你的电脑。",
     truth: "故事来自一个虚构的小世界。它的规则知道每个词真正的概率，也知道故事是否前后一致。" +
       "所以猜测旁边就是真相。",
     model: "模型", beginning: "开头", examples: "例如：", empty: "留空",
     placeholder: "留空：写一个新故事",
     write: "写", another: "再写一篇", step: "写一个词元", on: "继续", stop: "停",
     story: "故事", start: "文本开头", end: "故事到此结束",
-    help: "点击一个词元，或用方向键移动后按回车，看看这里还可能是什么。橙色的条表示模型在看哪里。",
+    help: "点击一个词元，或用方向键移动后按回车，看看这里还可能是什么，也可以换成另一个词。",
+    waiting: "故事会写在这里。",
     attention: "它在看哪里", layer: "层", head: "头",
+    bars: "故事下方橙色的条表示：模型选一个词元时，从前面每个词元那里取多少。每一层的每个头看的都不一样。",
     looks: "在选出{next}之前，第 {layer} 层第 {head} 个头看得最多的是{most}。",
     looksEnd: "为了选出下一个词元，第 {layer} 层第 {head} 个头看得最多的是{most}。",
     next: "接下来是什么", instead: "这里还可能是什么",
@@ -81,7 +89,7 @@ export const TEXT = {
     choose: "点一个词，就从它继续写。",
     token: "接着", guess: "模型", drawn: "抽取时", true: "真相",
     written: "这里写的是它", others: "其他全部", endToken: "（结束）",
-    agree: "模型与真相重合 {share}。",
+    agree: "模型：它预计的概率。真相：世界的规则对同样的开头给出的概率。两者重合 {share}。",
     noTruth: "这个世界讲不出这样开头的故事：没有真相可比，只有模型的猜测。",
     noWorld: "没有与这个模型的文本对应的世界：没有真相可比，只有模型的猜测。",
     full: "模型一次能读的已经读满，不再往下猜。",
@@ -94,9 +102,9 @@ export const TEXT = {
     pace: "速度", fast: "尽快", slow: "慢，便于观看",
     needsNumber: "{name}应当是{what}。",
     number: "从 {low} 到 {high} 的数", whole: "从 {low} 到 {high} 的整数",
-    loading: "正在取回模型：{done} / {all} MB……", reading: "正在读开头……",
+    loading: "正在取回模型……", got: "{done} / {all} MB", reading: "正在读开头……",
     writing: "正在写……",
-    stopped: "写了 {n} 个词元后停下。按“继续”，或点列表里的一个词。",
+    stoppedEarly: "停下了。", stopped: "写了 {n} 个词元后停下。按“继续”，或点列表里的一个词。",
     one: "第 {n} 个词元写好了。再按“写一个词元”，或按“继续”。",
     done: "写完了：{n} 个词元，每秒 {speed} 个。开头和种子相同，故事就相同。",
     contextFull: "模型一次最多读 {context} 个词元，故事已经到了这个长度，就此停下。",

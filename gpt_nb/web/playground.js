@@ -2,7 +2,8 @@
 import { openModel, sample, seeded } from "./engine.js";
 import { World } from "./world.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
-import { LEAST, Options, Writing, overlap, sentencesOf, truthAt, turn } from "./playground-writing.js";
+import { LEAST, Options, Writing, overlap, sentencesOf, truthAt,
+  turn } from "./playground-writing.js";
 
 const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
@@ -38,6 +39,8 @@ function speak() {
     each.textContent = TEXT[lang][each.dataset.text];
   }
   $("prompt").placeholder = say("placeholder");
+  $("story").dataset.waiting = say("waiting");
+  $("progress").ariaLabel = say("loading");
   const head = document.querySelector("h1");
   head.lang = language;
   if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = say("title");
@@ -49,7 +52,8 @@ function number(value, digits = 1) { return value.toFixed(digits).replace(/\.0$/
 // 0.4213 as 42 %, small shares with a digit more.
 function percent(share) {
   const p = 100 * share;
-  return say("percent", { p: p >= 9.95 || p === 0 ? Math.round(p) : p < 0.05 ? "<0.1" : p.toFixed(1) });
+  if (p > 0 && p < 0.05) return say("percent", { p: "<0.1" });
+  return say("percent", { p: p >= 9.95 || p === 0 ? Math.round(p) : p.toFixed(1) });
 }
 
 const quote = (text) => say("quote", { text: text.trim() });
@@ -76,7 +80,8 @@ function readSettings() {
   const values = {};
   for (const [name, { id, low, high, whole }] of Object.entries(SETTINGS)) {
     const text = $(id).value.trim(), value = Number(text);
-    const good = text !== "" && value >= low && value <= high && (!whole || Number.isInteger(value));
+    const inside = text !== "" && value >= low && value <= high;
+    const good = inside && (!whole || Number.isInteger(value));
     $(id).setAttribute("aria-invalid", String(!good));
     if (!good) {
       const what = say(whole ? "whole" : "number", { low, high });
@@ -109,13 +114,13 @@ async function readJSON(name, signal) {
 // The chosen model and its world, fetched when they are first needed.
 async function open(entry, signal) {
   if (state.opened.has(entry.name)) return state.opened.get(entry.name);
-  const bar = $("progress");
+  const million = (bytes) => (bytes / 1e6).toFixed(1);
   const onProgress = (done, all) => {
-    bar.value = done / all;
-    const million = (bytes) => (bytes / 1e6).toFixed(1);
-    tell(say("loading", { done: million(done), all: million(all) }));
+    $("progress").value = done / all;
+    $("got").textContent = say("got", { done: million(done), all: million(all) });
   };
-  bar.hidden = false, bar.value = 0;
+  tell(say("loading"));
+  $("fetching").hidden = false;
   onProgress(0, entry.bytes);
   try {
     const data = entry.world ? await readJSON(entry.world, signal) : null;
@@ -125,7 +130,7 @@ async function open(entry, signal) {
     const opened = { model, world: data && new World(data, entry.level) };
     state.opened.set(entry.name, opened);
     return opened;
-  } finally { bar.hidden = true; }
+  } finally { $("fetching").hidden = true; }
 }
 
 function choose(entry) {
@@ -171,12 +176,16 @@ async function work(task) {
   page.setAttribute("aria-busy", "true");
   try { await task(job.signal); } catch (error) {
     if (error.name !== "AbortError") explain(error);
-    else if (state.job === job) tell(state.writing ? say("stopped", { n: state.writing.written }) : "");
+    else if (state.job === job) tell(stopLine());
   }
   if (state.job !== job) return;       // something newer runs
   state.job = null;
   page.removeAttribute("aria-busy");
   rest();
+}
+
+function stopLine() {
+  return state.writing ? say("stopped", { n: state.writing.written }) : say("stoppedEarly");
 }
 
 // Buttons and lists when nothing is being written.
@@ -192,7 +201,8 @@ function rest() {
 function doubts(tok, typed, ids) {
   if (tok.unknown == null || !ids.includes(tok.unknown)) return "";
   const words = typed.match(/[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu) ?? [];
-  const odd = words.filter((word) => [word, ` ${word}`].every((w) => tok.encode(w).includes(tok.unknown)));
+  const isOdd = (word) => tok.encode(word).includes(tok.unknown);
+  const odd = words.filter((word) => isOdd(word) && isOdd(` ${word}`));
   const named = [...new Set(odd)].slice(0, 4).map(quote).join(say("and"));
   return say("unknown", { words: named || quote(typed) });
 }
@@ -208,10 +218,17 @@ function encode(tok, typed) {
   }
 }
 
+// The beginning; in a story every space is one.
+function typedText() {
+  const typed = $("prompt").value;
+  return state.entry.world ? typed.trim().replace(/\s+/g, " ") : typed;
+}
+
 // Read the beginning anew; false where that cannot be done.
 async function begin(signal) {
-  const { model, world } = await open(state.entry, signal);
-  const typed = $("prompt").value.trim().replace(/\s+/g, " "), ids = encode(model.tok, typed);
+  const { model, world } = await open(state.entry, signal), typed = typedText();
+  if (signal.aborted) throw stopped();
+  const ids = encode(model.tok, typed);
   if (!ids) return false;
   const most = model.config.context - 1;
   if (ids.length > most) {
@@ -219,6 +236,7 @@ async function begin(signal) {
     return false;
   }
   clear();
+  state.typed = typed;
   tell(say("reading"));
   Object.assign(state, { writing: new Writing(model), world, place: null, told: 0 });
   fillHeads(model.config);
@@ -280,19 +298,23 @@ function wait(ms, signal) {
   });
 }
 
-const write = () => readSettings() && state.entry && work(async (signal) => {
-  if (await begin(signal)) await go(signal);
-});
+// Begin anew, and write a story or n tokens of it.
+function write(n) {
+  if (!readSettings() || !state.entry) return;
+  work(async (signal) => { if (await begin(signal)) await go(signal, n); });
+}
 
-const goOn = (n) => readSettings() && work((signal) => { state.place = null; return go(signal, n); });
+function goOn(n) {
+  if (!readSettings()) return;
+  state.place = null;
+  work((signal) => go(signal, n));
+}
 
 function step() {
-  const { writing } = state, typed = $("prompt").value.trim().replace(/\s+/g, " ");
+  const { writing } = state, typed = state.entry && typedText();
   const same = writing && !writing.over && !writing.full && state.typed === typed;
-  if (same) return goOn(1);
-  return readSettings() && state.entry && work(async (signal) => {
-    if (await begin(signal)) { state.typed = typed; await go(signal, 1); }
-  });
+  if (same) goOn(1);
+  else write(1);
 }
 
 // Put another word at a place, and go on from there.
@@ -348,7 +370,7 @@ function newToken() {
   return token;
 }
 
-// A token with the marks of the sentences that it belongs to; it is left alone where it is as it was.
+// A token with the marks of the sentences that it belongs to; left alone where it is as it was.
 function drawToken(token, { from, to, text, mark, start }) {
   const { writing, place } = state, ids = writing.ids.slice(from, to);
   const parts = cutAt(text, start, state.faults);
@@ -474,14 +496,14 @@ function pick(i) {
   show();
 }
 
-// ---------------------------------------------------------------------------- what comes at a place
+// --------------------------------------------------------------------------- what comes at a place
 
 // The list and the attention, while nothing else is shown.
 async function show() {
   state.look?.abort();
   const look = state.look = new AbortController();
   if (!state.writing) return;
-  try { await showNext(look.signal); } catch (error) { if (error.name !== "AbortError") explain(error); }
+  try { await showNext(look.signal); } catch (error) { explain(error); }
 }
 
 async function showNext(signal) {
@@ -502,7 +524,8 @@ function drawRows(rows, place, words, settings) {
   $("next").classList.toggle("same", isPlain(settings.how));
   $("next").classList.toggle("unknown", !known);
   const before = writing.textBefore(place)[0];
-  const where = before ? say("after", { text: before.slice(-24).replace(/^\S*\s/, "") }) : say("atStart");
+  const end = before.slice(-24).replace(/^\S*\s/, "");
+  const where = before ? say("after", { text: end }) : say("atStart");
   const over = place >= writing.ids.length && (writing.over || writing.full);
   const done = writing.over ? say("end") : say("full");
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
@@ -534,7 +557,8 @@ function fillRows(shown, rest, place, known) {
 function newRow() {
   const line = document.createElement("tr");
   line.innerHTML = '<th scope="row"><button type="button"><span></span><i></i></button></th>' +
-    ["guess", "drawn", "true"].map((kind) => `<td class="${kind}"><span></span><b></b></td>`).join("");
+    '<td class="guess"><span></span><b></b></td><td class="drawn"><span></span><b></b></td>' +
+    '<td class="true"><span></span><b></b></td>';
   line.querySelector("button").addEventListener("click", () => take(line.row, line.place));
   return line;
 }
@@ -569,7 +593,8 @@ function fillHeads({ n_layer, n_head }) {
 
 // A bar under each token, as high as what one head takes from it to choose the token at the place.
 function drawAttention(place) {
-  const { writing, tokens } = state, layer = Number($("layer").value), head = Number($("head").value);
+  const { writing, tokens } = state;
+  const [layer, head] = ["layer", "head"].map((id) => Number($(id).value));
   const upTo = Math.min(place, writing.session.length);
   const row = writing.attention(upTo, layer - 1, head - 1);
   const shares = tokens.map(({ from, to }) => row.slice(from, to).reduce((a, b) => a + b, 0));
@@ -610,9 +635,9 @@ function listen() {
   });
   for (const id of ["layer", "head"]) $(id).addEventListener("change", () => show());
   page.querySelector(".settings").addEventListener("input", (event) => {
-    const { of } = event.target.dataset;
-    if (of) $(of).value = event.target.value;
-    else page.querySelector(`[data-of="${event.target.id}"]`)?.setAttribute("value", event.target.value);
+    const { id, value, dataset } = event.target;
+    const twin = dataset.of ? $(dataset.of) : page.querySelector(`[data-of="${id}"]`);
+    if (twin) twin.value = value;
     if (!state.job && readSettings() && state.writing) show();
   });
 }
@@ -624,7 +649,8 @@ async function start() {
   try { state.models = await readJSON("models.json"); } catch (error) { return explain(error); }
   const wanted = new URLSearchParams(location.search).get("model");
   const entry = state.models.find(({ name }) => name === wanted) ?? state.models[0];
-  $("model").replaceChildren(...state.models.map(({ name }) => new Option(name, name)));
+  $("model").replaceChildren(...state.models.map(({ name, lang, world }) =>
+    new Option(world ? `${lang === "zh" ? "中文：" : "English: "}${name}` : name, name)));
   $("model").value = entry.name;
   choose(entry);
 }

@@ -6,8 +6,8 @@
 // follows. So every way to go on is followed, word by word, until its next token is certain.
 //
 // Why it is certain: byte-pair encoding cuts each beginning of a piece of text in one way, and the
-// tokens of a whole piece are such that any two neighbours, taken alone, are cut just so. Of a piece
-// that grows, those cuts are open in which the last token, or a longer one that has begun, fits its
+// tokens of a whole piece are such that any two neighbours, taken alone, are cut just so. As a
+// piece grows, those cuts are open in which the last token, or a longer one that has begun, fits its
 // left neighbour. If all of them agree on the next token, nothing that follows can change it.
 //
 // A `piece` is bytes as a string, one character a byte, as in engine.js.
@@ -55,14 +55,14 @@ function wordsAfter(world, {p, known, atoms, scene, event}) {
 // The ids that are given, and what they say.
 class Given {
   constructor(tok, ids) {
-    const bytes = Uint8Array.from(ids.map((id) => tok.bytes(id)).flat());
-    Object.assign(this, {tok, ids, pairs: pairsOf(tok), length: bytes.length, bases: new Map()});
+    Object.assign(this, {tok, ids, pairs: pairsOf(tok), length: 0, bases: new Map()});
     this.at = new Map();        // byte where a token begins -> the token
-    let place = 0;
     for (const id of ids) {
-      this.at.set(place, id);
-      place += tok.bytes(id).length;
+      this.at.set(this.length, id);
+      this.length += tok.pieces[id].length;
     }
+    const piece = ids.map((id) => tok.pieces[id]).join("");
+    const bytes = Uint8Array.from(piece, (byte) => byte.charCodeAt(0));
     const whole = wholeCharacters(bytes);
     try { this.text = new TextDecoder("utf-8", {fatal: true, ignoreBOM: true}).decode(whole); }
     catch { this.text = null; }
@@ -178,7 +178,7 @@ class Pairs {
     const key = this.tok.pair(a, b);
     if (!this.known.has(key)) {
       const ids = this.tok.mergePairs(this.tok.pieces[a] + this.tok.pieces[b]);
-      this.known.set(key, ids.length === 2 && ids[0] === a && ids[1] === b);
+      this.known.set(key, ids?.length === 2 && ids[0] === a && ids[1] === b);
     }
     return this.known.get(key);
   }

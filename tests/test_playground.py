@@ -23,7 +23,8 @@ from gpt_nb.training import Run
 
 ROOT = Path(__file__).parent.parent
 WORLDS = {"tales-en": Tales("en", 2), "tales-zh": Tales("zh", 2)}
-NEW = {"tales-en": "Long ago a stubborn shepherdess named", "tales-zh": "很久以前修道院里住着一个固执的"}
+NEW = {"tales-en": "Long ago a stubborn shepherdess named",
+       "tales-zh": "很久以前修道院里住着一个固执的"}
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=missing())
 
 
@@ -226,7 +227,8 @@ def test_another_word_can_be_chosen(visit, runs):
     assert page.inner_text("#next-head") == "What else it could have been"
     written = page.inner_text("#next tr.written button span")
     other = next(word for word in page.rows() if word != written)
-    page.locator("#next button", has=page.locator("span", has_text=re.compile(f"^{other}$"))).click()
+    word = page.locator("span", has_text=re.compile(f"^{other}$"))
+    page.locator("#next button", has=word).click()
     page.wait()
     assert page.story.startswith(f"Once there was a {other} ") and page.story != first
     branch = page.story
@@ -235,8 +237,8 @@ def test_another_word_can_be_chosen(visit, runs):
 
 
 def test_the_checker_marks_each_sentence(visit):
-    wrong = ("Once there was a shy witch named Vera in the mill. Her friend, a kind king named Tom, "
-             "lived in the cave. Vera had a red kite. Tom had a blue kite. She had it.")
+    wrong = ("Once there was a shy witch named Vera in the mill. Her friend, a kind king named "
+             "Tom, lived in the cave. Vera had a red kite. Tom had a blue kite. She had it.")
     page = visit()
     page.fill("#prompt", wrong)
     page.click("#step")
@@ -245,7 +247,8 @@ def test_the_checker_marks_each_sentence(visit):
             if "not a whole story" not in reason and "breaks off" not in reason]
     shown = page.inner_text("#verdict")
     assert told and all(reason in shown for reason in told), (told, shown)
-    marked = page.eval_on_selector_all("#story .fault", "all => all.map(f => f.textContent).join('')")
+    joined = "all => all.map(fault => fault.textContent).join('')"
+    marked = page.eval_on_selector_all("#story .fault", joined)
     assert marked.startswith("Tom had a blue kite.") and "Vera had a red kite" not in marked
     notes = page.eval_on_selector_all("#story [data-note]", "all => all.map(f => f.dataset.note)")
     assert notes == [str(i + 1) for i in range(len(notes))] and notes
@@ -273,7 +276,8 @@ def test_settings_change_what_is_drawn_from(visit):
     page.locator("#story .token:not(.typed)").first.click()
     page.fill("#top-k", "3")
     page.wait_for_timeout(700)
-    drawn = page.eval_on_selector_all("#next tbody tr:not([hidden])", "rows => rows.map(r => r.row.drawn)")
+    rows = "#next tbody tr:not([hidden])"
+    drawn = page.eval_on_selector_all(rows, "rows => rows.map(({ row }) => row.drawn)")
     assert sum(share > 0 for share in drawn) == 3 and sum(drawn) == pytest.approx(1)
     assert page.locator("#next th.drawn").is_visible()
     page.fill("#top-k", "0")
@@ -355,8 +359,8 @@ def test_a_character_that_the_model_lacks(visit):
     assert "reads at most 16 tokens" in page.said or "Done" in page.said
 
 
-@pytest.mark.parametrize("name, line", [("tales-en", "The world cannot tell"), ("tales-zh", "讲不出"),
-                                        ("pydocs", "No world is known")])
+@pytest.mark.parametrize("name, line", [
+    ("tales-en", "The world cannot tell"), ("tales-zh", "讲不出"), ("pydocs", "No world is known")])
 def test_where_there_is_no_truth(visit, name, line):
     page = visit(name)
     page.fill("#prompt", "the dog , the")
@@ -407,7 +411,9 @@ def test_a_setting_that_is_none(visit, field, value, line):
     assert page.story == ""
 
 
-def focused(page): return page.evaluate("document.activeElement.id || document.activeElement.className")
+def focused(page):
+    active = "document.activeElement"
+    return page.evaluate(f"{active}.id || {active}.className")
 
 
 def test_keys_are_enough(visit):
@@ -454,10 +460,11 @@ def test_a_screen_reader_hears_sentences_not_tokens(visit):
 
 def test_the_interface_speaks_the_language_of_the_model(visit):
     page = visit()
-    assert page.inner_text("#write") == "Write" and page.evaluate("document.documentElement.lang") == "en"
+    language = "document.documentElement.lang"
+    assert page.inner_text("#write") == "Write" and page.evaluate(language) == "en"
     page.select_option("#model", "tales-zh")
     assert page.inner_text("#write") == "写" and page.inner_text("h1") == "在网页里写作的 GPT"
-    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    assert page.evaluate(language) == "zh-CN"
     text = page.write(seed=1)
     assert re.match("从前|很久以前", text) and "写完了" in page.said
     left = page.evaluate("""[...document.querySelectorAll('[data-text]')].map(e => e.textContent)
@@ -467,7 +474,8 @@ def test_the_interface_speaks_the_language_of_the_model(visit):
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory):
-    path, base = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js", tmp_path_factory.getbasetemp()
+    path = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js"
+    base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     with open(shared / "site.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -486,14 +494,15 @@ def test_a_written_page_is_accessible_and_fits(visit, axe, name, width):
     page.locator("#story .token").nth(6).click()
     page.wait_for_timeout(700)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("getComputedStyle(document.querySelector('#next b')).transitionDuration") == "0s"
+    moves = "getComputedStyle(document.querySelector('#next b')).transitionDuration"
+    assert page.evaluate(moves) == "0s"
     page.evaluate(axe)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.wait_for_timeout(200)
         found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        grave = [v["id"] + v["nodes"][0]["html"] for v in found if v["impact"] in ("serious", "critical")]
-        assert not grave, grave
+        grave = [v for v in found if v["impact"] in ("serious", "critical")]
+        assert not grave, [v["id"] + v["nodes"][0]["html"] for v in grave]
 
 
 def test_gpt_nb_play_serves_it(browser, tmp_path):

@@ -236,6 +236,24 @@ def test_another_word_can_be_chosen(visit, runs):
     assert page.locator("#story [tabindex='0']").count() == 1
 
 
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_word_that_no_piece_of_the_model_says_can_be_chosen(visit, runs, name):
+    "The text with it is cut into tokens anew."
+    page, tok = visit(name), runs[name].tok
+    page.write(NEW[name], seed=4)
+    page.locator("#story .token:not(.typed)").nth(1).click()
+    page.wait_for_timeout(1500)
+    page.evaluate("document.querySelector('#next tbody tr').row.ids = null; 0")
+    word = page.inner_text("#next tbody tr:first-child button span")
+    before = page.story
+    page.click("#next tbody tr:first-child button")
+    page.wait()
+    ids = page.ids[1:-1]
+    assert ids[:len(tok.encode(NEW[name]))] == tok.encode(NEW[name])
+    assert tok.decode(ids) == page.story and word in page.story
+    assert os.path.commonprefix([page.story, before]).startswith(NEW[name])
+
+
 def test_the_checker_marks_each_sentence(visit):
     wrong = ("Once there was a shy witch named Vera in the mill. Her friend, a kind king named "
              "Tom, lived in the cave. Vera had a red kite. Tom had a blue kite. She had it.")
@@ -391,6 +409,12 @@ def test_a_file_that_is_missing_and_no_network(visit):
     page.context.set_offline(False)
     assert page.write() != ""
     visit.wrong[:] = [line for line in visit.wrong if not re.search("404|ERR_INTERNET", line)]
+
+
+def test_a_list_of_models_that_is_missing(visit):
+    page = visit(init="window.fetch = async () => new Response('', { status: 404 })")
+    page.wait_for_function("document.querySelector('#say').textContent")
+    assert "cannot be fetched" in page.said
 
 
 @pytest.mark.parametrize("name", ["AbortController", "ReadableStream", "MessageChannel"])

@@ -9,6 +9,7 @@ const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
 const $ = (id) => document.getElementById(id);
 const SHOWN = 9;                       // rows of the list
+const FIRST_LOOK = { layer: 2, head: 1 };
 const SETTINGS = {                     // name in engine.js: id, limits, start, slider's limits
   temperature: { id: "temperature", low: 0, high: 10, at: 1, slide: [0, 2, 0.05] },
   topP: { id: "top-p", low: 0.01, high: 1, at: 1, slide: [0.05, 1, 0.05] },
@@ -493,7 +494,14 @@ function pick(i) {
   state.place = !group || group.from === 0 ? null : group.from;
   if (i !== null) focusToken(i);
   drawStory();
-  show();
+  show().then(() => { if (state.place !== null) bringNear(); });
+}
+
+// On a narrow screen the list stands below the story.
+function bringNear() {
+  if (!matchMedia("(max-width: 60rem)").matches) return;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("next").scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
 }
 
 // --------------------------------------------------------------------------- what comes at a place
@@ -527,7 +535,7 @@ function drawRows(rows, place, words, settings) {
   const end = before.slice(-24).replace(/^\S*\s/, "");
   const where = before ? say("after", { text: end }) : say("atStart");
   const over = place >= writing.ids.length && (writing.over || writing.full);
-  const done = writing.over ? say("end") : say("full");
+  const done = writing.over ? say("ended") : say("full");
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
@@ -584,7 +592,7 @@ function fillRow(line, row, place, known) {
 
 function fillHeads({ n_layer, n_head }) {
   for (const [id, n] of [["layer", n_layer], ["head", n_head]]) {
-    const held = Math.min(Number($(id).value) || 1, n);
+    const held = Math.min(Number($(id).value) || FIRST_LOOK[id], n);
     $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i + 1, i + 1)));
     $(id).value = held;
   }

@@ -44,13 +44,13 @@ def write_web(target: Path) -> None:
     "The page in which a GPT writes, and the models it opens."
     from gpt_nb.checkpoint import load_tokenizer
     from gpt_nb.model import GPT
-    from gpt_nb.page import copy_page, write_page_model
+    from gpt_nb.page import write_page
+    from gpt_nb.tales import Tales
 
     shutil.rmtree(target, ignore_errors=True)
-    copy_page(target)
-    for name in ("tales-en", "tales-zh"):
-        model, tok = GPT.from_pretrained(name), load_tokenizer(name)
-        write_page_model(model, tok, target / "models" / name, "bfloat16")
+    names = {"tales-en": "en", "tales-zh": "zh"}
+    write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), Tales(lang, 2))
+                        for name, lang in names.items()})
 
 
 def plain(text: str) -> str:

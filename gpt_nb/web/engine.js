@@ -4,7 +4,7 @@
 
 export const FORMAT = "gpt_nb page model", VERSION = 1;
 
-// An error of one clear line; `code` names its kind, for a page that speaks another language.
+// Errors of one clear line; `code` names the kind, for a page that speaks another language.
 function fail(code, message) { return Object.assign(new Error(message), { code }); }
 function outside(id, last) { return fail("id", `id ${id} is no token: ids go from 0 to ${last}`); }
 
@@ -78,8 +78,7 @@ function readTensor({ shape, dtype, offset }, buffer) {   // as float32, row aft
 const toUTF8 = new TextEncoder(), fromUTF8 = new TextDecoder("utf-8", { ignoreBOM: true });
 const toPiece = (text) => Array.from(toUTF8.encode(text), (b) => String.fromCharCode(b)).join("");
 
-// Text to ids and back (chapter 01). A piece is the bytes of a token, as a string: one character a
-// byte. `kind` is "characters", "words" or "bytes".
+// Text to ids and back (chapter 01). A piece: the bytes of a token as a string, a character each.
 export class Tokenizer {
   constructor({ kind, pieces, special, split, classes, merges, unknown, end, wholeFirst }) {
     Object.assign(this, { kind, merges, unknown, endId: end, wholeFirst, cache: new Map() });
@@ -147,11 +146,11 @@ export class Tokenizer {
   bytes(id) {                                        // of one token; perhaps half a character
     const piece = this.pieces[id];
     if (typeof piece !== "string") throw outside(id, this.pieces.length - 1);
-    return Array.from(piece, (byte) => byte.charCodeAt(0));
+    return Uint8Array.from(piece, (byte) => byte.charCodeAt(0));
   }
 
   decode(ids) {                                      // what is no UTF-8 becomes U+FFFD
-    return fromUTF8.decode(Uint8Array.from(Array.from(ids, (id) => this.bytes(id)).flat()));
+    return fromUTF8.decode(Uint8Array.from([...ids].flatMap((id) => [...this.bytes(id)])));
   }
 }
 
@@ -167,20 +166,21 @@ function spell(split, classes) {
 
 // --------------------------------------------------------------------------------- forward pass
 
-// W x + b: one row of W after the other, four sums at a time.
+// W x + b: four rows of W at a time, the last four perhaps once more.
 export function linear({ weight, bias }, x) {        // (rows, n), (n,) -> (rows,)
-  const n = x.length, whole = n - n % 4, rows = weight.length / n, y = new Float32Array(rows);
-  for (let row = 0, i = 0; row < rows; row++) {
-    let a = 0, b = 0, c = 0, d = 0, j = 0;
-    for (; j < whole; j += 4, i += 4) {
-      a += weight[i] * x[j];
-      b += weight[i + 1] * x[j + 1];
-      c += weight[i + 2] * x[j + 2];
-      d += weight[i + 3] * x[j + 3];
+  const n = x.length, rows = weight.length / n, y = new Float32Array(rows);
+  for (let end = 4; end < rows + 4; end += 4) {
+    const row = Math.max(0, Math.min(end, rows) - 4);
+    let a = 0, b = 0, c = 0, d = 0;
+    for (let j = 0, p = row * n, q = p + n, r = q + n, s = r + n; j < n; j++, p++, q++, r++, s++) {
+      a += weight[p] * x[j];
+      b += weight[q] * x[j];
+      c += weight[r] * x[j];
+      d += weight[s] * x[j];
     }
-    for (; j < n; j++, i++) a += weight[i] * x[j];
-    y[row] = a + b + c + d + (bias ? bias[row] : 0);
+    y[row] = a, y[row + 1] = b, y[row + 2] = c, y[row + 3] = d;
   }
+  if (bias) add(y, bias);
   return y;
 }
 
@@ -230,9 +230,8 @@ function add(x, more) { for (let i = 0; i < x.length; i++) x[i] += more[i]; }
 
 // A text that grows; the cache holds query, key and value of each token, layer by layer.
 export class Session {
-  constructor({ config, weights }) {
-    Object.assign(this, { config, ...weights, ids: [] });                // model, lm_head
-    this.lm_head ??= weights.model.embed_tokens;                         // tied: one matrix
+  constructor({ config, weights: { model, lm_head = model.embed_tokens } }) {    // tied: one matrix
+    Object.assign(this, { config, model, lm_head, ids: [] });
     this.cache = Array.from({ length: config.n_layer }, () => ({ query: [], key: [], value: [] }));
   }
 
@@ -285,11 +284,12 @@ export class Session {
     key.push(this.heads(linear(part.k_proj, h), part.k_norm));           // (H_kv K,)
     const t = value.push(linear(part.v_proj, h)) - 1, mixed = new Float32Array(n_head * K);
     for (let head = 0; head < n_head; head++) {
-      const from = K * Math.floor(head * n_kv_head / n_head), to = K * head;
-      this.look(l, head, t).forEach((share, s) => {
-        const v = value[s];
+      const shares = this.look(l, head, t), to = K * head;
+      const from = K * Math.floor(head * n_kv_head / n_head);            // shared by a group
+      for (let s = 0; s <= t; s++) {
+        const v = value[s], share = shares[s];
         for (let i = 0; i < K; i++) mixed[to + i] += share * v[from + i];
-      });
+      }
     }
     return linear(part.o_proj, mixed);
   }
@@ -319,7 +319,6 @@ export class Session {
   }
 
   attention(layer, head) { return this.ids.map((_, t) => this.look(layer, head, t)); }
-
   back(n) {                                          // forget the last n tokens
     this.ids.length = Math.max(0, this.length - n);
     for (const held of this.cache) for (const all of Object.values(held)) all.length = this.length;
@@ -330,10 +329,9 @@ export class Session {
 
 // The distribution that is drawn from (chapter 10). `used`: the ids of the text so far.
 export function probabilities(logits, settings = {}) {                   // (V,) -> (V,)
-  const { temperature = 1, topK = Infinity, topP = 1, minP = 0, penalty = 1, used = [] } = settings;
-  check({ temperature, topK, topP, minP, penalty });
+  const { temperature, topK, topP, minP, penalty } = complete(settings);
   const x = Float32Array.from(logits);
-  for (const id of new Set(used)) x[id] *= x[id] < 0 ? penalty : 1 / penalty;
+  for (const id of new Set(settings.used)) x[id] *= x[id] < 0 ? penalty : 1 / penalty;
   const best = x.reduce((a, logit, id) => logit > x[a] ? id : a, 0), top = x[best];
   if (temperature === 0) return x.fill(0).fill(1, best, best + 1);
   for (let id = 0; id < x.length; id++) x[id] = (x[id] - top) / Math.max(temperature, 1e-30);
@@ -344,21 +342,23 @@ export function probabilities(logits, settings = {}) {                   // (V,)
   return x;
 }
 
-function check(settings) {
-  const highest = { temperature: 1e30, topK: Infinity, topP: 1, minP: 1, penalty: 1e30 };
-  for (const [name, high] of Object.entries(highest)) {
-    const value = settings[name], low = { topK: 1, penalty: 1e-30 }[name] ?? 0;
-    if (value >= low && value <= high) continue;
-    throw fail("setting", `${name} is ${value}: it should be from ${low} to ${high}`);
-  }
-}
+const LIMITS = { temperature: [0, 1, 1e30], topK: [1, Infinity, Infinity], topP: [0, 1, 1],
+  minP: [0, 0, 1], penalty: [1e-30, 1, 1e30] };      // least, usual, most
 
-function keepTopK(x, k) {                            // ties with the last one kept stay too
-  keepFrom(x.slice().sort()[Math.max(0, x.length - Math.floor(k))], x);
+function complete(settings) {
+  return Object.fromEntries(Object.entries(LIMITS).map(([name, [least, usual, most]]) => {
+    const value = settings[name] ?? usual;
+    if (value >= least && value <= most) return [name, value];
+    throw fail("setting", `${name} is ${value}: it should be from ${least} to ${most}`);
+  }));
 }
 
 function keepFrom(least, x) {
   for (let id = 0; id < x.length; id++) if (x[id] < least) x[id] = -Infinity;
+}
+
+function keepTopK(x, k) {                            // ties with the last one kept stay too
+  keepFrom(x.slice().sort()[x.length - Math.floor(k)], x);
 }
 
 function keepTopP(x, p) {                            // the fewest likeliest that reach p together

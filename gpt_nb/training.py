@@ -192,12 +192,12 @@ class Machine:
     def __init__(self, config: "TrainConfig"):
         self.device = pick_device(config.device)
         self.bfloat16 = self.wants_bfloat16(config.precision, self.device)
-        auto = self.device.type == "cuda"
-        self.compiles = auto if config.compile == "auto" else config.compile
+        auto = config.compile == "auto"
+        self.compiles = self.device.type == "cuda" if auto else config.compile
 
     @staticmethod
     def wants_bfloat16(precision: str, device: torch.device) -> bool:
-        "Whether products are to be in 16 bits; \"auto\": on a GPU that has them."
+        "Whether products are to be in 16 bits."
         if precision == "auto": return device.type == "cuda" and multiplies_bfloat16(device)
         return precision == "bfloat16"
 

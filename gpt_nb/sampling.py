@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -82,10 +82,10 @@ def penalize(
 @settings
 class Sampler:
     "How to choose the next token: penalty, temperature, top-k, top-p, min-p, then a draw."
-    temperature: Annotated[float, Field(ge=0)] = 1.0              # 0 takes the likeliest token
-    top_k: Annotated[int, Field(ge=1)] | None = None              # keep that many tokens
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None      # keep this share of probability
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None      # keep this share of the best
+    temperature: Annotated[float, Ge(0)] = 1.0              # 0 takes the likeliest token
+    top_k: Annotated[int, Ge(1)] | None = None              # keep that many tokens
+    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None   # keep this share of probability
+    min_p: Annotated[float, Interval(ge=0, le=1)] | None = None   # keep this share of the best
     repetition_penalty: float = 1.0                               # above 1: used ones are rarer
 
     def __post_init__(self):

@@ -11,7 +11,6 @@ __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'E
            'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer', 'build_engine']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
-import inspect
 import json
 import os
 import re
@@ -708,23 +707,20 @@ def in_groups(parts: Iterable[str], size: int) -> Iterator[list[str]]:
     if group: yield group
 
 
-def count_for_parent() -> None:
-    "What a process of `count_in_parallel` does; with Python's own library alone it starts at once."
-    import json
-    import re
-    import sys
-    from collections import Counter
-    counts, lines = Counter(), map(json.loads, sys.stdin.buffer)
-    find = re.compile(next(lines)).findall
-    for texts in lines:
-        for text in texts: counts.update(find(text))
-    json.dump(counts, sys.stdout)
+WORKER = """
+import json, re, sys
+from collections import Counter
+counts, lines = Counter(), map(json.loads, sys.stdin.buffer)
+find = re.compile(next(lines)).findall
+for texts in lines:
+    for text in texts: counts.update(find(text))
+json.dump(counts, sys.stdout)
+"""                                     # Python's own library alone: it starts at once
 
 
 def start_counting(pattern: str) -> subprocess.Popen:
     "A process that counts what the pattern finds."
-    code = f"{inspect.getsource(count_for_parent)}\ncount_for_parent()"
-    worker = subprocess.Popen([sys.executable, "-I", "-S", "-c", code],
+    worker = subprocess.Popen([sys.executable, "-I", "-S", "-c", WORKER],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     send(worker, pattern)
     return worker

@@ -197,8 +197,8 @@ def waiting(steps: int = 20) -> Iterator[dict]:
     yield row(work="a training's updates: share spent on its batches", unit="%",
               ours=100 * batches / spent, goal=1, threads=1,
               note=f"{1e3 * batches / steps:.2f} ms a batch of 32 stories (the first, which orders "
-              f"all stories, {1e3 * trainer.batches.seconds[0]:.1f}), {1e3 * spent / steps:,.0f} ms "
-              "an update, processor seconds; no peer: a property of our own loop")
+              f"all stories, {1e3 * trainer.batches.seconds[0]:.1f}), {1e3 * spent / steps:,.0f} "
+              "ms an update, processor seconds; no peer: a property of our own loop")
 
 
 def rows(options: Options) -> Iterator[dict]:

@@ -24,7 +24,7 @@ setup(
         "Programming Language :: Python :: 3",
     ],
     packages=find_packages(include=["gpt_nb", "gpt_nb.*"]),
-    package_data={"gpt_nb": ["fonts/*", "models/*/*", "models/*/*/*", "py.typed"]},
+    package_data={"gpt_nb": ["fonts/*", "models/*/*", "models/*/*/*", "py.typed", "web/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={"dev": shlex.split(cfg["dev_requirements"])},

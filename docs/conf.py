@@ -40,6 +40,19 @@ def vendor(modules: Path, target: Path) -> None:
         else: shutil.copy(source, place)
 
 
+def write_web(target: Path) -> None:
+    "The page in which a GPT writes, and the models it opens."
+    from gpt_nb.checkpoint import load_tokenizer
+    from gpt_nb.model import GPT
+    from gpt_nb.page import write_page
+    from gpt_nb.tales import Tales
+
+    shutil.rmtree(target, ignore_errors=True)
+    names = {"tales-en": "en", "tales-zh": "zh"}
+    write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), Tales(lang, 2))
+                        for name, lang in names.items()})
+
+
 def plain(text: str) -> str:
     "A text in which no character marks anything."
     return re.sub(r"([*|\\])", r"\\\1", text)
@@ -109,6 +122,7 @@ warnings.filterwarnings("error", message="Glyph .* missing from")   # a box in a
 CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
+write_web(HERE / "_static" / "web")
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"

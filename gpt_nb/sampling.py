@@ -454,7 +454,7 @@ class Rows(nn.Linear):
         if not is_for_loop(self, x): return super().forward(x)
         weight, row = self.weight.detach(), x.detach().float().flatten()    # (n_out, n_in), (n_in,)
         if weight.dtype != torch.float32: weight = weight.view(torch.uint16)    # the same bits
-        out = torch.empty(self.out_features)                                # (n_out,) float32
+        out = torch.empty(self.out_features, dtype=torch.float32, device="cpu")
         row_loop(x.dtype)(weight.numpy(), row.numpy(), out.numpy())
         if self.bias is not None: out += self.bias.detach()
         return out.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))

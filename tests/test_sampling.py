@@ -853,6 +853,9 @@ def test_a_row_through_the_loop(dtype, within, shape, bias):
         exact = torch.nn.functional.linear(x.double(), layer.weight.double(),
                                            layer.bias.double() if bias else None)
         assert (said - exact).abs().max() <= within * exact.abs().max()
+        torch.set_default_dtype(torch.float64)
+        try: assert torch.equal(loop(x), said)
+        finally: torch.set_default_dtype(torch.float32)
         layer.weight[0, 0] = torch.inf
         assert not loop(x).flatten()[0].isfinite()     # what is wrong stays to be seen
 

@@ -6,7 +6,9 @@ __all__ = ['draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize', 'Sample
 
 # %% ../nbs/10_sampling.ipynb #10-003
 import copy
+import ctypes
 import random
+import sys
 from codecs import getincrementaldecoder
 from collections import Counter
 from contextlib import contextmanager
@@ -462,6 +464,7 @@ class Rows(nn.Linear):
 
 def by_rows(layer: nn.Linear) -> Rows:
     "The same layer, of the same weights."
+    on_large_pages(layer.weight)
     new = Rows(layer.in_features, layer.out_features, device="meta")
     new.weight, new.bias = layer.weight, layer.bias
     return new
@@ -834,5 +837,14 @@ def take_rows(model: GPT) -> None:
     with _ONE_AT_A_TIME:
         for layer in large_layers(model):
             if row_loop(layer.weight.dtype) is None: continue
+            on_large_pages(layer.weight)
             layer.__class__ = Rows
             _USED[model][2].append(layer)
+
+def on_large_pages(weight: Tensor, page: int = 2**21, collapse: int = 25) -> None:
+    "Ask Linux for pages of 2 MB, in place (madvise, MADV_COLLAPSE); a refusal changes nothing."
+    if sys.platform != "linux" or not weight.is_cpu: return
+    start, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
+    first, last = -(-start // page) * page, end // page * page      # whole pages only
+    if first >= last: return
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), collapse)

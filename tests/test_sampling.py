@@ -900,6 +900,17 @@ def test_the_loop_ends_with_its_last_writer(at_once):
     assert not looped() and not model.training
 
 
+def test_large_pages_hold_the_same_weights_at_the_same_place():
+    for numbers in (3, 2_000_000):
+        weight = torch.randn(numbers)
+        before, place = weight.clone(), weight.data_ptr()
+        sampling.on_large_pages(weight)
+        weight[1:].add_(1)                      # still to be written to
+        before[1:].add_(1)
+        assert torch.equal(weight, before) and weight.data_ptr() == place
+    sampling.on_large_pages(torch.empty(2_000_000, device="meta"))
+
+
 def test_several_texts_and_small_models_are_left_alone(at_once):
     large, small = with_large_layers(), plain_model()
     assert sampling.steps_before_loop(large, 1) == 1

@@ -28,7 +28,8 @@ setup(
                              "web/live/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg["dev_requirements"])},
+    extras_require={"dev": shlex.split(cfg["dev_requirements"]),
+                    "fast": shlex.split(cfg["fast_requirements"])},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["gpt_nb=gpt_nb._modidx:d"],

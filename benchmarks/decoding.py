@@ -11,7 +11,7 @@ import torch
 from frame import Options, in_turn, reading_speed, row, threads
 
 from gpt_nb.model import GPT, GPTConfig
-from gpt_nb.sampling import generate, pack
+from gpt_nb.sampling import generate, pack, row_loop
 
 PROMPT = 4   # tokens; few, for what is measured is writing
 SHAPES = {
@@ -70,6 +70,7 @@ def measured(shape: str, rows: int, n_threads: int, options: Options) -> Iterato
         read = rate["ours", kind] / rows * n_bytes
         note = (f"{read / 1e9:.1f} GB/s of {speed / 1e9:.1f}; {rate['plain', kind]:.0f} without "
                 f"pack; transformers in {fastest}")
+        if (rows, kind) == (1, "float32") and row_loop(torch.float32): note += "; compiled loop"
         if n_threads == 1: note += "; by processor seconds"
         yield row(f"decoding, {shape}, batch {rows}, {kind}", "tokens/s", rate["ours", kind],
                   rate["theirs", fastest], "transformers", rows * speed / n_bytes,

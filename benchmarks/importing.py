@@ -1,4 +1,5 @@
 "How long it takes to import the model beside torch alone, and until the command line answers."
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ CODE = {"nothing": "pass", "torch": "import torch", "model": "import gpt_nb.mode
 
 
 def start(code: str) -> None:
-    "A new Python that runs this and ends."
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    "A new Python that runs this and ends. What the first one compiles is kept, as anywhere."
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, env=env)
 
 
 def rows(options: Options) -> Iterator[dict]:

@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,6 +166,41 @@ def batches(texts: list[str], steps: int = 200) -> Iterator[dict]:
               threads=torch.get_num_threads(), note="how many batches one step has time for")
 
 
+class Waited:
+    "Batches, and the processor seconds that were spent on each."
+    def __init__(self, batches): self.batches, self.seconds = batches, []
+
+    def __getitem__(self, step: int):
+        start = time.process_time()
+        batch = self.batches[step]
+        self.seconds.append(time.process_time() - start)
+        return batch
+
+
+def waiting(steps: int = 20) -> Iterator[dict]:
+    "The share of a training's own updates that goes into batches, in the shape of a house model."
+    from gpt_nb.data import load_texts, tokenize
+    from gpt_nb.model import GPT, GPTConfig
+    from gpt_nb.tokenizer import WordTokenizer
+    from gpt_nb.training import Run, Single, TrainConfig, Trainer
+    texts = load_texts("tales:2", n_stories=10_000)
+    tok = WordTokenizer.train(texts, 2048)
+    tokens = tokenize(texts, tok, progress=False)           # arrays on disk, memory-mapped
+    shape = dict(n_layer=4, d_model=128, n_head=8, d_head=32, tie_embeddings=False)
+    model = GPT(GPTConfig(arch="llama", vocab_size=tok.vocab_size, context=256, **shape))
+    config = TrainConfig(steps=steps, batch_size=32, eval_every=10**9)
+    trainer = Trainer(Run(model, tok, config, [], None), tokens, Single())
+    trainer.batches = Waited(trainer.batches)
+    start = time.process_time()
+    for _ in range(steps): trainer.update()
+    spent, batches = time.process_time() - start, sum(trainer.batches.seconds)
+    yield row(work="a training's updates: share spent on its batches", unit="%",
+              ours=100 * batches / spent, goal=1, threads=1,
+              note=f"{1e3 * batches / steps:.2f} ms a batch of 32 stories (the first, which orders "
+              f"all stories, {1e3 * trainer.batches.seconds[0]:.1f}), {1e3 * spent / steps:,.0f} "
+              "ms an update, processor seconds; no peer: a property of our own loop")
+
+
 def rows(options: Options) -> Iterator[dict]:
     "All rows."
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -172,4 +208,5 @@ def rows(options: Options) -> Iterator[dict]:
     yield from training(texts, options)
     yield from encoding(texts, options)
     yield from batches(texts)
+    yield from waiting()
     yield from memory(texts)

@@ -12,14 +12,14 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import regex
 import torch
-from pydantic import Field
+from annotated_types import Ge, Interval, MinLen
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, WORD_SPLIT, BPETokenizer, CharTo
                               from_visible, normalise, split_step, write_beside, write_json)
 
 # %% ../nbs/07_checkpoint.ipynb #07-142
-@settings
+@dataclass(frozen=True)
 class Family:
     "How one family differs from the others: what it computes, and what its files look like."
     architecture: str               # the class that `transformers` opens it with
@@ -133,8 +133,8 @@ def usual(f: Family, d_model: int, n_head: int) -> dict[str, object]:
                 attention_bias=f.attention_bias, mlp_bias=f.mlp_bias)
 
 # %% ../nbs/07_checkpoint.ipynb #07-156
-Size = Annotated[int, Field(ge=1, le=2**24)]
-Token = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Interval(ge=1, le=2**24)]
+Token = Annotated[int, Ge(0)]
 
 @settings
 class GPTConfig:
@@ -142,20 +142,20 @@ class GPTConfig:
     arch: str                             # its family: "gpt2", "llama", "qwen2" or "qwen3"
     vocab_size: Size                      # V
     context: Size                         # the longest text it reads, in tokens
-    n_layer: Annotated[int, Field(ge=1, le=1000)]
+    n_layer: Annotated[int, Interval(ge=1, le=1000)]
     n_head: Size                          # H
     d_model: Size                         # D, width of the residual stream
     n_kv_head: Size | None = None         # heads of keys and values; None: n_head
     d_head: Size | None = None            # K; None: d_model / n_head
     d_ff: Size | None = None              # hidden features; None: 4 D, or 8/3 D where gated
     tie_embeddings: bool = True           # one matrix for reading tokens in and out
-    norm_eps: Annotated[float, Field(ge=1e-12, le=1)] | None = None    # None: as in the family
-    rope_theta: Annotated[float, Field(ge=1, le=1e12)] | None = None   # None: 10000, where rotary
+    norm_eps: Annotated[float, Interval(ge=1e-12, le=1)] | None = None    # None: as in the family
+    rope_theta: Annotated[float, Interval(ge=1, le=1e12)] | None = None   # 10000, where rotary
     rope_scaling: RopeScaling | None = None   # for texts longer than those of the first training
     attention_bias: bool | None = None    # None: as in the family
     mlp_bias: bool | None = None          # likewise
     bos_token_id: Token | None = None     # the token that begins a text, and those that end one
-    eos_token_id: Token | Annotated[tuple[Token, ...], Field(min_length=1)] | None = None
+    eos_token_id: Token | Annotated[tuple[Token, ...], MinLen(1)] | None = None
 
     def __post_init__(self):
         if self.arch not in FAMILIES:

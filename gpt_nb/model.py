@@ -247,7 +247,7 @@ def activations(
 # %% ../nbs/08_model.ipynb #08-047
 def check_ids(ids: Tensor, c: GPTConfig, past: int = 0, pad: Tensor | None = None) -> None:
     "Raise where `ids` is no (B, T) batch of tokens that fits."
-    check_kind("ids", ids, torch.int64, torch.int32)
+    check_integers("ids", ids, torch.int64, torch.int32)
     shape = tuple(ids.shape)
     if ids.dim() != 2 or not ids.numel():
         raise ValueError(f"ids must have shape (B, T) with at least one token, not {shape}")
@@ -268,7 +268,7 @@ def outside(ids: Tensor, c: GPTConfig) -> int | None:
     return high if high >= c.vocab_size else None
 
 
-def check_kind(name: str, x: Tensor, *kinds: torch.dtype) -> None:
+def check_integers(name: str, x: Tensor, *kinds: torch.dtype) -> None:
     "Raise where `x` is no tensor of such numbers."
     given = x.dtype if isinstance(x, Tensor) else type(x).__name__
     if given in kinds: return
@@ -277,7 +277,7 @@ def check_kind(name: str, x: Tensor, *kinds: torch.dtype) -> None:
 
 def check_targets(targets: Tensor, ids: Tensor, c: GPTConfig) -> None:
     "Raise where `targets` are not one token, or -100, for each of `ids`."
-    check_kind("targets", targets, torch.int64)
+    check_integers("targets", targets, torch.int64)
     if targets.shape != ids.shape:
         raise ValueError(f"targets must have the shape of ids, {tuple(ids.shape)}, "
                          f"not {tuple(targets.shape)}")

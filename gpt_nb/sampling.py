@@ -6,18 +6,22 @@ __all__ = ['draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize', 'Sample
 
 # %% ../nbs/10_sampling.ipynb #10-003
 import copy
+import ctypes
 import random
+import sys
 from codecs import getincrementaldecoder
 from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from operator import index
 from threading import Lock
-from typing import Annotated, Collection, Iterable, Iterator, NamedTuple, Sequence
+from typing import Annotated, Callable, Collection, Iterable, Iterator, NamedTuple, Sequence
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -82,10 +86,10 @@ def penalize(
 @settings
 class Sampler:
     "How to choose the next token: penalty, temperature, top-k, top-p, min-p, then a draw."
-    temperature: Annotated[float, Field(ge=0)] = 1.0              # 0 takes the likeliest token
-    top_k: Annotated[int, Field(ge=1)] | None = None              # keep that many tokens
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None      # keep this share of probability
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None      # keep this share of the best
+    temperature: Annotated[float, Ge(0)] = 1.0              # 0 takes the likeliest token
+    top_k: Annotated[int, Ge(1)] | None = None              # keep that many tokens
+    top_p: Annotated[float, Interval(gt=0, le=1)] | None = None   # keep this share of probability
+    min_p: Annotated[float, Interval(ge=0, le=1)] | None = None   # keep this share of the best
     repetition_penalty: float = 1.0                               # above 1: used ones are rarer
 
     def __post_init__(self):
@@ -144,8 +148,10 @@ def next_tokens(
     start, goal = [width - len(p) for p in prompts], width + max_new_tokens
     used = None if sampler.repetition_penalty == 1 else used_tokens(prompts, model)
     told, cache = [text], None                      # grow as needed: the end may be far away
+    patience = steps_before_loop(model, B)
     with _evaluating(model):
         for end, dart in zip(range(width, goal), row_darts(prompts, seed, device)):
+            if end - width == patience: take_rows(model)         # below: how fast can it be?
             fresh, reads = told[-1], cache is None or end - min(start) > context
             if reads:                               # the prompts, or the last half of a full window
                 start = [slide(s, end, context) for s in start]
@@ -435,6 +441,34 @@ def by_columns(layer: nn.Linear) -> nn.Linear:
     new.bias = layer.bias
     return new
 
+# %% ../nbs/10_sampling.ipynb #10-9b02
+def times_row(weight: np.ndarray, x: np.ndarray, out: np.ndarray, number: Callable) -> None:
+    "One output after another: the sum of its weights, each times an input. To be compiled."
+    for i in range(weight.shape[0]):
+        total = np.float32(0)
+        for j in range(weight.shape[1]): total += number(weight[i, j]) * x[j]
+        out[i] = total
+
+# %% ../nbs/10_sampling.ipynb #10-9b05
+class Rows(nn.Linear):
+    "A linear layer that takes a single row through the compiled loop, where no gradient is wanted."
+    def forward(self, x: Tensor) -> Tensor:  # (..., n_in) -> (..., n_out)
+        if not is_for_loop(self, x): return super().forward(x)
+        weight, row = self.weight.detach(), x.detach().float().flatten()    # (n_out, n_in), (n_in,)
+        if weight.dtype != torch.float32: weight = weight.view(torch.uint16)    # the same bits
+        out = torch.empty(self.out_features, dtype=torch.float32, device="cpu")
+        row_loop(x.dtype)(weight.numpy(), row.numpy(), out.numpy())
+        if self.bias is not None: out += self.bias.detach()
+        return out.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))
+
+
+def by_rows(layer: nn.Linear) -> Rows:
+    "The same layer, of the same weights."
+    on_large_pages(layer.weight)
+    new = Rows(layer.in_features, layer.out_features, device="meta")
+    new.weight, new.bias = layer.weight, layer.bias
+    return new
+
 # %% ../nbs/10_sampling.ipynb #10-9a08
 class Packed(nn.Module):
     "A linear layer to write with, neither to train nor to save."
@@ -468,7 +502,7 @@ class Halves(Packed):
 def packed(layer: nn.Linear, rows: int) -> nn.Module:
     "The layer as it is read fastest for so many rows."
     if layer.weight.dtype != torch.float32: return Halves(layer)
-    if rows == 1: return by_columns(layer)
+    if rows == 1: return by_rows(layer) if row_loop(torch.float32) else by_columns(layer)
     return Blocks(layer, rows) if torch.backends.mkldnn.is_available() else layer
 
 
@@ -542,21 +576,24 @@ def _evaluating(*models: torch.nn.Module) -> Iterator[None]:
         for model in models: _end(model)
 
 
-_USED, _ONE_AT_A_TIME = WeakKeyDictionary(), Lock()   # model -> how many use it, its mode before
+# model -> how many use it, its mode before, its layers that take the loop meanwhile
+_USED, _ONE_AT_A_TIME = WeakKeyDictionary(), Lock()
 
 
 def _begin(model: torch.nn.Module) -> None:
     with _ONE_AT_A_TIME:
-        users, mode = _USED.get(model, (0, model.training))
-        _USED[model] = users + 1, mode
+        users, mode, looped = _USED.get(model, (0, model.training, []))
+        _USED[model] = users + 1, mode, looped
         model.eval()
 
 
 def _end(model: torch.nn.Module) -> None:
     with _ONE_AT_A_TIME:
-        users, mode = _USED.pop(model)
-        if users > 1: _USED[model] = users - 1, mode
-        else: model.train(mode)
+        users, mode, looped = _USED.pop(model)
+        if users > 1: _USED[model] = users - 1, mode, looped
+        else:
+            model.train(mode)
+            for layer in looped: layer.__class__ = nn.Linear
 
 # %% ../nbs/10_sampling.ipynb #10-5d05
 def readable(ids):
@@ -741,3 +778,73 @@ def check_packable(model: GPT, rows: int) -> None:
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise ValueError(f"the model is on {device}: pack is for a CPU, take the model as it is")
+
+# %% ../nbs/10_sampling.ipynb #10-9b09
+@cache
+def row_loop(dtype: torch.dtype) -> Callable | None:
+    "`times_row` for such weights, compiled; None without Numba and for other numbers."
+    if dtype not in (torch.float32, torch.bfloat16): return None
+    try: from numba import njit
+    except ImportError: return None
+    number = njit((lambda weight: weight) if dtype == torch.float32 else moved_up())
+    loop = njit(times_row, fastmath={"reassoc", "contract", "nsz"})
+    def one_row(weight, x, out): loop(weight, x, out, number)
+    return njit(one_row, nogil=True)
+
+
+def moved_up() -> Callable:
+    "From the 16 bits of a bfloat16, as a whole number, to the number that they stand for."
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def as_float(context, bits):
+        def emit(context, builder, signature, given):
+            return builder.bitcast(given[0], ir.FloatType())
+        return types.float32(types.uint32), emit
+
+    return lambda bits: as_float(np.uint32(np.uint32(bits) << np.uint32(16)))
+
+# %% ../nbs/10_sampling.ipynb #10-9b11
+PATIENCE = 10e9   # bytes to read before the loop is compiled: that pays after about as much more
+
+
+def is_for_loop(layer: nn.Linear, x: Tensor) -> bool:
+    "Whether this is one row on a CPU, with no gradient, in the weights' own numbers."
+    if x.numel() != layer.in_features or not x.is_cpu or x.dtype != layer.weight.dtype: return False
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"): return False
+    if torch.compiler.is_compiling() or not layer.weight.is_contiguous(): return False
+    return row_loop(x.dtype) is not None
+
+
+def large_layers(model: nn.Module) -> list[nn.Linear]:
+    "The plain linear layers that do not fit into the processor's nearest memory."
+    plain = (layer for layer in model.modules() if type(layer) is nn.Linear)
+    return [layer for layer in plain if layer.weight.is_cpu and layer.weight.numel() >= 2**18]
+
+
+def steps_before_loop(model: GPT, rows: int) -> int | None:
+    "After how many steps the loop pays; None: never."
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    if rows > 1 or type(model) is not GPT or compiled: return None
+    size = sum(layer.weight.nbytes for layer in large_layers(model))
+    return int(PATIENCE / size) + 1 if size else None
+
+
+def take_rows(model: GPT) -> None:
+    "Let the large layers take the loop, until the last who writes with the model is done."
+    with _ONE_AT_A_TIME:
+        for layer in large_layers(model):
+            if row_loop(layer.weight.dtype) is None: continue
+            on_large_pages(layer.weight)
+            layer.__class__ = Rows
+            _USED[model][2].append(layer)
+
+def on_large_pages(weight: Tensor, page: int = 2**21, collapse: int = 25) -> None:
+    "Ask Linux for pages of 2 MB, in place (madvise, MADV_COLLAPSE); a refusal changes nothing."
+    if sys.platform != "linux" or not weight.is_cpu: return
+    start, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
+    first, last = -(-start // page) * page, end // page * page      # whole pages only
+    if first >= last: return
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), collapse)

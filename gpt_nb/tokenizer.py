@@ -86,8 +86,8 @@ def stretches(text: str, split: str, longest: int = 2**20) -> Iterator[str]:
 
 # %% ../nbs/01_tokenizer.ipynb #01-f012
 @cache
-def quick_finder(split: str) -> Callable[[str], list[str]]:
-    "The pieces of a text of common characters: `re` is fast where classes are spelled out."
+def quick_pattern(split: str) -> re.Pattern:
+    "What finds the pieces of common characters: `re` is fast where classes are spelled out."
     some = UNCOMMON.sub("", "".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)])))
     def spelled(kind): return "".join(map(ends, regex.findall(f"{kind}+", some)))
     def ends(run): return f"{re.escape(run[0])}-{re.escape(run[-1])}"
@@ -98,7 +98,15 @@ def quick_finder(split: str) -> Callable[[str], list[str]]:
         bare = part in kinds
         for kind, characters in kinds.items(): part = part.replace(kind, characters)
         return f"[{part}]" if bare else part
-    return re.compile(regex.sub(r"\[[^]]+\]|\\p\{[LN]\}|\\[sS]", spell, split)).findall
+    return re.compile(regex.sub(r"\[[^]]+\]|\\p\{[LN]\}|\\[sS]", spell, split))
+
+
+def in_parts(counts: Counter, longest: int = 256) -> Counter:
+    "The same with no piece longer than that, as bytes."
+    parts = Counter()
+    for piece, n in counts.items():
+        for i in range(0, len(piece), longest): parts[piece[i:i + longest].encode()] += n
+    return parts
 
 # %% ../nbs/01_tokenizer.ipynb #01-074
 def count_pieces(
@@ -107,14 +115,12 @@ def count_pieces(
     longest: int = 256          # characters
 ) -> Counter:                   # distinct pieces, as bytes -> how often each occurs
     "Count pre-tokens; a longer one counts in parts, so that no piece slows every merge."
-    counts, parts, scissors = Counter(), Counter(), cutter(split)
-    find = quick_finder(split) if split in KNOWN_SPLITS else None
+    counts, scissors = Counter(), cutter(split)
+    find = quick_pattern(split).findall if split in KNOWN_SPLITS else None
     for text in chain.from_iterable(stretches(text, split) for text in texts):
         quick = find and same_everywhere(text)
         counts.update(find(text) if quick else cut(text, scissors))
-    for piece, n in counts.items():
-        for i in range(0, len(piece), longest): parts[piece[i:i + longest].encode()] += n
-    return parts
+    return in_parts(counts, longest)
 
 # %% ../nbs/01_tokenizer.ipynb #01-r3a1
 class Line:
@@ -124,12 +130,14 @@ class Line:
     ):
         sizes = np.array([len(word) for word in words])
         n, ends = sizes.sum(), sizes.cumsum()
-        self.ids = np.full(n + 1, -1)                                   # -1 is no token
-        self.ids[:n] = np.frombuffer(b"".join(words), np.uint8)
+        data = np.frombuffer(b"".join(words), np.uint8)
+        self.ids = np.append(data.astype(int), -1)                      # -1 is no token
         self.before, self.after = np.arange(-1, n), np.arange(1, n + 2)
         self.before[ends - sizes] = self.after[ends - 1] = n            # where a piece begins, ends
         self.times = np.repeat(list(words.values()), sizes)             # of the piece of each place
-        self.made = {b: np.flatnonzero(self.ids == b) for b in range(256)}
+        by_byte = np.argsort(data, kind="stable")
+        borders = np.bincount(data, minlength=256).cumsum()[:-1]
+        self.made = dict(enumerate(np.split(by_byte, borders)))
 
 # %% ../nbs/01_tokenizer.ipynb #01-080
 def find_pair(
@@ -172,24 +180,48 @@ def merge_places(
     return list(zip(*(column.tolist() for column in around)))
 
 # %% ../nbs/01_tokenizer.ipynb #01-078
-def first_pairs(line: Line) -> list[tuple[int, int, int]]:      # (minus the count, left, right)
-    "All pairs of bytes that occur twice or more."
+def pair_changes(around: list[tuple[int, int, int]], a: int, b: int, new: int):
+    "What merging `a b` to `new` makes (pair -> weight) and takes away (pairs and weights)."
+    before, after = defaultdict(int), defaultdict(int)
+    for left, right, n in around:
+        before[left] += n
+        after[right] += n
+    for sums in (before, after): sums.pop(-1, 0)        # where a piece ends there is no pair
+    before.pop(new, 0)
+    twice = after.pop(new, 0)                           # `a b a b`: the middle is told by both
+    made = {(left, new): n for left, n in before.items()}
+    made |= {(new, right): n for right, n in after.items()} | {(new, new): twice}
+    lost = [((left, a), n) for left, n in before.items()]
+    lost += [((b, right), n) for right, n in after.items()] + [((b, a), twice)]
+    return made, lost
+
+# %% ../nbs/01_tokenizer.ipynb #01-f019
+def first_counts(line: Line) -> dict[tuple[int, int], int]:
+    "All pairs of bytes that occur twice or more, and how often."
     left, right = line.ids[:-1], line.ids[line.after[:-1]]
     inside = right >= 0
     keys = left[inside] * 256 + right[inside]
     counts = np.bincount(keys, line.times[inside])
-    return [(-int(counts[key]), *divmod(key, 256)) for key in np.flatnonzero(counts > 1).tolist()]
+    return {divmod(key, 256): int(counts[key]) for key in np.flatnonzero(counts > 1).tolist()}
 
 
-def new_pairs(around: list[tuple[int, int, int]], new: int) -> list[tuple[int, int, int]]:
-    "The pairs that a merge has made, as `merge_places` tells them."
-    before, after = defaultdict(int), defaultdict(int)
-    for a, b, n in around:
-        before[a] += n
-        after[b] += n
-    after[new] = 0                      # two new ones side by side: counted with the right one
-    pairs = [(-n, a, new) for a, n in before.items() if a >= 0 and n > 1]
-    return pairs + [(-n, new, b) for b, n in after.items() if b >= 0 and n > 1]
+class PairQueue:
+    "Pairs, the most frequent first; of equally frequent ones the smallest ids."
+    def __init__(self, counts: dict[tuple[int, int], int]):
+        self.pairs, self.counts = {}, []        # count -> heap of pairs; heap of minus the counts
+        for pair, n in counts.items(): self.add(pair, n)
+
+    def add(self, pair: tuple[int, int], n: int) -> None:
+        if n not in self.pairs:
+            self.pairs[n] = []
+            heappush(self.counts, -n)
+        heappush(self.pairs[n], pair)
+
+    def pop(self) -> tuple[tuple[int, int], int]:
+        n = -self.counts[0]
+        pair = heappop(self.pairs[n])
+        if not self.pairs[n]: del self.pairs[-heappop(self.counts)]
+        return pair, n
 
 # %% ../nbs/01_tokenizer.ipynb #01-f005
 def train_merges(
@@ -200,19 +232,25 @@ def train_merges(
     words = {word: n for word, n in words.items() if word}
     if not words: return []
     line, merges = Line(words), []
-    queue = first_pairs(line)
-    heapify(queue)
-    while queue and len(merges) < n_merges:
-        n, a, b = heappop(queue)
-        places = find_pair(line, a, b)
-        count = int(line.times[places].sum())
-        if count != -n:                         # out of date: back to where it belongs
-            if count > 1: heappush(queue, (-count, a, b))       # seen once: not a habit
+    counts = first_counts(line)
+    queue = PairQueue(counts)
+    while queue.counts and len(merges) < n_merges:
+        (a, b), n = queue.pop()
+        if n != counts[a, b]:                   # it has lost some: back to where it belongs now
+            if counts[a, b] > 1: queue.add((a, b), counts[a, b])    # seen once: not a habit
             continue
+        del counts[a, b]
+        places = find_pair(line, a, b)
         if a == b: places = apart(line, places)
         merges.append((a, b))
         new = 255 + len(merges)
-        for pair in new_pairs(merge_places(line, places, new), new): heappush(queue, pair)
+        made, lost = pair_changes(merge_places(line, places, new), a, b, new)
+        for pair, n in lost:
+            if pair in counts: counts[pair] -= n
+        for pair, n in made.items():
+            if n < 2: continue
+            counts[pair] = n
+            queue.add(pair, n)
     return merges
 
 # %% ../nbs/01_tokenizer.ipynb #01-096
@@ -669,23 +707,22 @@ def in_groups(parts: Iterable[str], size: int) -> Iterator[list[str]]:
     if group: yield group
 
 
-def count_for_parent() -> None:
-    "What a process of `count_in_parallel` does: lines of texts come in, counts go out."
-    lines = map(json.loads, sys.stdin.buffer)
-    counts = count_pieces(chain.from_iterable(lines), split=next(lines))
-    json.dump({piece.decode("latin-1"): n for piece, n in counts.items()}, sys.stdout)
+WORKER = """
+import json, re, sys
+from collections import Counter
+counts, lines = Counter(), map(json.loads, sys.stdin.buffer)
+find = re.compile(next(lines)).findall
+for texts in lines:
+    for text in texts: counts.update(find(text))
+json.dump(counts, sys.stdout)
+"""                                     # Python's own library alone: it starts at once
 
 
-WORKER = "from gpt_nb.tokenizer import count_for_parent; count_for_parent()"
-
-
-def start_counting(split: str) -> subprocess.Popen:
-    "A process that counts pieces."
-    paths = os.pathsep.join(filter(None, sys.path))         # it must find this package
-    command = [sys.executable, "-c", WORKER]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              env=os.environ | {"PYTHONPATH": paths})
-    send(worker, split)
+def start_counting(pattern: str) -> subprocess.Popen:
+    "A process that counts what the pattern finds."
+    worker = subprocess.Popen([sys.executable, "-I", "-S", "-c", WORKER],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    send(worker, pattern)
     return worker
 
 
@@ -696,36 +733,37 @@ def send(worker: subprocess.Popen, content: str | list[str]) -> None:
 
 # %% ../nbs/01_tokenizer.ipynb #01-f011
 def count_in_processes(groups: Iterable[list[str]], split: str, most: int = 8) -> Counter:
-    "The counts of `count_pieces`, made by several processes."
+    "How often each piece occurs: common texts by several processes, others here meanwhile."
     counts, n_workers = Counter(), min(most, cores())
+    pattern, scissors = quick_pattern(split).pattern, cutter(split)
     try:
         with ExitStack() as ending:                 # waits for all of them, whatever happens
-            workers = [ending.enter_context(start_counting(split)) for _ in range(n_workers)]
-            for group, worker in zip(groups, cycle(workers)): send(worker, group)
+            workers = [ending.enter_context(start_counting(pattern)) for _ in range(n_workers)]
+            for group, worker in zip(groups, cycle(workers)):
+                kinds = {True: [], False: []}
+                for text in group: kinds[same_everywhere(text)].append(text)
+                send(worker, kinds[True])
+                for text in kinds[False]: counts.update(cut(text, scissors))
             for worker in workers: worker.stdin.close()
-            for worker in workers: add_counts(json.load(worker.stdout), counts)
+            for worker in workers: counts.update(json.load(worker.stdout))
         return counts
     except (BrokenPipeError, json.JSONDecodeError) as e: reason = e
     raise RuntimeError(f"a process that counts pieces has stopped ({reason}): it says above why")
-
-
-def add_counts(found: dict[str, int], counts: Counter) -> None:
-    "Add what a process has counted, in place."
-    for piece, n in found.items(): counts[piece.encode("latin-1")] += n
 
 
 def count_in_parallel(
     texts: Iterable[str],       # documents, perhaps a stream
     split: str,                 # the pattern that cuts them
     few: int = 2**22,           # characters, for which no process is started
-    at_once: int = 2**20        # characters a process gets at a time
+    at_once: int = 2**18        # characters a process gets at a time
 ) -> Counter:
     "The counts of `count_pieces`, of much text on all cores."
     groups = in_groups(chain.from_iterable(stretches(text, split) for text in texts), at_once)
     first = list(islice(groups, few // at_once))
-    if len(first) < few // at_once or cores() == 1:
+    alone = cores() == 1 or split not in KNOWN_SPLITS
+    if alone or len(first) < few // at_once:
         return count_pieces(chain.from_iterable(chain(first, groups)), split)
-    return count_in_processes(chain(first, groups), split)
+    return in_parts(count_in_processes(chain(first, groups), split))
 
 # %% ../nbs/01_tokenizer.ipynb #01-f006
 def whole_again(tok: "BPETokenizer") -> dict[bytes, int]:
@@ -902,7 +940,9 @@ def in_library(tok: "BPETokenizer", parts: list[str], at_once: int = 2**21) -> I
 
 def in_threads(tok: "BPETokenizer", parts: list[str], at_once: int = 2**17) -> Iterator[list[int]]:
     "The ids of each text by tiktoken, which lets all cores work at once."
-    def encode(group): return [tok.encode(part) for part in group]
+    plain = not tok.always and tok.normalizer is None       # nothing but merges to be done
+    one = tok.fast.encode_ordinary if plain else tok.encode
+    def encode(group): return [one(part) for part in group]
     with ThreadPoolExecutor(cores()) as pool:
         yield from chain.from_iterable(pool.map(encode, in_groups(parts, at_once)))
 
@@ -916,7 +956,8 @@ def encode_in_bulk(
     texts = list(texts)
     n = sum(map(len, texts))
     if n < few or None in tok.byte_ids: return [tok.encode(text) for text in texts]
-    worth_while = tok.read + n > 10 * tok.vocab_size and tok.fast is not None
+    tok.read += n
+    worth_while = tok.read > 10 * tok.vocab_size and tok.fast is not None
     rows = [cut_long(text, tok) for text in texts]
     parts = list(chain.from_iterable(rows))
     quick = [worth_while and same_everywhere(part) for part in parts]

@@ -1,6 +1,8 @@
 """Attention against loops written out, whatever its shape; rotary positions by distance alone; the
 cache against none; errors."""
 import math
+import subprocess
+import sys
 from typing import Annotated
 
 import numpy as np
@@ -387,6 +389,13 @@ def test_a_record_says_which_value_is_wrong_and_what_it_should_be(args, kwargs, 
     assert str(error.value) == message
 
 
+def test_the_check_of_records_is_imported_with_the_first_record():
+    code = ("import sys; import gpt_nb.model; assert 'pydantic' not in sys.modules; "
+            "gpt_nb.model.GPTConfig('qwen3', 65, 64, 2, 2, 32); assert 'pydantic' in sys.modules")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_record_takes_the_whole_numbers_of_numpy():
     for eight in (np.int64(8), np.uint8(8), np.array([8])[0]):
         for shelf in (Shelf(eight), Shelf(width=eight)):
@@ -397,12 +406,31 @@ def test_a_record_takes_the_whole_numbers_of_numpy():
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-def test_where_products_are_in_16_bits_attention_on_a_cpu_is_in_32(grouped):
+@pytest.mark.parametrize("T", [1, 6, 256, 257])
+def test_where_products_are_in_16_bits_attention_on_a_cpu_is_close_to_that_in_32(grouped, T):
     torch.manual_seed(0)
-    query, key, value = (torch.randn(2, 4, 6, 8).bfloat16() for _ in range(3))
-    if grouped: key, value = key[:, :2], value[:, :2]
+    made = [torch.randn(2, 4, T, 8).bfloat16() for _ in range(3)]
+    if grouped: made[1:] = [x[:, :2].contiguous() for x in made[1:]]
+    in16, in32 = ([x.clone().to(kind).requires_grad_() for x in made]
+                  for kind in (torch.bfloat16, torch.float32))
     with torch.autocast("cpu", torch.bfloat16):
-        out = attention.over_heads(query, key, value, None, grouped)
+        out = attention.over_heads(*in16, None, grouped)
         assert torch.is_autocast_enabled("cpu")
-    whole = attention.over_heads(query.float(), key.float(), value.float(), None, grouped)
-    assert out.dtype == torch.float32 and torch.equal(out, whole)
+    whole = attention.over_heads(*in32, None, grouped)
+    assert out.dtype == (torch.bfloat16 if T <= 256 else torch.float32)
+    toward = torch.randn(whole.shape)
+    for result in (out, whole): (result * toward).sum().backward()
+    close = dict(rtol=0, atol=0.1, check_dtype=False)
+    torch.testing.assert_close(out, whole, **close)
+    for x, y in zip(in16, in32): torch.testing.assert_close(x.grad, y.grad, **close)
+
+
+def test_in_16_bits_a_cache_and_a_mask_keep_the_attention_of_32(monkeypatch):
+    def never(*given): raise AssertionError("written out")
+    monkeypatch.setattr(attention, "in_products", never)
+    query, key, value = (torch.randn(2, 4, T, 8).bfloat16() for T in (2, 6, 6))
+    mask = causal_mask(6, pad=torch.tensor([0, 3]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention.over_heads(query, key, value, None, False).dtype == torch.float32
+        assert attention.over_heads(key, key, value, mask, False).dtype == torch.float32
+        with pytest.raises(AssertionError): attention.over_heads(key, key, value, None, False)

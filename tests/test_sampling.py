@@ -3,6 +3,7 @@ and against the exact distribution."""
 import copy
 import itertools
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -815,3 +816,117 @@ def test_what_cannot_be_packed():
     with pytest.raises(ValueError, match="rows is 0"): pack(plain_model(), 0)
     with pytest.raises(TypeError, match="rows is 1.5"): pack(plain_model(), 1.5)
     with pytest.raises(ValueError, match="pack is for a CPU"): pack(plain_model().to("meta"))
+
+
+def with_large_layers(arch="gpt2", dtype=torch.float32):
+    torch.manual_seed(0)
+    config = GPTConfig(arch, vocab_size=90, context=40, n_layer=2, n_head=4, d_model=256, d_ff=1024)
+    return GPT(config).to(dtype).eval()
+
+
+needs_numba = pytest.mark.skipif(sampling.row_loop(torch.float32) is None,
+                                 reason="pip install numba: the loop is compiled by it")
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    "The loop is taken from the second step on; what it multiplied is counted."
+    compiled, taken = sampling.row_loop, []
+    def counted(dtype):
+        loop = compiled(dtype)
+        return loop and (lambda weight, *rest: taken.append(weight.shape) or loop(weight, *rest))
+    monkeypatch.setattr(sampling, "row_loop", counted)
+    monkeypatch.setattr(sampling, "PATIENCE", 0)
+    return taken
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("shape", [(70,), (1, 70), (1, 1, 70)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_row_through_the_loop(dtype, within, shape, bias):
+    layer = torch.nn.Linear(70, 33, bias=bias).to(dtype)
+    loop, x = sampling.by_rows(layer), torch.randn(shape).to(dtype)
+    with torch.no_grad():
+        said = loop(x)
+        assert said.shape == layer(x).shape and said.dtype == dtype
+        exact = torch.nn.functional.linear(x.double(), layer.weight.double(),
+                                           layer.bias.double() if bias else None)
+        assert (said - exact).abs().max() <= within * exact.abs().max()
+        torch.set_default_dtype(torch.float64)
+        try: assert torch.equal(loop(x), said)
+        finally: torch.set_default_dtype(torch.float32)
+        layer.weight[0, 0] = torch.inf
+        assert not loop(x).flatten()[0].isfinite()     # what is wrong stays to be seen
+
+
+def test_only_a_row_without_gradient_goes_through_the_loop(at_once):
+    layer, x = sampling.by_rows(torch.nn.Linear(8, 4)), torch.randn(1, 1, 8)
+    loss = layer(x).sum()
+    loss.backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad():
+        layer(torch.randn(2, 8))
+        with torch.autocast("cpu"): assert layer(x).dtype == torch.bfloat16
+        sampling.by_rows(torch.nn.Linear(8, 4).half())(x.half())
+        sampling.by_rows(sampling.by_columns(torch.nn.Linear(8, 4)))(x)
+    assert not at_once
+
+
+@needs_numba
+@pytest.mark.parametrize("arch", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_text_is_written_by_the_loop(at_once, monkeypatch, arch, dtype):
+    model, how = with_large_layers(arch, dtype), dict(temperature=0.8, top_k=20, seed=3)
+    looped = generate(model, [1, 2, 3], 60, **how)           # past the context as well
+    assert (1024, 256) in at_once and (90, 256) not in at_once    # large layers only
+    assert not any(type(layer) is sampling.Rows for layer in model.modules())
+    at_once.clear()
+    monkeypatch.setattr(sampling, "PATIENCE", 1e30)
+    assert generate(model, [1, 2, 3], 60, **how) == looped and not at_once
+    model.loss(torch.tensor([[1, 2]]), torch.tensor([[2, 3]])).backward()     # it still learns
+
+
+@needs_numba
+def test_the_loop_ends_with_its_last_writer(at_once):
+    model = with_large_layers()
+    def writer(): return sampling.next_tokens(model, [torch.tensor([1])], 30, Sampler(), seed=0)
+    def looped(): return any(type(layer) is sampling.Rows for layer in model.modules())
+    first, second = writer(), writer()
+    for _ in range(3): next(first), next(second)
+    assert looped()
+    first.close()                    # given up half-way
+    assert looped() and len(list(second)) == 27
+    assert not looped() and not model.training
+
+
+def test_large_pages_hold_the_same_weights_at_the_same_place():
+    for numbers in (3, 2_000_000):
+        weight = torch.randn(numbers)
+        before, place = weight.clone(), weight.data_ptr()
+        sampling.on_large_pages(weight)
+        weight[1:].add_(1)                      # still to be written to
+        before[1:].add_(1)
+        assert torch.equal(weight, before) and weight.data_ptr() == place
+    sampling.on_large_pages(torch.empty(2_000_000, device="meta"))
+
+
+def test_several_texts_and_small_models_are_left_alone(at_once):
+    large, small = with_large_layers(), plain_model()
+    assert sampling.steps_before_loop(large, 1) == 1
+    assert sampling.steps_before_loop(large, 2) is None
+    assert sampling.steps_before_loop(small, 1) is None
+    generate(large, [[1], [2]], 4)
+    generate(small, [1], 4)
+    assert not at_once
+
+
+def test_writing_without_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    sampling.row_loop.cache_clear()
+    monkeypatch.setattr(sampling, "PATIENCE", 0)
+    model, ids = with_large_layers(), torch.tensor([[1]])
+    assert sampling.row_loop(torch.float32) is None
+    assert len(generate(model, [1], 5, seed=0)) == 6
+    with torch.no_grad(): torch.testing.assert_close(pack(model)(ids), model(ids))
+    sampling.row_loop.cache_clear()

@@ -438,14 +438,15 @@ def test_bulk_goes_in_groups(bpe):
 # what is fast gives the same
 
 def test_known_patterns_are_cut_alike_by_every_way():
-    from gpt_nb.tokenizer import KNOWN_SPLITS, UNCOMMON, cut, cutter, for_tokenizers, quick_finder
+    from gpt_nb.tokenizer import KNOWN_SPLITS, UNCOMMON, cut, cutter, for_tokenizers, quick_pattern
     every = [chr(i) for i in (*range(0xD800), *range(0xE000, 0x20000))]
     common = [c for c in every if not UNCOMMON.search(c)]
     text = "".join(f"{c}a{c} {c}1{c}\n'{c}.{c}" for c in common)
     assert len(common) > 30_000
     for split in KNOWN_SPLITS:
         assert for_tokenizers(split) == split
-        assert quick_finder(split)(text) == cut(text, cutter(split)) == regex.findall(split, text)
+        found = quick_pattern(split).findall(text)
+        assert found == cut(text, cutter(split)) == regex.findall(split, text)
 
 
 SPLIT = st.sampled_from([GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")])
@@ -454,11 +455,11 @@ SPLIT = st.sampled_from([GPT2_SPLIT, GPT4_SPLIT, GPT4_SPLIT.replace("{1,3}", "")
 @settings(max_examples=300, deadline=None)
 @given(SPLIT, TEXT, st.integers(1, 9))
 def test_long_texts_are_counted_in_stretches(split, text, longest):
-    from gpt_nb.tokenizer import cut, cutter, same_everywhere, quick_finder, stretches
+    from gpt_nb.tokenizer import cut, cutter, same_everywhere, quick_pattern, stretches
     parts = list(stretches(text, split, longest))
     assert "".join(parts) == text
     assert [p for part in parts for p in cut(part, cutter(split))] == cut(text, cutter(split))
-    if same_everywhere(text): assert quick_finder(split)(text) == cut(text, cutter(split))
+    if same_everywhere(text): assert quick_pattern(split).findall(text) == cut(text, cutter(split))
 
 
 @settings(max_examples=200, deadline=None)

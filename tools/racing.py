@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gpt_nb.attention import Attention, RMSNorm, rope
 from gpt_nb.block import MLP, Block
 from gpt_nb.model import GPT, GPTConfig
-from gpt_nb.speedrun import (CONTEXT, RECIPE, Entry, Racer, SideBySide, optimizers_of, race,
-                             race_text, reference, unit)
+from gpt_nb.speedrun import (CONTEXT, RECIPE, Entry, Racer, SideBySide, normed, optimizers_of,
+                             race, race_text, reference)
 from gpt_nb.training import Muon, TrainConfig, make_optimizers
 
 LOOKS = (10, 20, 40, 60, 80, 100, 125, 150, 175, 200, 250, 300, 400, 500, 700, 1000, 1300, 1600)
@@ -69,7 +69,7 @@ class NoLength(SideBySide):
 
 class NoPlaces(SideBySide):
     "Nothing says where a character stands."
-    def turn(self, x: Tensor, rotation: tuple) -> Tensor: return unit(x)
+    def turn(self, x: Tensor, rotation: tuple) -> Tensor: return normed(x)
 
 
 class Early(SideBySide):

@@ -156,6 +156,25 @@ def test_modules_are_short_lines():
         assert max(map(len, path.read_text("utf-8").splitlines())) <= 100, path.name
 
 
+def drawn(nb: dict, cell: str) -> list[str]:
+    "HTML that the widget of a cell holds where the notebook was saved."
+    state = nb["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    parts = [part["state"] for key, part in state.items() if key.startswith(f"{cell}-")]
+    outputs = [output for part in parts for output in part.get("outputs", ())]
+    return ["".join(output["data"]["text/html"]) for output in outputs]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_in_jupyter_it_stands_as_in_the_page(name):
+    [path] = [path for path in (ROOT / "nbs").glob("*.ipynb")
+              if f'"live-{name}"' in path.read_text("utf-8")]
+    nb = json.loads(path.read_text("utf-8"))
+    [cell] = [c for c in nb["cells"] if f"live-{name}" in c["metadata"].get("tags", ())]
+    assert len("".join(cell["source"]).splitlines()) <= 40
+    [shown] = drawn(nb, cell["id"])
+    assert said(shown) == said(as_page(FIGURES[name]).partition('"polite">')[2].partition("<script")[0])
+
+
 @needs_browser
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_page_shows_what_python_shows(visit, name):

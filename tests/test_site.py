@@ -506,7 +506,7 @@ def jupyter(tmp_path_factory):
 
 
 @needs_browser
-@pytest.mark.parametrize("name, slider", [("05_attention", "length"), ("08_model", "depth")])
+@pytest.mark.parametrize("name, slider", [("05_attention", "asks"), ("08_model", "depth")])
 def test_a_slider_answers_in_jupyterlab(browser, jupyter, name, slider):
     page = browser.new_page(viewport=dict(width=1280, height=900))
     page.goto(f"{jupyter}/lab/tree/{name}.ipynb?reset")

@@ -24,6 +24,9 @@ from .model import GPT
 from .tokenizer import (KNOWN_SPLITS, WORD_SPLIT, BPETokenizer, CharTokenizer,
                               Tokenizer, WordTokenizer, write_beside)
 
+# %% ../nbs/14b_page.ipynb #14b-web
+WEB = Path(str(files("gpt_nb"))) / "web"   # the page's own files
+
 # %% ../nbs/14b_page.ipynb #14b-q01
 def to_int8(
     weight: Tensor,            # (rows, n)
@@ -238,9 +241,6 @@ def level_data(
                 recaps=level.recaps, words=level.words, then=then, forms=forms)
 
 # %% ../nbs/14b_page.ipynb #14b-s01
-WEB = Path(str(files("gpt_nb"))) / "web"   # the page's own files
-
-
 def write_page(
     folder: str | Path,
     models: dict[str, tuple[GPT, Tokenizer, tales.Tales | None]],   # name -> it, its world if any

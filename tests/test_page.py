@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,7 @@ def some_texts():
     return texts + ["".join(pick.choices(names + parts[:50], k=5)) for _ in range(1000)] + ["", " "]
 
 
+@cache
 def tokenizers():
     texts = Tales("en", 2).texts(60) + ["今天天气真好。👩 हिन्दी"] * 3
     qwen = GPT4_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")

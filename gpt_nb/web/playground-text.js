@@ -29,6 +29,8 @@ export const TEXT = {
     written: "written here", others: "all others", endToken: "(the end)",
     agree: "Model: what it expects. Truth: what the rules of the world make of the same " +
       "beginning. The two have {share} in common.",
+    inside: "The beginning stops inside what the model reads as one token, or is cut into tokens " +
+      "as no story is: its guess is worse here.",
     noTruth: "The world cannot tell a story that begins so: there is no truth to compare with, " +
       "only the model's guess.",
     noWorld: "No world is known for this model's text: there is no truth to compare with, only " +
@@ -66,7 +68,7 @@ export const TEXT = {
     sentence: "{n} sentence", sentences: "{n} sentences",
     wrongs: "What the checker finds wrong:", inSentence: "Sentence {n}", whole_: "The whole",
     noChecker: "There is no checker for this model's text.",
-    spokenWell: "holds", quote: "“{text}”", and: ", ", percent: "{p} %",
+    spokenWell: "holds", quote: "“{text}”", and: ", ", also: "; ", percent: "{p} %",
   },
   zh: {
     title: "在网页里写作的 GPT",
@@ -92,6 +94,7 @@ export const TEXT = {
     token: "接着", guess: "模型", drawn: "抽取时", true: "真相",
     written: "这里写的是它", others: "其他全部", endToken: "（结束）",
     agree: "模型：它预计的概率。真相：世界的规则对同样的开头给出的概率。两者重合 {share}。",
+    inside: "开头停在一个词元的中间，或者词元的切法与故事里的不同，所以模型在这里猜得差一些。",
     noTruth: "这个世界讲不出这样开头的故事：没有真相可比，只有模型的猜测。",
     noWorld: "没有与这个模型的文本对应的世界：没有真相可比，只有模型的猜测。",
     full: "模型一次能读的已经读满，不再往下猜。",
@@ -122,7 +125,7 @@ export const TEXT = {
     sentence: "{n} 句", sentences: "{n} 句",
     wrongs: "检查器发现的错误：", inSentence: "第 {n} 句", whole_: "整体",
     noChecker: "这个模型的文本没有检查器。",
-    spokenWell: "没有错", quote: "“{text}”", and: "、", percent: "{p}%",
+    spokenWell: "没有错", quote: "“{text}”", and: "、", also: "；", percent: "{p}%",
   },
 };
 

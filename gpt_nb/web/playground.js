@@ -2,7 +2,7 @@
 import { openModel, sample, seeded } from "./engine.js";
 import { World } from "./world.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
-import { LEAST, Options, Writing, overlap, sentencesOf, truthAt,
+import { LEAST, Options, Writing, overlap, sentencesOf,
   turn } from "./playground-writing.js";
 
 const page = document.querySelector(".playground");
@@ -261,7 +261,7 @@ async function go(signal, n = Infinity) {
   const { writing } = state, began = performance.now(), from = writing.ids.length;
   let drawn = 0, painted = 0;
   tell(say("writing"));
-  for (; drawn < n && !writing.over && !writing.full; drawn++) {
+  for (; (drawn < n || writing.half) && !writing.over && !writing.full; drawn++) {
     const settings = readSettings();
     if (!settings) return;
     const place = writing.ids.length;
@@ -434,11 +434,11 @@ const begins = (text, at) => at + text.slice(at).search(/\S|$/);   // without th
 function drawVerdict(text, sentences) {
   const { world, writing, faults } = state, box = $("verdict");
   const list = document.createElement("ul");
-  for (const { note, reasons } of faults) add(list, `${note}. ${reasons.join(say("and"))}`);
+  for (const { note, reasons } of faults) add(list, `${note}. ${reasons.join(say("also"))}`);
   const found = writing.over ? world.check(text) : null;
   const known = new Set(sentences.flatMap(({ reasons }) => reasons));
   const whole = (found?.reasons ?? []).filter((reason) => !known.has(reason));
-  if (whole.length) add(list, `${say("whole_")}: ${whole.join(say("and"))}`);
+  if (whole.length) add(list, `${say("whole_")}: ${whole.join(say("also"))}`);
   const n = say(sentences.length === 1 ? "sentence" : "sentences", { n: sentences.length });
   const good = found ? say("holds") : sentences.length ? say("soFar", { n }) : "";
   const head = document.createElement("p");
@@ -519,17 +519,18 @@ async function showNext(signal) {
   drawAttention(place);
   const settings = readSettings();
   if (!settings) return;
-  if (!writing.scores[place - 1]) { drawRows([], place, null, settings); return; }
-  const words = truthAt(writing, place, world);
-  const rows = await new Options(writing, place, words, settings.how).find(signal);
-  if (rows && !signal.aborted) drawRows(rows, place, words, settings);
+  if (!writing.scores[place - 1]) { drawRows([], place, "", settings.how); return; }
+  const options = new Options(writing, place, world, settings.how);
+  const rows = await options.find(signal);
+  if (rows && !signal.aborted) drawRows(rows, place, options.kind, settings.how);
 }
 
-function drawRows(rows, place, words, settings) {
-  const { writing } = state, chosen = state.place !== null, known = Boolean(words?.length);
+// `kind`: of the truth, as `Options` has it.
+function drawRows(rows, place, kind, how) {
+  const { writing } = state, chosen = state.place !== null, known = kind !== "";
   $("next-head").textContent = say(chosen ? "instead" : "next");
   $("next").hidden = !rows.length;
-  $("next").classList.toggle("same", isPlain(settings.how));
+  $("next").classList.toggle("same", isPlain(how));
   $("next").classList.toggle("unknown", !known);
   const before = writing.textBefore(place)[0];
   const end = before.slice(-24).replace(/^\S*\s/, "");
@@ -539,10 +540,15 @@ function drawRows(rows, place, words, settings) {
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
-  const agree = known ? say("agree", { share: percent(overlap(rows)) }) : "";
-  $("agree").textContent = over ? "" : agree || say(state.world ? "noTruth" : "noWorld");
+  $("agree").textContent = over ? "" : aboutTruth(rows, kind);
   const shown = rows.slice(0, SHOWN);
   fillRows(shown, restOf(rows, shown, known), place, known);
+}
+
+function aboutTruth(rows, kind) {
+  if (!kind) return say(state.world ? "noTruth" : "noWorld");
+  const inside = kind === "words" ? `${say("inside")} ` : "";
+  return inside + say("agree", { share: percent(overlap(rows)) });
 }
 
 function restOf(rows, shown, known) {
@@ -554,11 +560,12 @@ function restOf(rows, shown, known) {
 function fillRows(shown, rest, place, known) {
   const body = $("next").tBodies[0], rows = [...shown, rest];
   const left = Math.max(rest.model, rest.drawn, rest.truth) > LEAST;
+  const top = Math.max(...shown.flatMap(({ model, drawn, truth }) => [model, drawn, truth]));
   while (body.rows.length < SHOWN + 1) body.append(newRow());
   for (const [i, line] of [...body.rows].entries()) {
     const row = i === SHOWN ? rest : i < shown.length ? rows[i] : null;
     line.hidden = !row || (row.rest && !left);
-    if (row) fillRow(line, row, place, known);
+    if (row) fillRow(line, row, place, { known, top });
   }
 }
 
@@ -571,7 +578,8 @@ function newRow() {
   return line;
 }
 
-function fillRow(line, row, place, known) {
+// `top`: the share whose bar is as long as it can be.
+function fillRow(line, row, place, { known, top }) {
   const button = line.querySelector("button"), { writing } = state;
   Object.assign(line, { row, place });
   button.disabled = Boolean(row.rest);
@@ -584,7 +592,7 @@ function fillRow(line, row, place, known) {
   for (const [i, name] of ["model", "drawn", "truth"].entries()) {
     const [share, bar] = line.cells[i + 1].children;
     share.textContent = name === "truth" && !known ? "" : percent(row[name]);
-    bar.style.width = `${100 * row[name]}%`;
+    bar.style.width = row.rest ? 0 : `${100 * row[name] / top}%`;
   }
 }
 

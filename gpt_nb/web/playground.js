@@ -42,6 +42,9 @@ function speak() {
   $("prompt").placeholder = say("placeholder");
   $("story").dataset.waiting = say("waiting");
   $("progress").ariaLabel = say("loading");
+  for (const link of document.querySelectorAll(".language a")) {
+    link.ariaCurrent = link.hreflang === language ? "true" : null;
+  }
   const head = document.querySelector("h1");
   head.lang = language;
   if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = say("title");

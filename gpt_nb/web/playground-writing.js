@@ -163,13 +163,15 @@ export class Writing {
     return scores;
   }
 
-  // The probe, having read the tokens before `place` and no others.
+  // The probe, having read the tokens before `place` and no others. Between two turns somebody
+  // else may have used it.
   async readAgain(place, signal) {
     const { probe, ids } = this;
-    let same = 0;
-    while (same < Math.min(place, probe.length) && probe.ids[same] === ids[same]) same++;
-    probe.back(probe.length - same);
-    while (probe.length < place && !signal.aborted) {
+    while (!signal.aborted) {
+      let same = 0;
+      while (same < Math.min(place, probe.length) && probe.ids[same] === ids[same]) same++;
+      probe.back(probe.length - same);
+      if (probe.length === place) break;
       probe.feed(ids[probe.length]);
       await turn();
     }

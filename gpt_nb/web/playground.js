@@ -2,8 +2,8 @@
 import { openModel, sample, seeded } from "./engine.js";
 import { World } from "./world.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
-import { LEAST, Options, Writing, overlap, sentencesOf,
-  turn } from "./playground-writing.js";
+import { LEAST, Options, Writing, overlap, sentencesOf, turn,
+  wordsAt } from "./playground-writing.js";
 
 const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
@@ -201,14 +201,20 @@ function rest() {
   if (writing) show();
 }
 
-// What the beginning holds that the model cannot read, as one line; nothing where it can.
-function doubts(tok, typed, ids) {
-  if (tok.unknown == null || !ids.includes(tok.unknown)) return "";
+// What is wrong with the beginning that was read, as one line; nothing where all is well.
+function doubts({ tok, typed, typedIds, ids }) {
+  if (tok.unknown != null && typedIds.includes(tok.unknown)) return unknownWords(tok, typed);
+  const words = wordsAt(state.writing, ids.length, state.world);
+  return words?.length === 0 ? say("noTruth") : "";
+}
+
+function unknownWords(tok, typed) {
   const words = typed.match(/[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu) ?? [];
   const isOdd = (word) => tok.encode(word).includes(tok.unknown);
   const odd = words.filter((word) => isOdd(word) && isOdd(` ${word}`));
   const named = [...new Set(odd)].slice(0, 4).map(quote).join(say("and"));
-  return say("unknown", { words: named || quote(typed) });
+  const name = state.world ? "unknown" : "unseenWord";
+  return say(name, { words: named || quote(typed) });
 }
 
 function encode(tok, typed) {
@@ -244,8 +250,8 @@ async function begin(signal) {
   tell(say("reading"));
   Object.assign(state, { writing: new Writing(model), world, place: null, told: 0 });
   fillHeads(model.config);
-  state.doubt = doubts(model.tok, typed, ids);
   if (!await state.writing.begin(typed, ids, signal)) throw stopped();
+  state.doubt = doubts(state.writing);
   return true;
 }
 
@@ -283,7 +289,7 @@ async function paint(painted, signal) {
   if (!slow && performance.now() - painted < 60) { await turn(); return painted; }
   drawStory();
   await turn();
-  await showNext(signal);
+  if (state.place === null) await showNext(signal);   // else the list of that place stands
   await (slow ? wait(250, signal) : turn());
   return performance.now();
 }
@@ -329,6 +335,7 @@ function take(row, place) {
     state.place = null;
     if (row.ids) { writing.cut(place); await writing.readAll(row.ids, signal); }
     else await retype(writing, writing.textBefore(place)[0] + row.text, row.end, signal);
+    state.doubt &&= doubts(writing);
     drawStory();
     focusToken(state.tokens.length - 1);
     if (signal.aborted) throw stopped();

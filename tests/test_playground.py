@@ -1,7 +1,6 @@
 """The playground as a reader meets it: served as `gpt-nb play` does, opened in a real browser that
 is allowed nothing outside."""
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -329,6 +328,18 @@ def test_stop_stops_at_once(visit):
     assert len(page.ids) > n and page.said.startswith("Done")
 
 
+def test_another_model_can_be_chosen_while_one_writes(visit):
+    page = visit()
+    page.select_option("#pace", "slow")
+    page.click("#write")
+    page.wait_for_function("document.querySelectorAll('#story .token').length > 2")
+    page.select_option("#model", "tales-zh")
+    page.wait()
+    assert page.story == "" and "出错" not in page.said and page.inner_text("#write") == "写"
+    page.select_option("#pace", "fast")
+    assert page.write() and "写完了" in page.said
+
+
 def test_stop_ends_the_fetching(visit):
     page = visit()
     page.route("**/weights.bin", lambda route: (time.sleep(1), route.abort()))
@@ -570,6 +581,10 @@ def test_every_line_is_in_both_languages():
     english, chinese = source.split("\n  zh: {")
     names = [set(re.findall(r"(?:^|[,{] )\s*(\w+): \"", part, re.M)) for part in (english, chinese)]
     assert names[0] == names[1] and len(names[0]) > 60, names[0] ^ names[1]
-    listed = json.loads(json.dumps(re.findall(r'data-text="(\w+)"', (
-        ROOT / "gpt_nb" / "web" / "playground.html").read_text("utf-8"))))
-    assert set(listed) <= names[0]
+    web = ROOT / "gpt_nb" / "web"
+    page = (web / "playground.html").read_text("utf-8")
+    script = (web / "playground.js").read_text("utf-8")
+    used = set(re.findall(r'data-text="(\w+)"', page)) | set(re.findall(r"\w+", script))
+    assert set(re.findall(r'data-text="(\w+)"', page)) <= names[0]
+    unused = {name for name in names[0] - used if not name.endswith("Help")}
+    assert not unused

@@ -8,7 +8,7 @@ export const TEXT = {
       "nothing that you type leaves this page.",
     truth: "The stories come from a small made-up world. Its rules know how likely each word " +
       "really is, and whether a story holds together. So the truth stands beside the guess.",
-    model: "Model", beginning: "The beginning", examples: "For example:", empty: "leave it empty",
+    model: "Model", beginning: "The beginning", examples: "For example:",
     placeholder: "empty: a new story",
     write: "Write", another: "Write another", step: "One token", on: "Go on", stop: "Stop",
     story: "The story", start: "beginning of the text", end: "end of the story",
@@ -68,9 +68,8 @@ export const TEXT = {
     about: "{n} million parameters, {size} MB",
     holds: "This story holds together.", soFar: "{n} so far; nothing wrong yet.",
     sentence: "{n} sentence", sentences: "{n} sentences",
-    wrongs: "What the checker finds wrong:", inSentence: "Sentence {n}", whole_: "The whole",
-    noChecker: "There is no checker for this model's text.",
-    spokenWell: "holds", quote: "“{text}”", and: ", ", also: "; ", percent: "{p} %",
+    wrongs: "What the checker finds wrong:", whole_: "The whole",
+    quote: "“{text}”", and: ", ", also: "; ", percent: "{p} %",
   },
   zh: {
     title: "在网页里写作的 GPT",
@@ -78,7 +77,7 @@ export const TEXT = {
       "（词元是一个词、词的一部分或一个标点）：你输入的内容不会离开你的电脑。",
     truth: "故事来自一个虚构的小世界。它的规则知道每个词真正的概率，也知道故事是否前后一致。" +
       "所以猜测旁边就是真相。",
-    model: "模型", beginning: "开头", examples: "例如：", empty: "留空",
+    model: "模型", beginning: "开头", examples: "例如：",
     placeholder: "留空：写一个新故事",
     write: "写", another: "再写一篇", step: "写一个词元", on: "继续", stop: "停",
     story: "故事", start: "文本开头", end: "故事结尾",
@@ -126,9 +125,8 @@ export const TEXT = {
     about: "{n} 万个参数，{size} MB",
     holds: "这个故事前后一致。", soFar: "到目前 {n}，还没有错。",
     sentence: "{n} 句", sentences: "{n} 句",
-    wrongs: "检查器发现的错误：", inSentence: "第 {n} 句", whole_: "整体",
-    noChecker: "这个模型的文本没有检查器。",
-    spokenWell: "没有错", quote: "“{text}”", and: "、", also: "；", percent: "{p}%",
+    wrongs: "检查器发现的错误：", whole_: "整体",
+    quote: "“{text}”", and: "、", also: "；", percent: "{p}%",
   },
 };
 

@@ -19,7 +19,7 @@ const SETTINGS = {                     // name in engine.js: id, limits, start, 
 };
 const state = {
   models: [], entry: null, lang: "en", opened: new Map(), writing: null, world: null,
-  place: null, job: null, look: null, said: "", told: 0, darts: [], random: null,
+  place: null, job: null, look: null, told: 0, darts: [], random: null,
 };
 const say = (name, values) => line(state.lang, name, values);
 const stopped = () => new DOMException("stopped", "AbortError");
@@ -170,7 +170,7 @@ function explain(error) {
 
 function stop() { state.job?.abort(); }
 
-// One piece of work at a time: what runs is stopped first. Gives whether it came to its end.
+// One piece of work at a time: what runs is stopped first.
 async function work(task) {
   stop();
   state.look?.abort();
@@ -276,9 +276,10 @@ async function go(signal, n = Infinity) {
     const place = writing.ids.length;
     writing.add(sample(writing.scores[place - 1], settings.how, () => dart(settings.seed, place)));
     painted = await paint(painted, signal);
-    if (signal.aborted) { drawStory(); throw stopped(); }
+    if (signal.aborted) break;
   }
-  drawStory();
+  if (state.writing === writing) drawStory();     // else another model was chosen meanwhile
+  if (signal.aborted) throw stopped();
   const seconds = (performance.now() - began) / 1000, made = writing.ids.length - from;
   finish(n, Math.round(made / seconds));
 }
@@ -289,6 +290,7 @@ async function paint(painted, signal) {
   if (!slow && performance.now() - painted < 60) { await turn(); return painted; }
   drawStory();
   await turn();
+  if (signal.aborted) return painted;
   if (state.place === null) await showNext(signal);   // else the list of that place stands
   await (slow ? wait(250, signal) : turn());
   return performance.now();
@@ -504,7 +506,11 @@ function pick(i) {
   state.place = !group || group.from === 0 ? null : group.from;
   if (i !== null) focusToken(i);
   drawStory();
-  show().then(() => { if (state.place !== null) bringNear(); });
+  show().then(() => {
+    if (state.place === null) return;
+    $("spoken").textContent = `${$("next-head").textContent}. ${$("place").textContent}`;
+    bringNear();
+  });
 }
 
 // On a narrow screen the list stands below the story.

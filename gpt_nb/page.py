@@ -24,6 +24,9 @@ from .model import GPT
 from .tokenizer import (KNOWN_SPLITS, WORD_SPLIT, BPETokenizer, CharTokenizer,
                               Tokenizer, WordTokenizer, write_beside)
 
+# %% ../nbs/14b_page.ipynb #14b-web
+WEB = Path(str(files("gpt_nb"))) / "web"   # the page's own files
+
 # %% ../nbs/14b_page.ipynb #14b-q01
 def to_int8(
     weight: Tensor,            # (rows, n)
@@ -58,7 +61,7 @@ def as_on_page(
     dtype: str = "int8",   # of the matrices, one of `DTYPES`
 ) -> GPT:                  # in float32, on the CPU
     "A copy with the weights that the page computes with."
-    model = deepcopy(model).to("cpu", torch.float32)
+    model = deepcopy(made_plain(model)).to("cpu", torch.float32)
     for weight in model.parameters(): weight.copy_(restored(stored(weight, dtype)))
     return model.eval()
 
@@ -110,7 +113,6 @@ def page_split(split: str) -> tuple[str, dict[str, str]]:   # a pattern, class -
 # %% ../nbs/14b_page.ipynb #14b-w04
 def page_tokenizer(tok: Tokenizer) -> dict[str, object]:
     "What the page must know of a tokenizer; bytes are written as the characters 0 to 255."
-    check_tokenizer(tok)
     size = max(tok.pieces, default=-1) + 1
     plain = {i: data for data, i in tok.ids.items()}
     if not isinstance(tok, BPETokenizer): plain = {i: text.encode() for i, text in plain.items()}
@@ -200,6 +202,7 @@ def check_page_model(model: GPT, tok: Tokenizer, dtype: str) -> GPT:
     if not isinstance(model, GPT):
         raise TypeError(f"model is a {type(model).__name__}: a page runs a GPT that writes text")
     if dtype not in DTYPES: raise ValueError(f"dtype is {dtype!r}: expected one of {DTYPES}")
+    check_tokenizer(tok)
     model = made_plain(model)
     check_plain(model, hub_state(model))
     if tok.vocab_size > model.config.vocab_size:
@@ -238,9 +241,6 @@ def level_data(
                 recaps=level.recaps, words=level.words, then=then, forms=forms)
 
 # %% ../nbs/14b_page.ipynb #14b-s01
-WEB = Path(str(files("gpt_nb"))) / "web"   # the page's own files
-
-
 def write_page(
     folder: str | Path,
     models: dict[str, tuple[GPT, Tokenizer, tales.Tales | None]],   # name -> it, its world if any

@@ -1,7 +1,7 @@
 // What is right and wrong about any text: the checker of chapter 00, function for function and name
 // for name.
 
-import {EMPTY, eventTold, granted, happen, join, judge, match, named, newcomer, number}
+import {EMPTY, eventOf, granted, happen, join, judge, match, named, newcomer, number}
   from "./tales.js";
 
 // Judge any text word by word, sentence by sentence, fact by fact: the shares of `Tales.check`, its
@@ -56,7 +56,7 @@ class Checker {
   takeIn(kind, said) {
     const {world, known, scene} = this;
     this.kinds.push(kind);
-    const event = eventTold(world, kind, said, known, scene);
+    const event = eventOf(world, kind, said, known, scene);
     const unknown = unheard(world, said, event, scene, known);
     if (unknown) {
       this.now.facts.push(false);

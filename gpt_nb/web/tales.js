@@ -11,7 +11,7 @@ const ROLES = ["woman", "man"];
 const NUMBERED = {role: "who", name: "who", trait: "who", thing: "thing", look: "thing",
                   measure: "thing", place: "place", topic: "topic"};
 
-const eventOf = (kind, what) => ({...NOTHING, kind, ...what});
+const newEvent = (kind, what) => ({...NOTHING, kind, ...what});
 const same = (a, b) => FIELDS.every((field) => a[field] === b[field]);
 const numbers = (n) => [...Array(n).keys()];
 const sum = (values) => values.reduce((a, b) => a + b, 0);
@@ -112,23 +112,23 @@ function grants(event, [who, kind, which]) {
   return (event.kind === "take" || event.kind === "find") && event.who === who;
 }
 
-// The events that may come next: [[event, probability], ...]
-function possible(world, scene) {
-  if (!world.chances.has(scene)) world.chances.set(scene, count(world, scene));
+// The events that may come next, each with its probability: [[event, p], ...]; kept for each scene.
+function chances(world, scene) {
+  if (!world.chances.has(scene)) world.chances.set(scene, possible(world, scene));
   return world.chances.get(scene);
 }
 
-function count(world, scene) {
+function possible(world, scene) {
   const {size} = world, thing = scene.things.length;
   if (scene.people.length < size.people) return newcomers(world, scene);
   if (thing < size.things) {
-    return evenly(numbers(size.people).map((i) => eventOf("own", {who: i, thing})));
+    return evenly(numbers(size.people).map((i) => newEvent("own", {who: i, thing})));
   }
   if (scene.wish === null) return dreams(scene);
-  const stop = stopping(scene, size), chances = [];
-  if (stop < 1) chances.push(...actions(world, scene).map(([event, p]) => [event, p * (1 - stop)]));
-  if (stop > 0) chances.push(...evenly(recaps(world, scene), stop));
-  return chances;
+  const stop = stopping(scene, size), result = [];
+  if (stop < 1) result.push(...actions(world, scene).map(([event, p]) => [event, p * (1 - stop)]));
+  if (stop > 0) result.push(...evenly(recaps(world, scene), stop));
+  return result;
 }
 
 // Give each the same share of the total.
@@ -137,11 +137,11 @@ const evenly = (events, total = 1) => events.map((event) => [event, total / even
 // Who the story is about: the first person, then friends.
 function newcomers(world, scene) {
   const i = scene.people.length;
-  if (i === 0) return [[eventOf("begin", {who: 0, place: 0}), 1]];
+  if (i === 0) return [[newEvent("begin", {who: 0, place: 0}), 1]];
   const friend = {who: i, to: 0, his: scene.people[0].gender};
   const kind = i === 1 ? "friend" : "other";
-  if (!world.size.forms.friend[0].includes("{place}")) return [[eventOf(kind, friend), 1]];
-  return evenly(numbers(scene.places + 1).map((place) => eventOf(kind, {...friend, place})));
+  if (!world.size.forms.friend[0].includes("{place}")) return [[newEvent(kind, friend), 1]];
+  return evenly(numbers(scene.places + 1).map((place) => newEvent(kind, {...friend, place})));
 }
 
 // Somebody dreams of a thing that is another's, or of a place that is elsewhere.
@@ -149,10 +149,10 @@ function dreams(scene) {
   const toHave = [], toSee = [];
   scene.people.forEach((person, who) => {
     scene.things.forEach((holder, thing) => {
-      if (!holds(holder, "with", who)) toHave.push(eventOf("wish_thing", {who, thing}));
+      if (!holds(holder, "with", who)) toHave.push(newEvent("wish_thing", {who, thing}));
     });
     for (const place of numbers(scene.places + 1)) {
-      if (place !== person.at) toSee.push(eventOf("wish_place", {who, place}));
+      if (place !== person.at) toSee.push(newEvent("wish_place", {who, place}));
     }
   });
   return [...evenly(toHave, 0.5), ...evenly(toSee, 0.5)];
@@ -171,11 +171,11 @@ function actions(world, scene) {
     [...judge(scene, event)].every(([holds]) => holds));
   const kinds = [...new Set(legal.map((event) => event.kind))];
   const weight = sum(kinds.map((kind) => world.actions[kind]));
-  const chances = kinds.flatMap((kind) =>
+  const result = kinds.flatMap((kind) =>
     evenly(legal.filter((event) => event.kind === kind), world.actions[kind] / weight));
-  const wanted = chances.filter(([event]) => grants(event, scene.wish)).length;
-  if (granted(scene) || !wanted) return chances;
-  return chances.map(([event, p]) => {
+  const wanted = result.filter(([event]) => grants(event, scene.wish)).length;
+  if (granted(scene) || !wanted) return result;
+  return result.map(([event, p]) => {
     const purpose = grants(event, scene.wish) ? world.purpose / wanted : 0;
     return [event, p * (1 - world.purpose) + purpose];
   });
@@ -187,7 +187,7 @@ function conceivable(scene) {
   const places = numbers(scene.places + 1), topic = scene.told.length;
   const pairs = people.flatMap((who) => people.filter((to) => to !== who).map((to) => ({who, to})));
   const each = (kind, some, key, others) =>
-    some.flatMap((what) => others.map((i) => eventOf(kind, {...what, [key]: i})));
+    some.flatMap((what) => others.map((i) => newEvent(kind, {...what, [key]: i})));
   const alone = people.map((who) => ({who}));
   return [
     ...each("go", alone, "place", places),
@@ -206,11 +206,11 @@ function recaps(world, scene) {
   const happy = numbers(scene.people.length)
     .filter((i) => (i === scene.wish[0]) === granted(scene));
   if (!world.size.forms.smile[0].includes("{place}")) {
-    return happy.map((who) => eventOf("smile", {who}));
+    return happy.map((who) => newEvent("smile", {who}));
   }
   return happy.map((who) => {
     const {home, gender} = scene.people[who];
-    return eventOf("smile", {who, place: home, his: gender});
+    return newEvent("smile", {who, place: home, his: gender});
   });
 }
 
@@ -218,16 +218,16 @@ function recaps(world, scene) {
 function allRecaps(scene) {
   return [
     ...scene.things.map(([how, i], thing) => how === "with" ?
-      eventOf("has", {who: i, thing}) : eventOf("lies", {thing, place: i})),
-    ...scene.people.map((person, who) => eventOf("stands", {who, place: person.at})),
-    ...scene.told.map(([who, to, topic]) => eventOf("knows", {who, to, topic})),
+      newEvent("has", {who: i, thing}) : newEvent("lies", {thing, place: i})),
+    ...scene.people.map((person, who) => newEvent("stands", {who, place: person.at})),
+    ...scene.told.map(([who, to, topic]) => newEvent("knows", {who, to, topic})),
   ];
 }
 
 // ---- How it is said ------------------------------------------------------------------------
 
 // The ways to tell an event in a scene, all equally likely: [{event, form}, ...]
-export function ways(world, event, scene) {
+function ways(world, event, scene) {
   const said = [event], understood = event.who !== null && event.who === scene.last;
   if (understood && world.pronoun_kinds.includes(event.kind)) {
     said.push({...event, pronoun: scene.people[event.who].gender});
@@ -239,7 +239,7 @@ export function ways(world, event, scene) {
 }
 
 // The atoms of a sentence: words, and slots {kind, index} for those that depend on the story.
-export function fill(world, form, event) {
+function fill(world, form, event) {
   return form.split(" ").map((word, i) => atomOf(world, word, event, i === 0));
 }
 
@@ -255,7 +255,7 @@ function atomOf(world, word, event, start) {
 const cased = (word, capital) => capital ? word[0].toUpperCase() + word.slice(1) : word;
 
 // How a word is joined to the text before it: in English with a space, but marks without.
-export function surface(world, word) {
+function surface(world, word) {
   return world.lang === "en" && !world.marks.includes(word) ? " " + word : word;
 }
 
@@ -263,18 +263,18 @@ export const join = (world, words) =>
   words.map((word) => surface(world, word)).join("").replace(/^ /, "");
 
 // The slot whose entry spells the atom: the measure word belongs to the thing.
-const slotOf = (atom) => atom.kind === "measure" ? {kind: "thing", index: atom.index} : atom;
+const entryOf = (atom) => atom.kind === "measure" ? {kind: "thing", index: atom.index} : atom;
 const keyOf = ({kind, index}) => `${kind} ${index}`;
 
 // The word for an atom.
-export function spell(known, atom) {
+function spell(known, atom) {
   if (typeof atom === "string") return atom;
-  const entry = known.get(keyOf(slotOf(atom)));
+  const entry = known.get(keyOf(entryOf(atom)));
   return atom.kind === "measure" ? entry.measure : entry.word;
 }
 
 // The entries a new slot may take, all equally likely: two people never share a name.
-export function candidates(world, {kind, index}, known) {
+function candidates(world, {kind, index}, known) {
   const list = kind === "name" ? `name of a ${known.get(`role ${index}`).kind}` : kind;
   if (["role", "trait", "look"].includes(kind)) return world.lists[list];
   const used = new Set();
@@ -293,10 +293,10 @@ export function tell(world, random) {
   const words = [], known = new Map();
   let scene = EMPTY;
   while (!scene.over) {
-    const told = ways(world, pick(possible(world, scene), random()), scene);
+    const told = ways(world, pick(chances(world, scene), random()), scene);
     const {event, form} = told[Math.floor(random() * told.length)];
     const atoms = fill(world, form, event);
-    for (const slot of atoms.filter((atom) => atom.kind).map(slotOf)) {
+    for (const slot of atoms.filter((atom) => atom.kind).map(entryOf)) {
       if (known.has(keyOf(slot))) continue;
       const entries = candidates(world, slot, known);
       known.set(keyOf(slot), entries[Math.floor(random() * entries.length)]);
@@ -308,12 +308,12 @@ export function tell(world, random) {
 }
 
 // The event whose share of the line from 0 to 1 holds the point.
-function pick(chances, at) {
-  for (const [event, p] of chances) {
+function pick(events, at) {
+  for (const [event, p] of events) {
     at -= p;
     if (at < 0) return event;
   }
-  return chances.at(-1)[0];
+  return events.at(-1)[0];
 }
 
 // ---- The words -----------------------------------------------------------------------------
@@ -435,7 +435,7 @@ export function number(known, kind, word, isNew = false) {
 }
 
 // The event a sentence tells; null stands for a person or thing nobody has heard of.
-export function eventTold(world, kind, said, known, scene) {
+export function eventOf(world, kind, said, known, scene) {
   const pronoun = genderOf(world, said.who), his = genderOf(world, said.his);
   let who = pronoun ? scene.last : number(known, "name", said.who);
   let to = number(known, "name", said.to);
@@ -458,8 +458,8 @@ export function named(world, event, said) {
 function readSentence(world, text, scene, known) {
   const found = match(world, text.match(world.unit) ?? []);
   if (!found) return null;
-  const event = eventTold(world, ...found, known, scene), plain = {...event, pronoun: ""};
-  const [, chance] = possible(world, scene).find(([other]) => same(other, plain)) ?? [];
+  const event = eventOf(world, ...found, known, scene), plain = {...event, pronoun: ""};
+  const [, chance] = chances(world, scene).find(([other]) => same(other, plain)) ?? [];
   if (!chance) return null;
   const then = new Map([...named(world, event, found[1]), ...known]);
   const told = ways(world, plain, scene);
@@ -476,7 +476,7 @@ function readSentence(world, text, scene, known) {
 function naming(world, atoms, known, then) {
   let p = 1;
   known = new Map(known);
-  for (const slot of atoms.filter((atom) => atom.kind).map(slotOf)) {
+  for (const slot of atoms.filter((atom) => atom.kind).map(entryOf)) {
     const key = keyOf(slot), entry = then.get(key);
     if (known.has(key)) continue;
     const entries = candidates(world, slot, known);
@@ -519,7 +519,7 @@ export function* readings(world, atoms, text, known, p) {
     if (!text) yield {p, known, word: "", missing: "", atoms};
     return;
   }
-  const [atom, ...later] = atoms, slot = atom.kind ? slotOf(atom) : null;
+  const [atom, ...later] = atoms, slot = atom.kind ? entryOf(atom) : null;
   const settled = !slot || known.has(keyOf(slot));
   const entries = settled ? [null] : candidates(world, slot, known);
   for (const entry of entries) {
@@ -535,7 +535,7 @@ export function* readings(world, atoms, text, known, p) {
 
 // The ways to go on with a sentence that begins with the text, each with its scene and event.
 export function* begun(world, text, scene, known, share = 1) {
-  for (const [event, p] of possible(world, scene)) {
+  for (const [event, p] of chances(world, scene)) {
     const told = ways(world, event, scene);
     for (const way of told) {
       const atoms = fill(world, way.form, way.event);

@@ -6,9 +6,9 @@
 // follows. So every way to go on is followed, word by word, until its next token is certain.
 //
 // Why it is certain: byte-pair encoding cuts each beginning of a piece of text in one way, and the
-// tokens of a whole piece are such that any two neighbours, taken alone, are cut just so. As a
-// piece grows, those cuts are open in which the last token, or a longer one that has begun, fits its
-// left neighbour. If all of them agree on the next token, nothing that follows can change it.
+// tokens of a whole piece are such that two neighbours, taken alone, are cut just so. As a piece
+// grows, those cuts are open in which the last token, or a longer one that has begun, fits its left
+// neighbour. If all of them agree on the next token, nothing that follows can change it.
 //
 // A `piece` is bytes as a string, one character a byte, as in engine.js.
 

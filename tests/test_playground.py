@@ -195,7 +195,7 @@ def test_the_truth_stands_beside_the_guess(visit, runs, beginning):
     shown, true = list_after(page, beginning), WORLDS["tales-en"].next(beginning)
     ids = torch.tensor([[run.tok.end_id, *run.tok.encode(beginning)]])
     with torch.no_grad(): probs = run.model.float().eval()(ids)[0, -1].softmax(-1)
-    assert len(shown) == min(9, len(true))
+    assert len(shown) == min(9, len(true)) and page.locator("#next tr.written").count() == 1
     for word, (model, truth) in shown.items():
         [i] = run.tok.encode(f" {word}" if beginning else word)
         assert truth == pytest.approx(true[word], abs=1e-9), word

@@ -313,6 +313,7 @@ function wait(ms, signal) {
 // Begin anew, and write a story or n tokens of it.
 function write(n) {
   if (!readSettings() || !state.entry) return;
+  bringNear(page.querySelector(".buttons"), "start");
   work(async (signal) => { if (await begin(signal)) await go(signal, n); });
 }
 
@@ -509,15 +510,15 @@ function pick(i) {
   show().then(() => {
     if (state.place === null) return;
     $("spoken").textContent = `${$("next-head").textContent}. ${$("place").textContent}`;
-    bringNear();
+    bringNear($("next"), "nearest");
   });
 }
 
-// On a narrow screen the list stands below the story.
-function bringNear() {
+// On a narrow screen all stands below each other: show what the reader waits for.
+function bringNear(what, block) {
   if (!matchMedia("(max-width: 60rem)").matches) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("next").scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
+  what.scrollIntoView({ block, behavior: still ? "auto" : "smooth" });
 }
 
 // --------------------------------------------------------------------------- what comes at a place
@@ -557,7 +558,8 @@ function drawRows(rows, place, kind, how) {
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
   $("agree").textContent = over ? "" : aboutTruth(rows, kind);
-  const shown = rows.slice(0, SHOWN);
+  const shown = rows.slice(0, SHOWN), own = rows.find((row) => isWritten(row, place));
+  if (own && !shown.includes(own)) shown[SHOWN - 1] = own;
   fillRows(shown, restOf(rows, shown, known), place, known);
 }
 
@@ -570,6 +572,11 @@ function aboutTruth(rows, kind) {
 function restOf(rows, shown, known) {
   const sum = (name) => Math.max(0, 1 - shown.reduce((total, row) => total + row[name], 0));
   return { rest: true, model: sum("model"), drawn: sum("drawn"), truth: known ? sum("truth") : 0 };
+}
+
+// Whether a row is what stands at the place.
+function isWritten({ ids }, place) {
+  return Boolean(ids) && ids.every((id, i) => state.writing.ids[place + i] === id);
 }
 
 // The rows stay where they are and change what they say, so that no focus is lost.
@@ -596,11 +603,10 @@ function newRow() {
 
 // `top`: the share whose bar is as long as it can be.
 function fillRow(line, row, place, { known, top }) {
-  const button = line.querySelector("button"), { writing } = state;
+  const button = line.querySelector("button"), written = isWritten(row, place);
   Object.assign(line, { row, place });
   button.disabled = Boolean(row.rest);
-  const written = !row.rest && row.ids && row.ids.every((id, i) => writing.ids[place + i] === id);
-  line.classList.toggle("written", Boolean(written));
+  line.classList.toggle("written", written);
   button.title = written ? say("written") : "";
   const text = row.rest ? say("others") : row.end ? say("endToken") : row.text.trim() || "␣";
   button.children[0].textContent = text;

@@ -480,6 +480,7 @@ def test_keys_are_enough(visit):
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
     pressed = page.locator("#story [aria-pressed='true']")
+    assert page.locator("#story [tabindex='0']").count() == 1
     assert pressed.count() == 1 and page.inner_text("#next-head") == "What else it could have been"
     before = page.story
     page.focus("#next tbody tr:nth-child(2) button")

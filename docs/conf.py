@@ -53,6 +53,19 @@ def write_web(target: Path) -> None:
                         for name, lang in names.items()})
 
 
+def write_playground(target: Path) -> None:
+    "The page of gpt_nb/web as one of the site's: what stands between its two marks."
+    from gpt_nb.page import WEB
+
+    whole = (WEB / "playground.html").read_text("utf-8")
+    title, page = re.search(r"<h1>(.*?)</h1>\n<!--.*?-->\n(.*?)<!-- end -->", whole, re.S).groups()
+    page = page.replace('data-web=""', 'data-web="_static/web/"')
+    page = re.sub(r'src="(playground)', r'src="_static/web/\1', page)
+    style = '<link rel="stylesheet" href="_static/web/playground.css">'
+    text = f"---\nhide-toc: true\n---\n\n# {title}\n\n```{{raw}} html\n{style}\n{page}```\n"
+    target.write_text(text, "utf-8")
+
+
 def plain(text: str) -> str:
     "A text in which no character marks anything."
     return re.sub(r"([*|\\])", r"\\\1", text)
@@ -123,6 +136,7 @@ CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 write_web(HERE / "_static" / "web")
+write_playground(HERE / "playground.md")
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from inspect import signature
 from itertools import islice
@@ -617,6 +617,40 @@ def export_command(run: RunFolder, to: Target, out: NewFolder, licence: Licence 
     except (ImportError, SafetensorError) as e: raise ValueError(f"--out {out}: {e}") from e
     then = NEXT[to].format(out=quote(str(out)), path=quote(str(path)))
     print(f"{path} holds the model. Next: {then}")
+
+# %% ../nbs/22_cli.ipynb #22-f520
+Port = option(int, "of the page's address  [default: any that is free]", min=1, max=65535,
+              metavar="N")
+
+
+@command("play")
+def play_command(model: ModelName, port: Port = None) -> None:
+    "Let a model write in your browser, token by token. The page is for this machine alone."
+    from tempfile import TemporaryDirectory
+
+    from gpt_nb.data import world_of
+    from gpt_nb.page import write_page
+
+    opened = open_model(model, "cpu")
+    world = world_of(opened.options.get("data") or "")
+    name = re.sub(r"[^\w-]", "-", Path(model).resolve().name).strip("-") or "model"
+    with TemporaryDirectory() as folder:
+        write_page(folder, {name: (opened.model, opened.tok, world)})
+        show_page(folder, port)
+
+# %% ../nbs/22_cli.ipynb #22-f521
+def show_page(folder: str, port: int | None) -> None:
+    "Serve the playground of a folder until Ctrl-C."
+    import shutil
+
+    from gpt_nb.page import WEB, serve
+
+    shutil.copy(WEB.parent / "fonts" / "chinese.otf", folder)   # where a machine has none
+    try: server = serve(folder, port or 0)
+    except OSError as e: raise ValueError(f"--port {port} cannot be had: {e.strerror}") from e
+    address = f"http://127.0.0.1:{server.server_port}/"
+    print(f"Open {address} in a browser; Ctrl-C here ends it.", flush=True)
+    with server, suppress(KeyboardInterrupt): server.serve_forever()
 
 # %% ../nbs/22_cli.ipynb #22-028
 DemoOut = option(Path, "the run folder to write  [default: runs/demo]", metavar="FOLDER")

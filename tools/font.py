@@ -11,7 +11,7 @@ FONT = ROOT / "gpt_nb" / "fonts" / "chinese.otf"
 NAME = "gpt_nb Chinese"   # not Noto: a name of its own, so that nothing else is taken for it
 SHOWN = ("nbs/*.ipynb", "nbs/results/*.json", "docs/*.md", "docs/*.py", "docs/*.tsv", "docs/zh/*",
          "docs/_static/*.*s", "docs/frames/*.json", "gpt_nb/*.py", "gpt_nb/models/*/tokenizer.json",
-         "*.md")
+         "gpt_nb/web/*.*s", "*.md")
 NEWER = {"鿼"}   # younger than the font; 01 tells of it, and no picture shows it
 
 

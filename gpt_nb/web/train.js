@@ -6,17 +6,6 @@
 
 const zeros = (n) => new Float32Array(n);
 
-// A function that returns the next number in [0, 1); the same seed gives the same numbers.
-export function generator(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let x = Math.imul(state ^ (state >>> 16), 0x85ebca6b);
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
-    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32;
-  };
-}
-
 // A number of the normal distribution (Box and Muller 1958).
 function normal(random) {
   return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());

@@ -370,11 +370,15 @@ def test_a_high_learning_rate_is_told_of_and_reset_stops(visit):
     assert page.inner_text("#readout") == "" and page.inner_text("#train") == "Train"
 
 
-LONGEST = """async (seconds) => {
+LONGEST = """async ({seconds, spin}) => {
   const times = [], watch = new PerformanceObserver(list =>
     list.getEntries().forEach(entry => times.push(entry.duration)));
   watch.observe({entryTypes: ["longtask"]});
-  await new Promise(done => setTimeout(done, 1000 * seconds));
+  const end = performance.now() + 1000 * seconds;
+  while (performance.now() < end) {   // spin: work that is nothing but slices of 6 ms
+    for (const start = performance.now(); performance.now() < start + spin;);
+    await new Promise(done => setTimeout(done, spin ? 0 : 50));
+  }
   watch.disconnect();
   return Math.max(0, ...times);
 }"""
@@ -386,9 +390,13 @@ def test_the_page_answers_while_it_trains(visit):
     page, longest = visit("?lang=en"), []
     page.click("#train")
     for _ in range(8):
-        longest.append(page.evaluate(LONGEST, 3))
-        if longest[-1] <= 100 and page.evaluate(IN_GPT): break
-    assert page.evaluate(IN_GPT) and longest[-1] <= 100, longest
+        longest.append(page.evaluate(LONGEST, dict(seconds=3, spin=0)))
+        if longest[-1] <= 100 and page.evaluate(IN_GPT): return
+    assert page.evaluate(IN_GPT)
+    page.click("#train")
+    empty = [page.evaluate(LONGEST, dict(seconds=3, spin=6)) for _ in range(3)]
+    if min(empty) > 100: pytest.skip(f"this machine is too busy: empty tasks take {empty} ms")
+    assert longest[-1] <= 100, (longest, empty)
 
 
 @needs_browser
@@ -430,7 +438,7 @@ def test_chinese_is_chinese(visit):
     page.click("#train")
     assert say(page) == "已暂停。"
     words = set(re.findall("[A-Za-z]+", page.inner_text(".training")))
-    assert words <= {"GPT", "English"}, words
+    assert words <= {"GPT", "English", "AdamW", "JavaScript"}, words
     page.select_option("#language", "en")
     assert page.inner_text("#train") == "Train" and page.locator("#written li").count() == 0
 

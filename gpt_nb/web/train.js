@@ -226,8 +226,8 @@ class Model {
   }
 
   // The loss of a story, summed over its tokens; `share` of its gradient is added to `grad`.
-  gradient(ids, share) {
-    const past = this.forward(ids.subarray(0, -1));
+  // `past`: what `forward` left.
+  gradient(ids, share, past = this.forward(ids.subarray(0, -1))) {
     const loss = surprise(past.logits, ids.subarray(1), this.vocab, share);
     this.backward(past.logits, past);
     return loss;
@@ -367,13 +367,15 @@ export function lrScale(step, steps, warmup, decay) {
   return Math.min(1, (step + 1) / warmup) * Math.min(1, (1 - step / steps) / decay);
 }
 
-// One update, story by story, with a pause after each in which the page may do other things.
+// One update, story by story, with pauses in which the page may do other things.
 export function* update(model, optimizer, stories, rate) {
   const tokens = stories.reduce((sum, ids) => sum + ids.length - 1, 0);
   let loss = 0;
   model.grad.fill(0);
   for (const ids of stories) {
-    loss += model.gradient(ids, 1 / tokens) / tokens;
+    const past = model.forward(ids.subarray(0, -1));
+    yield;
+    loss += model.gradient(ids, 1 / tokens, past) / tokens;
     yield;
   }
   const norm = clip(model.grad, 1);

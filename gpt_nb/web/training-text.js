@@ -10,8 +10,9 @@ export const TEXT = {
     story: "Write a story now", rate: "Learning rate", language: "Stories", seed: "Seed",
     seedHelp: "counts from the next start: the same seed, the same losses and stories",
     lossHead: "The loss",
-    lossHelp: "How surprised the model is by the next word, in nats, on average: lower is " +
-      "better. The line is measured on what it trains on, the dots on stories that it never sees.",
+    lossHelp: "How surprised the model is by the next word, on average, in nats (a toss of a " +
+      "coin: 0.69). Lower is better. The line is measured on what it trains on, the dots on " +
+      "stories that it never sees.",
     bigram: "bigram", gpt: "GPT of one layer",
     blind: "knows nothing: {loss}", counted: "bigram by counting: {loss}",
     floor: "floor, the best anybody can reach: {loss}", updates: "updates",
@@ -33,6 +34,7 @@ export const TEXT = {
     limits: "In the end nearly all sentences are well formed, and yet few stories hold together: " +
       "one layer does not keep well in mind who has the thing, where everybody is, and whose " +
       "dream came true. Models with more layers do.",
+    code: "The code: forward, backward and AdamW by hand, in plain JavaScript",
     loading: "Fetching the stories …",
     missing: "The stories cannot be fetched: the file is missing, or there is no network. " +
       "Press Train to try again.",
@@ -61,7 +63,7 @@ export const TEXT = {
     story: "现在写一个故事", rate: "学习率", language: "故事", seed: "随机种子",
     seedHelp: "下次开始时生效：种子相同，损失和故事也相同",
     lossHead: "损失",
-    lossHelp: "模型对下一个词平均有多意外，单位是奈特，越低越好。" +
+    lossHelp: "模型对下一个词平均有多意外，单位是奈特（掷一次硬币：0.69），越低越好。" +
       "线是在训练用的故事上测的，点是在模型从未见过的故事上测的。",
     bigram: "二元模型", gpt: "单层 GPT",
     blind: "一无所知：{loss}", counted: "计数的二元模型：{loss}",
@@ -81,6 +83,7 @@ export const TEXT = {
     try2: "调到 0.0001：它在学，但是太慢。暂停，换一个学习率，再继续。",
     limits: "到最后，几乎所有句子都合乎语法，可是前后一致的故事不多：单层模型记不好东西在谁手里、" +
       "每个人在哪里、谁的梦想实现了。层数更多的模型才行。",
+    code: "代码：前向、反向和 AdamW 都用普通的 JavaScript 手写",
     loading: "正在取故事……",
     missing: "取不到故事：文件不存在，或者没有网络。请再按“训练”重试。",
     damaged: "故事文件不完整（被截断或已损坏）。请再按“训练”重试。",

@@ -4,7 +4,7 @@ import { drawChart } from "./training-chart.js";
 import { Run, SETTINGS, generator, openStories, write } from "./training-run.js";
 import { TEXT } from "./training-text.js";
 
-const SLICE = 12;   // milliseconds of work at a time; between them the page does other things
+const SLICE = 6;   // milliseconds of work at a time; between them the page does other things
 const RATES = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 10,
   100, 1e4, 1e8];
 const page = document.querySelector(".training"), web = page.dataset.web;
@@ -123,6 +123,7 @@ function clear() {
 
 function fail(error) {
   turnOf++;
+  if (run) run.over = true;
   say("failed", { what: error.message }, true);
   show();
 }

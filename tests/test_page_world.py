@@ -16,7 +16,7 @@ from browser import CHROMIUM, missing
 from gpt_nb import tales
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.evaluation import true_next
-from gpt_nb.page import copy_page, page_tokenizer, serve, world_data
+from gpt_nb.page import WEB, page_tokenizer, serve, world_data
 from gpt_nb.tales import Tales, join
 from gpt_nb.tokenizer import CharTokenizer
 
@@ -34,7 +34,7 @@ writeFileSync("answers.json", JSON.stringify(answer(asked)));
 def folder(tmp_path_factory):
     "The page's files and what answers; node takes a file for a module where a package says so."
     folder = tmp_path_factory.mktemp("page")
-    copy_page(folder / "web")
+    shutil.copytree(WEB, folder / "web")
     shutil.copy(Path(__file__).parent / "world_answers.js", folder)
     (folder / "package.json").write_text('{"type": "module"}')
     (folder / "run.js").write_text(RUN)
@@ -346,7 +346,11 @@ def test_next_token_where_tokens_join_words(ask, name, level):
     tok, rows, wanted = tried(name, level)
     asked = [["zh", level, "nextTokens", name, ids] for ids in rows]
     for found, true in zip(ask(asked, **{name: page_tokenizer(tok)}), wanted): agree(found, true)
-    assert [] in map(list, wanted) and sum(len(true) > 1 for true in wanted) > 4
+    halves = sum(tok.decode(ids)[-1] == "\ufffd" for ids in rows)
+    said = [tok.token_bytes(i) for true in wanted for i in true]
+    over_a_stop = [data for data in said if data.startswith("。".encode()) and len(data) > 3]
+    assert halves > 4 and over_a_stop
+    assert {} in wanted and sum(len(true) > 1 for true in wanted) > 4
 
 
 def by_sampling(rows, paths, least):
@@ -366,19 +370,18 @@ def counted(name, level):
     return tok, list(by_sampling(rows, rows[:15], 300))
 
 
-@pytest.mark.parametrize("name, level", [("tales-zh", 2), ("tales-both", 2), ("tales-short", 1)])
+@pytest.mark.parametrize("name, level", [("tales-zh", 1), ("tales-both", 2), ("tales-short", 1)])
 def test_next_token_as_often_as_it_comes(ask, name, level):
     "The beginnings of stories, which have too many ways to go on to try them all."
     tok, cases = counted(name, level)
     asked = [["zh", level, "nextTokens", name, ids] for ids, _ in cases]
-    halves, worst = 0, 0.0
+    worst = 0.0
     for (ids, counts), found in zip(cases, ask(asked, **{name: page_tokenizer(tok)})):
         shares, n = dict(found), counts.total()
         assert counts.keys() <= shares.keys() and sum(shares.values()) == pytest.approx(1)
-        halves += "\ufffd" in tok.decode(ids)
         terms = [(counts[i] - n * p)**2 / (n * p) for i, p in found if n * p > 5]
         if len(terms) > 1: worst = max(worst, (sum(terms) - len(terms)) / math.sqrt(2 * len(terms)))
-    assert worst < 6 and len(cases) > 20 and halves > 1
+    assert worst < 6 and len(cases) > 20
 
 
 @pytest.mark.parametrize("name, level", [("tales-en", 2), ("tales-both", 2), ("tales-short", 1),

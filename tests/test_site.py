@@ -321,6 +321,15 @@ def test_home_is_light(visit):
 
 
 @needs_browser
+@pytest.mark.parametrize("query, done", [("", "Done"), ("?model=tales-zh", "写完了")])
+def test_the_playground_writes(visit, query, done):
+    page = visit(f"playground.html{query}")
+    page.click("#write")
+    page.wait_for_function(f"document.querySelector('#say').textContent.startsWith('{done}')")
+    assert page.locator("#story .token").count() > 50
+
+
+@needs_browser
 def test_mathematics_is_set_and_chinese_shown(visit):
     page = visit("notebooks/05_attention")
     page.locator("details.zh summary").click()
@@ -493,6 +502,8 @@ def test_the_folder_can_be_read_without_a_server(visit, site):
     before = page.locator(".turn .frame").first.inner_html()
     page.get_by_label("seed").press("End")
     assert page.locator(".turn .frame").first.inner_html() != before
+    page = visit("playground", base=site.as_uri())
+    assert "only from a server" in page.inner_text("#say")
     page = visit("search.html?q=temperature", base=site.as_uri())
     page.wait_for_selector("ul.search li a")
 

@@ -227,7 +227,7 @@ function allRecaps(scene) {
 // ---- How it is said ------------------------------------------------------------------------
 
 // The ways to tell an event in a scene, all equally likely: [{event, form}, ...]
-export function ways(world, event, scene) {
+function ways(world, event, scene) {
   const said = [event], understood = event.who !== null && event.who === scene.last;
   if (understood && world.pronoun_kinds.includes(event.kind)) {
     said.push({...event, pronoun: scene.people[event.who].gender});
@@ -239,7 +239,7 @@ export function ways(world, event, scene) {
 }
 
 // The atoms of a sentence: words, and slots {kind, index} for those that depend on the story.
-export function fill(world, form, event) {
+function fill(world, form, event) {
   return form.split(" ").map((word, i) => atomOf(world, word, event, i === 0));
 }
 
@@ -255,7 +255,7 @@ function atomOf(world, word, event, start) {
 const cased = (word, capital) => capital ? word[0].toUpperCase() + word.slice(1) : word;
 
 // How a word is joined to the text before it: in English with a space, but marks without.
-export function surface(world, word) {
+function surface(world, word) {
   return world.lang === "en" && !world.marks.includes(word) ? " " + word : word;
 }
 
@@ -267,14 +267,14 @@ const entryOf = (atom) => atom.kind === "measure" ? {kind: "thing", index: atom.
 const keyOf = ({kind, index}) => `${kind} ${index}`;
 
 // The word for an atom.
-export function spell(known, atom) {
+function spell(known, atom) {
   if (typeof atom === "string") return atom;
   const entry = known.get(keyOf(entryOf(atom)));
   return atom.kind === "measure" ? entry.measure : entry.word;
 }
 
 // The entries a new slot may take, all equally likely: two people never share a name.
-export function candidates(world, {kind, index}, known) {
+function candidates(world, {kind, index}, known) {
   const list = kind === "name" ? `name of a ${known.get(`role ${index}`).kind}` : kind;
   if (["role", "trait", "look"].includes(kind)) return world.lists[list];
   const used = new Set();

@@ -16,6 +16,7 @@ from live import write_models  # noqa: E402
 from pages import built_in, cfg, llms, write_pages  # noqa: E402
 from sphinx.search import languages  # noqa: E402
 from sphinx.search.en import SearchEnglish  # noqa: E402
+from stories import write_stories  # noqa: E402
 
 
 class SearchBoth(SearchEnglish):
@@ -53,19 +54,20 @@ def write_web(target: Path) -> None:
     write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), Tales(lang, 2))
                         for name, lang in names.items()})
     write_models(target / "live" / "models")
+    write_stories(target)
 
 
-def write_playground(target: Path) -> None:
-    "The page of gpt_nb/web as one of the site's: what stands between its two marks."
+def write_web_page(name: str) -> None:
+    "A page of gpt_nb/web as one of the site's: what stands between its two marks."
     from gpt_nb.page import WEB
 
-    whole = (WEB / "playground.html").read_text("utf-8")
+    whole = (WEB / f"{name}.html").read_text("utf-8")
     title, page = re.search(r"<h1>(.*?)</h1>\n<!--.*?-->\n(.*?)<!-- end -->", whole, re.S).groups()
     page = page.replace('data-web=""', 'data-web="_static/web/"')
-    page = re.sub(r'src="(playground)', r'src="_static/web/\1', page)
-    style = '<link rel="stylesheet" href="_static/web/playground.css">'
+    page = re.sub('(src|href)="', r'\1="_static/web/', page)
+    style = f'<link rel="stylesheet" href="_static/web/{name}.css">'
     text = f"---\nhide-toc: true\n---\n\n# {title}\n\n```{{raw}} html\n{style}\n{page}```\n"
-    target.write_text(text, "utf-8")
+    (HERE / f"{name}.md").write_text(text, "utf-8")
 
 
 def plain(text: str) -> str:
@@ -138,7 +140,7 @@ CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 write_web(HERE / "_static" / "web")
-write_playground(HERE / "playground.md")
+for name in ("playground", "training"): write_web_page(name)
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"

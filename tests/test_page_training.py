@@ -27,7 +27,7 @@ from gpt_nb.training import lr_scale, split_parameters
 ROOT = Path(__file__).parent.parent
 WEB = ROOT / "gpt_nb" / "web"
 sys.path.insert(0, str(ROOT / "docs"))
-from training import as_ids, training_data, write_stories  # noqa: E402
+from stories import as_ids, training_data, write_stories  # noqa: E402
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
 
@@ -132,7 +132,8 @@ def visit(browser, address):
 # ---- the mathematics ------------------------------------------------------------------------
 
 OPEN = """async ({config, weights}) => {
-  const {GPT, Bigram, generator} = await import("./train.js");
+  const {GPT, Bigram} = await import("./train.js");
+  const {generator} = await import("./training-run.js");
   const model = config.width ? new GPT(config, generator(0)) : new Bigram(config.vocab);
   for (const name in weights) model.w[name].set(weights[name]);
   return window.model = model, Object.keys(model.w);
@@ -272,10 +273,11 @@ def test_the_gpt_learns_more_than_counting_pairs(visit, lang):
     before, after = (look["loss"] for look in gpt["looks"])
     assert before > np.log(len(run["words"])) - 0.1
     assert run["floor"] < after < run["counted"] - 0.4
-    told = gpt["looks"][1]["text"]
-    known = set(run["words"])
-    words = re.findall(r"\w+|[.,]", told) if lang == "en" else [told[:2]]
-    assert set(words) <= known and Tales(lang).check(told).words == 1
+    for look in (look for record in run["records"] for look in record["looks"]):
+        found = Tales(lang).check(look["text"])
+        assert found.words == 1 and found.reasons == look["reasons"]
+    shares = [look["shares"]["sentences"] for look in gpt["looks"]]
+    assert shares[0] < 0.1 and shares[1] > 0.3
     assert ["beats", "gpt"] in [said[:2] for said in run["heard"]]
 
 
@@ -327,9 +329,9 @@ def test_pause_stops_at_once_and_what_follows_is_the_same(visit):
         page.wait_for_function(f"{UPDATE} > {at}", timeout=60_000)
     page.wait_for_selector("#written li:nth-child(4)", timeout=60_000)
     page.click("#train")
-    shown = page.locator("#written p").all_inner_texts()[:4]
+    shown = page.locator("#written h3 + p").all_inner_texts()[:4]
     looks = dict(bigram=[0, 300], gpt=[0, 20])
-    how = dict(lang="en", seed=1, updates=dict(bigram=300, gpt=1500), looks=looks)
+    how = dict(lang="en", seed=1, updates=dict(bigram=300, gpt=2000), looks=looks)
     stop = RUN.replace("const now =", "if (run.records[1]?.looks.length === 2) break; const now =")
     run = page.evaluate(stop, how)
     assert shown == [look["text"] for record in run["records"] for look in record["looks"]]
@@ -368,11 +370,15 @@ def test_a_high_learning_rate_is_told_of_and_reset_stops(visit):
     assert page.inner_text("#readout") == "" and page.inner_text("#train") == "Train"
 
 
-LONGEST = """async (seconds) => {
+LONGEST = """async ({seconds, spin}) => {
   const times = [], watch = new PerformanceObserver(list =>
     list.getEntries().forEach(entry => times.push(entry.duration)));
   watch.observe({entryTypes: ["longtask"]});
-  await new Promise(done => setTimeout(done, 1000 * seconds));
+  const end = performance.now() + 1000 * seconds;
+  while (performance.now() < end) {   // spin: work that is nothing but slices of 6 ms
+    for (const start = performance.now(); performance.now() < start + spin;);
+    await new Promise(done => setTimeout(done, spin ? 0 : 50));
+  }
   watch.disconnect();
   return Math.max(0, ...times);
 }"""
@@ -384,9 +390,13 @@ def test_the_page_answers_while_it_trains(visit):
     page, longest = visit("?lang=en"), []
     page.click("#train")
     for _ in range(8):
-        longest.append(page.evaluate(LONGEST, 3))
-        if longest[-1] <= 100 and page.evaluate(IN_GPT): break
-    assert page.evaluate(IN_GPT) and longest[-1] <= 100, longest
+        longest.append(page.evaluate(LONGEST, dict(seconds=3, spin=0)))
+        if longest[-1] <= 100 and page.evaluate(IN_GPT): return
+    assert page.evaluate(IN_GPT)
+    page.click("#train")
+    empty = [page.evaluate(LONGEST, dict(seconds=3, spin=6)) for _ in range(3)]
+    if min(empty) > 100: pytest.skip(f"this machine is too busy: empty tasks take {empty} ms")
+    assert longest[-1] <= 100, (longest, empty)
 
 
 @needs_browser
@@ -428,7 +438,7 @@ def test_chinese_is_chinese(visit):
     page.click("#train")
     assert say(page) == "已暂停。"
     words = set(re.findall("[A-Za-z]+", page.inner_text(".training")))
-    assert words <= {"GPT", "English"}, words
+    assert words <= {"GPT", "English", "AdamW", "JavaScript"}, words
     page.select_option("#language", "en")
     assert page.inner_text("#train") == "Train" and page.locator("#written li").count() == 0
 

@@ -1,7 +1,6 @@
 """The playground as a reader meets it: served as `gpt-nb play` does, opened in a real browser that
 is allowed nothing outside."""
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -177,44 +177,53 @@ def test_weights_come_when_they_are_asked_for(visit):
     assert not asked       # once is enough
 
 
-@pytest.mark.parametrize("name, beginning", [
-    ("tales-en", "Once there was a"), ("tales-zh", "从前"), ("tales-en", ""),
-    ("tales-en", "Once there was a shy witch named Vera in the"), ("tales-zh", "很久以前"),
-])
-def test_the_truth_stands_beside_the_guess(visit, runs, name, beginning):
-    page, run = visit(name), runs[name]
+def list_after(page, beginning):
+    "The list at the end of what was typed."
     page.fill("#prompt", beginning)
     page.click("#step")
     page.wait()
-    start = page.locator("#story .token:not(.typed)").first
-    start.click()
-    page.wait_for_function("!document.querySelector('#next').hidden")
-    page.wait_for_timeout(700)
-    true, shown = WORLDS[name].next(beginning), page.rows()
-    assert len(shown) >= min(9, len(true))
-    for word, (model, truth) in shown.items():
-        assert truth == pytest.approx(true.get(word, 0), abs=1e-9), word
-    if name == "tales-en":     # of one token a word
-        ids = torch.tensor([[run.tok.end_id, *run.tok.encode(beginning)]])
-        with torch.no_grad(): probs = run.model.float().eval()(ids)[0, -1].softmax(-1)
-        for word, (model, truth) in shown.items():
-            [i] = run.tok.encode(f" {word}" if beginning and word.isalpha() else word)
-            assert model == pytest.approx(float(probs[i]), abs=1e-4)
-    agree = page.inner_text("#agree")
-    assert re.search(r"\d\s?%", agree)
-
-
-def test_chinese_words_are_followed_through_their_pieces(visit, runs):
-    "A row's share is that of all token sequences that say the word: shares add up to nearly 1."
-    page = visit("tales-zh")
-    page.write("从前磨坊里有一个聪明的牧童，名叫", seed=3)
     page.locator("#story .token:not(.typed)").first.click()
+    page.wait_for_function("!document.querySelector('#next').hidden")
     page.wait_for_timeout(1500)
-    names = page.rows()
-    assert len(names) == 9 and "�" not in "".join(names)
-    rest = page.evaluate("[...document.querySelectorAll('#next tbody tr')].at(-1).row")
-    assert rest["model"] == pytest.approx(rest["truth"], abs=0.15)
-    for model, truth in names.values(): assert 0 < model < 3 * truth
+    return page.rows()
+
+
+@pytest.mark.parametrize("beginning", ["", "Long ago", "Once there was a",
+                                       "Once there was a shy witch named Vera in the"])
+def test_the_truth_stands_beside_the_guess(visit, runs, beginning):
+    page, run = visit(), runs["tales-en"]
+    shown, true = list_after(page, beginning), WORLDS["tales-en"].next(beginning)
+    ids = torch.tensor([[run.tok.end_id, *run.tok.encode(beginning)]])
+    with torch.no_grad(): probs = run.model.float().eval()(ids)[0, -1].softmax(-1)
+    assert len(shown) == min(9, len(true)) and page.locator("#next tr.written").count() == 1
+    for word, (model, truth) in shown.items():
+        [i] = run.tok.encode(f" {word}" if beginning else word)
+        assert truth == pytest.approx(true[word], abs=1e-9), word
+        assert model == pytest.approx(float(probs[i]), abs=1e-4), word
+    assert re.search(r"have \d+ % in common", page.inner_text("#agree"))
+
+
+@pytest.mark.parametrize("beginning", ["从前", "很久以前"])
+def test_in_chinese_words_are_several_tokens_and_tokens_several_words(visit, runs, beginning):
+    "The truth is that of the stories whose tokens begin so."
+    world, tok = WORLDS["tales-zh"], runs["tales-zh"].tok
+    shown, counted = list_after(visit("tales-zh"), beginning), Counter()
+    for seed in range(4000):
+        story, given = world.sample(seed), tok.encode(beginning)
+        if tok.encode(story.text)[:len(given)] == given: counted[story.words[1]] += 1
+    assert len(shown) == 9 and "�" not in "".join(shown)
+    for word, (model, truth) in shown.items():
+        assert truth == pytest.approx(counted[word] / counted.total(), abs=0.015), word
+        assert model == pytest.approx(truth, abs=0.03), word
+
+
+def test_where_the_tokens_are_those_of_no_story(visit):
+    "A character that breaks off within a token: the truth is that of the text, and a line says so."
+    page = visit("tales-zh")
+    shown = list_after(page, "从前磨坊里")
+    assert page.inner_text("#agree").startswith("开头停在一个词元的中间")
+    assert {word: truth for word, (_, truth) in shown.items() if truth} == WORLDS["tales-zh"].next(
+        "从前磨坊里")
 
 
 def test_another_word_can_be_chosen(visit, runs):
@@ -319,6 +328,18 @@ def test_stop_stops_at_once(visit):
     assert len(page.ids) > n and page.said.startswith("Done")
 
 
+def test_another_model_can_be_chosen_while_one_writes(visit):
+    page = visit()
+    page.select_option("#pace", "slow")
+    page.click("#write")
+    page.wait_for_function("document.querySelectorAll('#story .token').length > 2")
+    page.select_option("#model", "tales-zh")
+    page.wait()
+    assert page.story == "" and "出错" not in page.said and page.inner_text("#write") == "写"
+    page.select_option("#pace", "fast")
+    assert page.write() and "写完了" in page.said
+
+
 def test_stop_ends_the_fetching(visit):
     page = visit()
     page.route("**/weights.bin", lambda route: (time.sleep(1), route.abort()))
@@ -386,6 +407,7 @@ def test_where_there_is_no_truth(visit, name, line):
     page.wait()
     page.wait_for_timeout(300)
     assert line in page.inner_text("#agree") and page.rows()
+    if name in WORLDS: assert line in page.said or "“dog”" in page.said
     assert not page.locator("#next th.true").is_visible()
 
 
@@ -458,6 +480,7 @@ def test_keys_are_enough(visit):
     page.keyboard.press("Enter")
     page.wait_for_timeout(500)
     pressed = page.locator("#story [aria-pressed='true']")
+    assert page.locator("#story [tabindex='0']").count() == 1
     assert pressed.count() == 1 and page.inner_text("#next-head") == "What else it could have been"
     before = page.story
     page.focus("#next tbody tr:nth-child(2) button")
@@ -559,6 +582,10 @@ def test_every_line_is_in_both_languages():
     english, chinese = source.split("\n  zh: {")
     names = [set(re.findall(r"(?:^|[,{] )\s*(\w+): \"", part, re.M)) for part in (english, chinese)]
     assert names[0] == names[1] and len(names[0]) > 60, names[0] ^ names[1]
-    listed = json.loads(json.dumps(re.findall(r'data-text="(\w+)"', (
-        ROOT / "gpt_nb" / "web" / "playground.html").read_text("utf-8"))))
-    assert set(listed) <= names[0]
+    web = ROOT / "gpt_nb" / "web"
+    page = (web / "playground.html").read_text("utf-8")
+    script = (web / "playground.js").read_text("utf-8")
+    used = set(re.findall(r'data-text="(\w+)"', page)) | set(re.findall(r"\w+", script))
+    assert set(re.findall(r'data-text="(\w+)"', page)) <= names[0]
+    unused = {name for name in names[0] - used if not name.endswith("Help")}
+    assert not unused

@@ -22,8 +22,8 @@ from lab import running, wait_until_idle
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "playground",
-          "notebooks/claims", "notebooks/programs", "notebooks/speed", "notebooks/howto",
-          "notebooks/howto-zh"]
+          "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
+          "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
 PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
@@ -319,6 +319,25 @@ def test_home_is_light(visit):
 
 
 @needs_browser
+@pytest.mark.parametrize("query, done", [("", "Done"), ("?model=tales-zh", "写完了")])
+def test_the_playground_writes(visit, query, done):
+    page = visit(f"playground.html{query}")
+    page.click("#write")
+    page.wait_for_function(f"document.querySelector('#say').textContent.startsWith('{done}')")
+    assert page.locator("#story .token").count() > 50
+
+
+@needs_browser
+@pytest.mark.parametrize("query, first", [("", "bigram"), ("?lang=zh", "二元模型")])
+def test_the_page_of_training_trains(visit, query, first):
+    page = visit(f"training.html{query}")
+    page.click("#train")
+    page.wait_for_selector("#written li:nth-child(3)", timeout=120_000)
+    assert page.locator("#written h3").first.inner_text().startswith(first)
+    page.click("#reset")
+
+
+@needs_browser
 def test_mathematics_is_set_and_chinese_shown(visit):
     page = visit("notebooks/05_attention")
     page.locator("details.zh summary").click()
@@ -491,6 +510,9 @@ def test_the_folder_can_be_read_without_a_server(visit, site):
     before = page.locator(".turn .frame").first.inner_html()
     page.get_by_label("seed").press("End")
     assert page.locator(".turn .frame").first.inner_html() != before
+    for path in ("playground", "training"):
+        page = visit(path, base=site.as_uri())
+        assert "only from a server" in page.inner_text("#say")
     page = visit("search.html?q=temperature", base=site.as_uri())
     page.wait_for_selector("ul.search li a")
 

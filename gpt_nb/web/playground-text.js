@@ -8,7 +8,7 @@ export const TEXT = {
       "nothing that you type leaves this page.",
     truth: "The stories come from a small made-up world. Its rules know how likely each word " +
       "really is, and whether a story holds together. So the truth stands beside the guess.",
-    model: "Model", beginning: "The beginning", examples: "For example:", empty: "leave it empty",
+    model: "Model", beginning: "The beginning", examples: "For example:",
     placeholder: "empty: a new story",
     write: "Write", another: "Write another", step: "One token", on: "Go on", stop: "Stop",
     story: "The story", start: "beginning of the text", end: "end of the story",
@@ -29,6 +29,8 @@ export const TEXT = {
     written: "written here", others: "all others", endToken: "(the end)",
     agree: "Model: what it expects. Truth: what the rules of the world make of the same " +
       "beginning. The two have {share} in common.",
+    inside: "The beginning stops inside what the model reads as one token, or is cut into tokens " +
+      "as no story is: its guess is worse here.",
     noTruth: "The world cannot tell a story that begins so: there is no truth to compare with, " +
       "only the model's guess.",
     noWorld: "No world is known for this model's text: there is no truth to compare with, only " +
@@ -53,7 +55,9 @@ export const TEXT = {
     contextFull: "The model reads at most {context} tokens at once, and the story has reached " +
       "them: it stops here.",
     tooLong: "The beginning has {n} tokens, and this model reads at most {context}: shorten it.",
-    unknown: "The model never saw {words}: it reads only a gap there.",
+    unknown: "The model never saw {words}: it reads only a gap there. It knows the few hundred " +
+      "words of its world: begin as the examples do.",
+    unseenWord: "The model never saw {words}: it reads only a gap there.",
     unseen: "The model's alphabet lacks {words}: take it out of the beginning.",
     cut: "The weights did not come whole (the file is cut off or damaged). Press Write to fetch " +
       "them again.",
@@ -64,9 +68,8 @@ export const TEXT = {
     about: "{n} million parameters, {size} MB",
     holds: "This story holds together.", soFar: "{n} so far; nothing wrong yet.",
     sentence: "{n} sentence", sentences: "{n} sentences",
-    wrongs: "What the checker finds wrong:", inSentence: "Sentence {n}", whole_: "The whole",
-    noChecker: "There is no checker for this model's text.",
-    spokenWell: "holds", quote: "“{text}”", and: ", ", percent: "{p} %",
+    wrongs: "What the checker finds wrong:", whole_: "The whole",
+    quote: "“{text}”", and: ", ", also: "; ", percent: "{p} %",
   },
   zh: {
     title: "在网页里写作的 GPT",
@@ -74,7 +77,7 @@ export const TEXT = {
       "（词元是一个词、词的一部分或一个标点）：你输入的内容不会离开你的电脑。",
     truth: "故事来自一个虚构的小世界。它的规则知道每个词真正的概率，也知道故事是否前后一致。" +
       "所以猜测旁边就是真相。",
-    model: "模型", beginning: "开头", examples: "例如：", empty: "留空",
+    model: "模型", beginning: "开头", examples: "例如：",
     placeholder: "留空：写一个新故事",
     write: "写", another: "再写一篇", step: "写一个词元", on: "继续", stop: "停",
     story: "故事", start: "文本开头", end: "故事结尾",
@@ -92,6 +95,7 @@ export const TEXT = {
     token: "接着", guess: "模型", drawn: "抽取时", true: "真相",
     written: "这里写的是它", others: "其他全部", endToken: "（结束）",
     agree: "模型：它预计的概率。真相：世界的规则对同样的开头给出的概率。两者重合 {share}。",
+    inside: "开头停在一个词元的中间，或者词元的切法与故事里的不同，所以模型在这里猜得差一些。",
     noTruth: "这个世界讲不出这样开头的故事：没有真相可比，只有模型的猜测。",
     noWorld: "没有与这个模型的文本对应的世界：没有真相可比，只有模型的猜测。",
     full: "模型一次能读的已经读满，不再往下猜。",
@@ -111,7 +115,8 @@ export const TEXT = {
     done: "写完了：{n} 个词元，每秒 {speed} 个。开头和种子相同，故事就相同。",
     contextFull: "模型一次最多读 {context} 个词元，故事已经到了这个长度，就此停下。",
     tooLong: "开头有 {n} 个词元，而这个模型最多读 {context} 个：请缩短。",
-    unknown: "模型从没见过{words}：那里它只读到一个空缺。",
+    unknown: "模型从没见过{words}：那里它只读到一个空缺。它只认识小世界里的几百个词，请像例子那样开头。",
+    unseenWord: "模型从没见过{words}：那里它只读到一个空缺。",
     unseen: "模型的字表里没有{words}：请从开头里去掉。",
     cut: "权重没有完整取回（文件被截断或已损坏）。再按“写”重新取。",
     missing: "取不到模型的文件：文件不存在，或者没有网络。再按“写”重试。",
@@ -120,9 +125,8 @@ export const TEXT = {
     about: "{n} 万个参数，{size} MB",
     holds: "这个故事前后一致。", soFar: "到目前 {n}，还没有错。",
     sentence: "{n} 句", sentences: "{n} 句",
-    wrongs: "检查器发现的错误：", inSentence: "第 {n} 句", whole_: "整体",
-    noChecker: "这个模型的文本没有检查器。",
-    spokenWell: "没有错", quote: "“{text}”", and: "、", percent: "{p}%",
+    wrongs: "检查器发现的错误：", whole_: "整体",
+    quote: "“{text}”", and: "、", also: "；", percent: "{p}%",
   },
 };
 

@@ -51,6 +51,7 @@ export class Writing {
   }
 
   get over() { return this.ids.length > 1 && this.ids.at(-1) === this.tok.endId; }
+  get half() { return Boolean(this.groups.at(-1).half); }   // whether a character is cut
   get full() { return this.ids.length > this.session.length; }
   get written() { return this.ids.length - this.typedIds.length - 1; }
 
@@ -107,7 +108,8 @@ export class Writing {
       bytes += this.piece(ids[i]);
       const whole = splitWhole(bytes)[1] === "";
       if (!whole && i + 1 < ids.length && ids[i + 1] !== tok.endId) continue;
-      groups.push({ from, to: i + 1, text: asText(splitWhole(bytes)[0]) + (whole ? "" : "…") });
+      const text = asText(splitWhole(bytes)[0]) + (whole ? "" : "…");
+      groups.push({ from, to: i + 1, text, half: !whole && i + 1 === ids.length });
       from = i + 1, bytes = "";
     }
     return this.unknowns(groups);
@@ -136,8 +138,8 @@ export class Writing {
   // The text before a token, and the bytes of a character that the token goes on with.
   textBefore(place) {
     let text = "";
-    for (const { from, to, text: own } of this.groups) {
-      if (to <= place) { text += own; continue; }
+    for (const { from, to, text: own, half } of this.groups) {
+      if (to <= place && !half) { text += own; continue; }
       if (from >= place) break;
       const bytes = this.ids.slice(from, place).map((id) => this.piece(id)).join("");
       const [whole, rest] = splitWhole(bytes);
@@ -161,13 +163,15 @@ export class Writing {
     return scores;
   }
 
-  // The probe, having read the tokens before `place` and no others.
+  // The probe, having read the tokens before `place` and no others. Between two turns somebody
+  // else may have used it.
   async readAgain(place, signal) {
     const { probe, ids } = this;
-    let same = 0;
-    while (same < Math.min(place, probe.length) && probe.ids[same] === ids[same]) same++;
-    probe.back(probe.length - same);
-    while (probe.length < place && !signal.aborted) {
+    while (!signal.aborted) {
+      let same = 0;
+      while (same < Math.min(place, probe.length) && probe.ids[same] === ids[same]) same++;
+      probe.back(probe.length - same);
+      if (probe.length === place) break;
       probe.feed(ids[probe.length]);
       await turn();
     }
@@ -180,36 +184,54 @@ export class Writing {
   }
 }
 
-// The truth at a place: what the story goes on with, {text, bytes, truth}, up to the end of a word.
-// Empty where the world cannot have told the beginning; null where no world is known.
-export function truthAt(writing, place, world) {
+// The words that may truly come at a place, up to their ends: {text, bytes, share, end}. Empty
+// where the world cannot have told the beginning; null where no world is known.
+export function wordsAt(writing, place, world) {
   if (!world) return null;
   const [text, rest] = writing.textBefore(place), words = [];
-  for (const [missing, truth] of world.begun(text)) {
+  for (const [missing, share] of world.begun(text)) {
     const end = missing === "<|end|>", bytes = end ? "" : asString(missing);
     if (!end && !bytes.startsWith(rest)) continue;
-    words.push({ text: end ? "" : missing, bytes: bytes.slice(rest.length), truth, end });
+    words.push({ text: end ? "" : missing, bytes: bytes.slice(rest.length), share, end });
   }
-  const total = words.reduce((sum, word) => sum + word.truth, 0);
-  for (const word of words) word.truth /= total;
+  const total = words.reduce((sum, word) => sum + word.share, 0);
+  for (const word of words) word.share /= total;
   return words;
 }
 
-// What may come at a place, likeliest first: rows {text, ids, model, drawn, truth, end}. A row is
-// a word of the truth, or else a piece that the model would write; `model` is the share that the
-// model gives to all that goes on with it, `drawn` the same after temperature, top-k and so on.
+// What may come at a place: rows {text, ids, model, drawn, truth, end}. A row is a word of the
+// truth, or else a piece that the model would write; `model` is the share that the model gives to
+// all that goes on with it, `drawn` the same after temperature, top-k and so on, `truth` that of
+// the world. A word may be several tokens, and a token several words: so all three are followed
+// token by token until each way has become a word.
 export class Options {
-  constructor(writing, place, words, settings) {
-    Object.assign(this, { writing, place, settings, looks: 0, rest: writing.textBefore(place)[1] });
-    this.words = (words ?? []).sort((a, b) => b.bytes.length - a.bytes.length);
-    this.rows = new Map();
-    for (const word of this.words) this.row(word.end ? "end" : word.bytes, word);
-    this.open = [{ ids: [], bytes: "", model: 1, drawn: 1 }];
+  constructor(writing, place, world, settings) {
+    Object.assign(this, { writing, place, world, settings, looks: 0, rows: new Map() });
+    this.rest = writing.textBefore(place)[1];
+    this.words = wordsAt(writing, place, world);
+    for (const word of this.words ?? []) this.row(word.end ? "end" : word.bytes, word);
+    this.longestFirst = (this.words ?? []).filter((word) => !word.end)
+      .sort((a, b) => b.bytes.length - a.bytes.length);
+    this.open = [{ ids: [], bytes: "", model: 1, drawn: 1, truth: 1 }];
   }
 
-  row(key, { text, truth = 0, end = false }) {
+  // "tokens": the truth after the very tokens of the text. "words": after its characters only, for
+  // no story has these tokens (the beginning stops inside one). "": there is none.
+  get kind() {
+    if (!this.words?.length) return "";
+    return this.known ??= this.truth([]).size ? "tokens" : "words";
+  }
+
+  // The true shares of the tokens after those before the place and then `more`.
+  truth(more) {
+    const { writing, place } = this, ids = [...writing.ids.slice(1, place), ...more];
+    return this.words?.length ? this.world.nextTokens(writing.tok, ids) : new Map();
+  }
+
+  row(key, { text, end = false }) {
     if (!this.rows.has(key)) {
-      this.rows.set(key, { text, truth, end, ids: null, best: 0, model: 0, drawn: 0 });
+      const none = { ids: null, best: 0, more: "", model: 0, drawn: 0, truth: 0 };
+      this.rows.set(key, { text, end, ...none });
     }
     return this.rows.get(key);
   }
@@ -221,47 +243,65 @@ export class Options {
       const scores = await this.writing.look(this.place, at.ids, signal);
       if (signal.aborted) return null;
       if (scores) this.spread(at, scores);
-      this.open.sort((a, b) => b.model - a.model);
+      this.open.sort((a, b) => likeliest(b) - likeliest(a));
       if (this.open.length) await turn();
     }
-    return [...this.rows.values()];
+    if (this.kind === "words") this.tellWords();
+    return [...this.rows.values()].filter((row) => likeliest(row) >= LEAST);
+  }
+
+  tellWords() {
+    for (const word of this.words) this.rows.get(word.end ? "end" : word.bytes).truth = word.share;
   }
 
   spread(at, scores) {
     const p = probabilities(scores), q = probabilities(scores, this.settings);
+    const t = this.kind === "tokens" ? this.truth(at.ids) : new Map(), { tok } = this.writing;
     for (let id = 0; id < p.length; id++) {
-      const model = at.model * p[id], drawn = at.drawn * q[id];
-      if (Math.max(model, drawn) < LEAST) continue;
-      const ids = [...at.ids, id], end = id === this.writing.tok.endId;
-      this.put({ ids, end, model, drawn, bytes: at.bytes + this.writing.piece(id) });
+      const model = at.model * p[id], drawn = at.drawn * q[id], truth = at.truth * (t.get(id) ?? 0);
+      if (likeliest({ model, drawn, truth }) < LEAST) continue;
+      const bytes = at.bytes + this.writing.piece(id);
+      this.put({ ids: [...at.ids, id], end: id === tok.endId, model, drawn, truth, bytes });
     }
   }
 
-  // Count a piece where it belongs: to a word it says, or for itself.
+  // Count a piece where it belongs: to the word it says, or those it may become, or for itself.
   put(piece) {
     if (piece.end) return this.count(this.row("end", { text: "", end: true }), piece);
-    const said = this.words.find((word) => !word.end && piece.bytes.startsWith(word.bytes));
+    const said = this.longestFirst.find((word) => piece.bytes.startsWith(word.bytes));
     if (said) return this.count(this.rows.get(said.bytes), piece);
-    const may = this.words.filter((word) => !word.end && word.bytes.startsWith(piece.bytes));
+    const may = this.longestFirst.filter((word) => word.bytes.startsWith(piece.bytes));
     const whole = splitWhole(this.rest + piece.bytes)[1] === "";
-    const likely = Math.max(piece.model, piece.drawn) >= WORTH && this.looks < LOOKS;
-    if ((may.length || !whole) && likely) { this.looks++; this.open.push(piece); return; }
-    if (may.length === 1) return this.count(this.rows.get(may[0].bytes), piece);
-    if (!may.length && whole) {
+    if ((may.length || !whole) && likeliest(piece) >= WORTH && this.looks++ < LOOKS) {
+      this.open.push(piece);
+    } else if (may.length) this.share(may, piece);
+    else if (whole) {
       const text = asText(this.rest + piece.bytes);
       this.count(this.row(piece.bytes, { text }), piece);
     }
   }
 
-  count(row, { ids, model, drawn, bytes, end }) {
-    row.model += model, row.drawn += drawn;
-    if (Math.max(model, drawn) <= row.best) return;
-    row.best = Math.max(model, drawn);
-    row.ids = ids;
-    const said = end ? "" : asText(splitWhole(this.rest + bytes)[0]);
+  // What is too rare to be followed is shared among the words that it may become.
+  share(words, piece) {
+    const total = words.reduce((sum, word) => sum + word.share, 0);
+    for (const { bytes, share } of words) {
+      const row = this.rows.get(bytes), part = share / total;
+      for (const name of SHARES) row[name] += part * piece[name];
+    }
+  }
+
+  count(row, piece) {
+    for (const name of SHARES) row[name] += piece[name];
+    if (likeliest(piece) <= row.best) return;
+    row.best = likeliest(piece);
+    row.ids = piece.ids;
+    const said = piece.end ? "" : asText(splitWhole(this.rest + piece.bytes)[0]);
     row.more = said.startsWith(row.text) ? said.slice(row.text.length) : "";
   }
 }
+
+const SHARES = ["model", "drawn", "truth"];
+const likeliest = ({ model, drawn, truth }) => Math.max(model, drawn, truth);
 
 // How much two distributions have in common, from 0 to 1.
 export function overlap(rows) {

@@ -2,8 +2,8 @@
 import { openModel, sample, seeded } from "./engine.js";
 import { World } from "./world.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
-import { LEAST, Options, Writing, overlap, sentencesOf, truthAt,
-  turn } from "./playground-writing.js";
+import { LEAST, Options, Writing, overlap, sentencesOf, turn,
+  wordsAt } from "./playground-writing.js";
 
 const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
@@ -19,7 +19,7 @@ const SETTINGS = {                     // name in engine.js: id, limits, start, 
 };
 const state = {
   models: [], entry: null, lang: "en", opened: new Map(), writing: null, world: null,
-  place: null, job: null, look: null, said: "", told: 0, darts: [], random: null,
+  place: null, job: null, look: null, told: 0, darts: [], random: null,
 };
 const say = (name, values) => line(state.lang, name, values);
 const stopped = () => new DOMException("stopped", "AbortError");
@@ -42,6 +42,9 @@ function speak() {
   $("prompt").placeholder = say("placeholder");
   $("story").dataset.waiting = say("waiting");
   $("progress").ariaLabel = say("loading");
+  for (const link of document.querySelectorAll(".language a")) {
+    link.ariaCurrent = link.hreflang === language ? "true" : null;
+  }
   const head = document.querySelector("h1");
   head.lang = language;
   if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = say("title");
@@ -167,7 +170,7 @@ function explain(error) {
 
 function stop() { state.job?.abort(); }
 
-// One piece of work at a time: what runs is stopped first. Gives whether it came to its end.
+// One piece of work at a time: what runs is stopped first.
 async function work(task) {
   stop();
   state.look?.abort();
@@ -198,14 +201,20 @@ function rest() {
   if (writing) show();
 }
 
-// What the beginning holds that the model cannot read, as one line; nothing where it can.
-function doubts(tok, typed, ids) {
-  if (tok.unknown == null || !ids.includes(tok.unknown)) return "";
+// What is wrong with the beginning that was read, as one line; nothing where all is well.
+function doubts({ tok, typed, typedIds, ids }) {
+  if (tok.unknown != null && typedIds.includes(tok.unknown)) return unknownWords(tok, typed);
+  const words = wordsAt(state.writing, ids.length, state.world);
+  return words?.length === 0 ? say("noTruth") : "";
+}
+
+function unknownWords(tok, typed) {
   const words = typed.match(/[\p{L}\p{M}\p{N}_]+|[^\s\p{L}\p{M}\p{N}_]/gu) ?? [];
   const isOdd = (word) => tok.encode(word).includes(tok.unknown);
   const odd = words.filter((word) => isOdd(word) && isOdd(` ${word}`));
   const named = [...new Set(odd)].slice(0, 4).map(quote).join(say("and"));
-  return say("unknown", { words: named || quote(typed) });
+  const name = state.world ? "unknown" : "unseenWord";
+  return say(name, { words: named || quote(typed) });
 }
 
 function encode(tok, typed) {
@@ -241,8 +250,8 @@ async function begin(signal) {
   tell(say("reading"));
   Object.assign(state, { writing: new Writing(model), world, place: null, told: 0 });
   fillHeads(model.config);
-  state.doubt = doubts(model.tok, typed, ids);
   if (!await state.writing.begin(typed, ids, signal)) throw stopped();
+  state.doubt = doubts(state.writing);
   return true;
 }
 
@@ -261,15 +270,16 @@ async function go(signal, n = Infinity) {
   const { writing } = state, began = performance.now(), from = writing.ids.length;
   let drawn = 0, painted = 0;
   tell(say("writing"));
-  for (; drawn < n && !writing.over && !writing.full; drawn++) {
+  for (; (drawn < n || writing.half) && !writing.over && !writing.full; drawn++) {
     const settings = readSettings();
     if (!settings) return;
     const place = writing.ids.length;
     writing.add(sample(writing.scores[place - 1], settings.how, () => dart(settings.seed, place)));
     painted = await paint(painted, signal);
-    if (signal.aborted) { drawStory(); throw stopped(); }
+    if (signal.aborted) break;
   }
-  drawStory();
+  if (state.writing === writing) drawStory();     // else another model was chosen meanwhile
+  if (signal.aborted) throw stopped();
   const seconds = (performance.now() - began) / 1000, made = writing.ids.length - from;
   finish(n, Math.round(made / seconds));
 }
@@ -280,7 +290,8 @@ async function paint(painted, signal) {
   if (!slow && performance.now() - painted < 60) { await turn(); return painted; }
   drawStory();
   await turn();
-  await showNext(signal);
+  if (signal.aborted) return painted;
+  if (state.place === null) await showNext(signal);   // else the list of that place stands
   await (slow ? wait(250, signal) : turn());
   return performance.now();
 }
@@ -302,6 +313,7 @@ function wait(ms, signal) {
 // Begin anew, and write a story or n tokens of it.
 function write(n) {
   if (!readSettings() || !state.entry) return;
+  bringNear(page.querySelector(".buttons"), "start");
   work(async (signal) => { if (await begin(signal)) await go(signal, n); });
 }
 
@@ -326,6 +338,7 @@ function take(row, place) {
     state.place = null;
     if (row.ids) { writing.cut(place); await writing.readAll(row.ids, signal); }
     else await retype(writing, writing.textBefore(place)[0] + row.text, row.end, signal);
+    state.doubt &&= doubts(writing);
     drawStory();
     focusToken(state.tokens.length - 1);
     if (signal.aborted) throw stopped();
@@ -434,11 +447,11 @@ const begins = (text, at) => at + text.slice(at).search(/\S|$/);   // without th
 function drawVerdict(text, sentences) {
   const { world, writing, faults } = state, box = $("verdict");
   const list = document.createElement("ul");
-  for (const { note, reasons } of faults) add(list, `${note}. ${reasons.join(say("and"))}`);
+  for (const { note, reasons } of faults) add(list, `${note}. ${reasons.join(say("also"))}`);
   const found = writing.over ? world.check(text) : null;
   const known = new Set(sentences.flatMap(({ reasons }) => reasons));
   const whole = (found?.reasons ?? []).filter((reason) => !known.has(reason));
-  if (whole.length) add(list, `${say("whole_")}: ${whole.join(say("and"))}`);
+  if (whole.length) add(list, `${say("whole_")}: ${whole.join(say("also"))}`);
   const n = say(sentences.length === 1 ? "sentence" : "sentences", { n: sentences.length });
   const good = found ? say("holds") : sentences.length ? say("soFar", { n }) : "";
   const head = document.createElement("p");
@@ -494,14 +507,18 @@ function pick(i) {
   state.place = !group || group.from === 0 ? null : group.from;
   if (i !== null) focusToken(i);
   drawStory();
-  show().then(() => { if (state.place !== null) bringNear(); });
+  show().then(() => {
+    if (state.place === null) return;
+    $("spoken").textContent = `${$("next-head").textContent}. ${$("place").textContent}`;
+    bringNear($("next"), "nearest");
+  });
 }
 
-// On a narrow screen the list stands below the story.
-function bringNear() {
+// On a narrow screen all stands below each other: show what the reader waits for.
+function bringNear(what, block) {
   if (!matchMedia("(max-width: 60rem)").matches) return;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("next").scrollIntoView({ block: "nearest", behavior: still ? "auto" : "smooth" });
+  what.scrollIntoView({ block, behavior: still ? "auto" : "smooth" });
 }
 
 // --------------------------------------------------------------------------- what comes at a place
@@ -519,17 +536,18 @@ async function showNext(signal) {
   drawAttention(place);
   const settings = readSettings();
   if (!settings) return;
-  if (!writing.scores[place - 1]) { drawRows([], place, null, settings); return; }
-  const words = truthAt(writing, place, world);
-  const rows = await new Options(writing, place, words, settings.how).find(signal);
-  if (rows && !signal.aborted) drawRows(rows, place, words, settings);
+  if (!writing.scores[place - 1]) { drawRows([], place, "", settings.how); return; }
+  const options = new Options(writing, place, world, settings.how);
+  const rows = await options.find(signal);
+  if (rows && !signal.aborted) drawRows(rows, place, options.kind, settings.how);
 }
 
-function drawRows(rows, place, words, settings) {
-  const { writing } = state, chosen = state.place !== null, known = Boolean(words?.length);
+// `kind`: of the truth, as `Options` has it.
+function drawRows(rows, place, kind, how) {
+  const { writing } = state, chosen = state.place !== null, known = kind !== "";
   $("next-head").textContent = say(chosen ? "instead" : "next");
   $("next").hidden = !rows.length;
-  $("next").classList.toggle("same", isPlain(settings.how));
+  $("next").classList.toggle("same", isPlain(how));
   $("next").classList.toggle("unknown", !known);
   const before = writing.textBefore(place)[0];
   const end = before.slice(-24).replace(/^\S*\s/, "");
@@ -539,10 +557,16 @@ function drawRows(rows, place, words, settings) {
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
-  const agree = known ? say("agree", { share: percent(overlap(rows)) }) : "";
-  $("agree").textContent = over ? "" : agree || say(state.world ? "noTruth" : "noWorld");
-  const shown = rows.slice(0, SHOWN);
+  $("agree").textContent = over ? "" : aboutTruth(rows, kind);
+  const shown = rows.slice(0, SHOWN), own = rows.find((row) => isWritten(row, place));
+  if (own && !shown.includes(own)) shown[SHOWN - 1] = own;
   fillRows(shown, restOf(rows, shown, known), place, known);
+}
+
+function aboutTruth(rows, kind) {
+  if (!kind) return say(state.world ? "noTruth" : "noWorld");
+  const inside = kind === "words" ? `${say("inside")} ` : "";
+  return inside + say("agree", { share: percent(overlap(rows)) });
 }
 
 function restOf(rows, shown, known) {
@@ -550,15 +574,21 @@ function restOf(rows, shown, known) {
   return { rest: true, model: sum("model"), drawn: sum("drawn"), truth: known ? sum("truth") : 0 };
 }
 
+// Whether a row is what stands at the place.
+function isWritten({ ids }, place) {
+  return Boolean(ids) && ids.every((id, i) => state.writing.ids[place + i] === id);
+}
+
 // The rows stay where they are and change what they say, so that no focus is lost.
 function fillRows(shown, rest, place, known) {
   const body = $("next").tBodies[0], rows = [...shown, rest];
   const left = Math.max(rest.model, rest.drawn, rest.truth) > LEAST;
+  const top = Math.max(...shown.flatMap(({ model, drawn, truth }) => [model, drawn, truth]));
   while (body.rows.length < SHOWN + 1) body.append(newRow());
   for (const [i, line] of [...body.rows].entries()) {
     const row = i === SHOWN ? rest : i < shown.length ? rows[i] : null;
     line.hidden = !row || (row.rest && !left);
-    if (row) fillRow(line, row, place, known);
+    if (row) fillRow(line, row, place, { known, top });
   }
 }
 
@@ -571,12 +601,12 @@ function newRow() {
   return line;
 }
 
-function fillRow(line, row, place, known) {
-  const button = line.querySelector("button"), { writing } = state;
+// `top`: the share whose bar is as long as it can be.
+function fillRow(line, row, place, { known, top }) {
+  const button = line.querySelector("button"), written = isWritten(row, place);
   Object.assign(line, { row, place });
   button.disabled = Boolean(row.rest);
-  const written = !row.rest && row.ids && row.ids.every((id, i) => writing.ids[place + i] === id);
-  line.classList.toggle("written", Boolean(written));
+  line.classList.toggle("written", written);
   button.title = written ? say("written") : "";
   const text = row.rest ? say("others") : row.end ? say("endToken") : row.text.trim() || "␣";
   button.children[0].textContent = text;
@@ -584,7 +614,7 @@ function fillRow(line, row, place, known) {
   for (const [i, name] of ["model", "drawn", "truth"].entries()) {
     const [share, bar] = line.cells[i + 1].children;
     share.textContent = name === "truth" && !known ? "" : percent(row[name]);
-    bar.style.width = `${100 * row[name]}%`;
+    bar.style.width = row.rest ? 0 : `${100 * row[name] / top}%`;
   }
 }
 

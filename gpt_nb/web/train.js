@@ -6,17 +6,6 @@
 
 const zeros = (n) => new Float32Array(n);
 
-// A function that returns the next number in [0, 1); the same seed gives the same numbers.
-export function generator(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let x = Math.imul(state ^ (state >>> 16), 0x85ebca6b);
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
-    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32;
-  };
-}
-
 // A number of the normal distribution (Box and Muller 1958).
 function normal(random) {
   return Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
@@ -237,8 +226,8 @@ class Model {
   }
 
   // The loss of a story, summed over its tokens; `share` of its gradient is added to `grad`.
-  gradient(ids, share) {
-    const past = this.forward(ids.subarray(0, -1));
+  // `past`: what `forward` left.
+  gradient(ids, share, past = this.forward(ids.subarray(0, -1))) {
     const loss = surprise(past.logits, ids.subarray(1), this.vocab, share);
     this.backward(past.logits, past);
     return loss;
@@ -378,13 +367,15 @@ export function lrScale(step, steps, warmup, decay) {
   return Math.min(1, (step + 1) / warmup) * Math.min(1, (1 - step / steps) / decay);
 }
 
-// One update, story by story, with a pause after each in which the page may do other things.
+// One update, story by story, with pauses in which the page may do other things.
 export function* update(model, optimizer, stories, rate) {
   const tokens = stories.reduce((sum, ids) => sum + ids.length - 1, 0);
   let loss = 0;
   model.grad.fill(0);
   for (const ids of stories) {
-    loss += model.gradient(ids, 1 / tokens) / tokens;
+    const past = model.forward(ids.subarray(0, -1));
+    yield;
+    loss += model.gradient(ids, 1 / tokens, past) / tokens;
     yield;
   }
   const norm = clip(model.grad, 1);

@@ -18,8 +18,8 @@
     say("A browser opens the stories only from a server: type `python -m http.server` in this " +
         "folder. 请通过服务器打开本页。");
   } else if (lacks) {
-    say("This browser is too old for this page: it lacks " + lacks + ". 浏览器版本过旧，缺少 " +
-        lacks + "。");
+    say("This browser is too old for this page: it lacks " + lacks + ". " +
+        "您的软件太旧，打不开本页：缺少 " + lacks + "。");
   } else {
     var script = document.createElement("script");
     script.type = "module";

@@ -1,18 +1,19 @@
 // One run of the page: first the bigram, then the GPT, on the same stories; what is measured on the
 // way, what the models write, and how one sees that it breaks. Nothing here knows of the page.
 
-import { AdamW, Bigram, GPT, generator, lrScale, update } from "./train.js";
+import { AdamW, Bigram, GPT, lrScale, update } from "./train.js";
+import { World } from "./world.js";
 
 export const SETTINGS = {
-  rate: 0.01, batch: 8, warmup: 20, decay: 0.7, temperature: 1,
+  rate: 0.01, batch: 8, warmup: 20, decay: 0.7, stories: 10,
   size: { width: 48, heads: 4, hidden: 128 },
-  updates: { bigram: 300, gpt: 1500 },
-  // updates after which the model is measured and writes a story
-  looks: { bigram: [0, 300], gpt: [0, 20, 50, 100, 200, 400, 800, 1500] },
+  updates: { bigram: 300, gpt: 2000 },
+  // updates after which the model is measured and writes stories
+  looks: { bigram: [0, 300], gpt: [0, 20, 50, 100, 200, 500, 1000, 2000] },
 };
 const KINDS = ["bigram", "gpt"], LONGEST = 64;
 
-// The stories of a file of docs/training.py: one byte a word, 0 begins and ends each.
+// The stories of a file of docs/stories.py: one byte a word, 0 begins and ends each.
 export function openStories(data) {
   const cut = (text) => {
     const ids = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)), stories = [];
@@ -21,7 +22,19 @@ export function openStories(data) {
     }
     return stories;
   };
-  return { ...data, train: cut(data.train), val: cut(data.val) };
+  const world = new World(data.world, 1);
+  return { ...data, world, train: cut(data.train), val: cut(data.val) };
+}
+
+// A function that returns the next number in [0, 1); the same seed gives the same numbers.
+export function generator(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x9e3779b9) >>> 0;
+    let x = Math.imul(state ^ (state >>> 16), 0x85ebca6b);
+    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32;
+  };
 }
 
 // The place in `p` where a dart falls: place i with probability p[i].
@@ -110,12 +123,24 @@ export class Run {
     this.tell("end", record);
   }
 
-  // Measure the model on stories that it never trains on, and let it write one.
+  // Measure the model on stories that it never trains on, let it write some and check those.
   * look(model, record) {
-    const loss = yield* measure(model, this.stories.val);
-    const ids = yield* write(model, generator(this.seed));
-    record.looks.push({ update: record.update, loss, text: this.text(ids) });
+    const loss = yield* measure(model, this.stories.val), written = [];
+    for (let i = 0; i < this.settings.stories; i++) {
+      const ids = yield* write(model, generator(this.seed + i));
+      written.push(this.judged(ids));
+    }
+    const mean = (key) => written.reduce((sum, story) => sum + story[key], 0) / written.length;
+    const shares = { sentences: mean("sentences"), facts: mean("facts"), story: mean("story") };
+    record.looks.push({ update: record.update, loss, ...written[0], shares });
     this.tell("look", record, record.looks.at(-1));
+  }
+
+  // A story as text, with what the checker of chapter 00 says of it.
+  judged(ids) {
+    const text = this.text(ids), check = this.stories.world.check(text);
+    const { sentences, facts, story, reasons } = check;
+    return { text, sentences, facts, story, reasons };
   }
 
   text(ids) {

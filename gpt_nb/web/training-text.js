@@ -10,8 +10,9 @@ export const TEXT = {
     story: "Write a story now", rate: "Learning rate", language: "Stories", seed: "Seed",
     seedHelp: "counts from the next start: the same seed, the same losses and stories",
     lossHead: "The loss",
-    lossHelp: "How surprised the model is by the next word, in nats, on average: lower is " +
-      "better. The line is measured on what it trains on, the dots on stories that it never sees.",
+    lossHelp: "How surprised the model is by the next word, on average, in nats (a toss of a " +
+      "coin: 0.69). Lower is better. The line is measured on what it trains on, the dots on " +
+      "stories that it never sees.",
     bigram: "bigram", gpt: "GPT of one layer",
     blind: "knows nothing: {loss}", counted: "bigram by counting: {loss}",
     floor: "floor, the best anybody can reach: {loss}", updates: "updates",
@@ -19,16 +20,21 @@ export const TEXT = {
       "loss {loss}. Bigram by counting {counted}, floor {floor}.",
     writtenHead: "What it writes",
     writtenHelp: "A story at the start and after so many updates; an update reads {batch} " +
-      "stories. First there are words, then sentences, then sense.",
+      "stories. First there are words, then sentences, then sense; under each story stands what " +
+      "the rules of its world say of it.",
     look: "{model}, {update} updates, loss {loss}", now: "{model}, now, {update} updates",
-    broken: "(nothing but end marks)",
+    silent: "(no word at all)", holds: "holds together",
+    shares: "Of {n} stories written now: {sentences} % of the sentences are well formed, " +
+      "{facts} % of the facts true, {whole} stories hold together.",
     tryHead: "See it break",
     try1: "Put the learning rate at 0.1 while it trains: the loss jumps, and may come back. At 1 " +
       "it stays high, for each update steps too far; put it back at 0.01: does it recover? At " +
       "the far right the numbers grow until they are no numbers any more.",
     try2: "Put it at 0.0001: it learns, but too slowly. Pause, choose another rate, go on.",
-    limits: "What one layer does not learn well: to keep in mind who has the thing and where " +
-      "everybody is. Models with more layers do.",
+    limits: "In the end nearly all sentences are well formed, and yet few stories hold together: " +
+      "one layer does not keep well in mind who has the thing, where everybody is, and whose " +
+      "dream came true. Models with more layers do.",
+    code: "The code: forward, backward and AdamW by hand, in plain JavaScript",
     loading: "Fetching the stories …",
     missing: "The stories cannot be fetched: the file is missing, or there is no network. " +
       "Press Train to try again.",
@@ -52,12 +58,12 @@ export const TEXT = {
   zh: {
     title: "在网页里训练一个 GPT",
     lead: "按“训练”。先学习的是二元模型，它只看前一个词；然后是单层 GPT，它能看到前面所有的词。" +
-      "两者都从零开始，读同样的小故事，全部在您的浏览器里进行，任何内容都不会离开本页。",
+      "两者都从零开始，读同样的小故事，全部在您自己的设备上进行，任何内容都不会离开本页。",
     train: "训练", pause: "暂停", on: "继续", again: "再训练一次", reset: "重来",
     story: "现在写一个故事", rate: "学习率", language: "故事", seed: "随机种子",
     seedHelp: "下次开始时生效：种子相同，损失和故事也相同",
     lossHead: "损失",
-    lossHelp: "模型对下一个词平均有多意外，单位是奈特，越低越好。" +
+    lossHelp: "模型对下一个词平均有多意外，单位是奈特（掷一次硬币：0.69），越低越好。" +
       "线是在训练用的故事上测的，点是在模型从未见过的故事上测的。",
     bigram: "二元模型", gpt: "单层 GPT",
     blind: "一无所知：{loss}", counted: "计数的二元模型：{loss}",
@@ -66,14 +72,18 @@ export const TEXT = {
       "损失 {loss}。计数的二元模型 {counted}，下限 {floor}。",
     writtenHead: "它写的故事",
     writtenHelp: "开始时和若干次更新之后各写一个故事；每次更新读 {batch} 个故事。" +
-      "先有词，然后有句子，最后有意义。",
+      "先有词，然后有句子，最后有意义；每个故事下面是这个世界的规则对它的评判。",
     look: "{model}，{update} 次更新，损失 {loss}", now: "{model}，现在，{update} 次更新",
-    broken: "（只有结束符）",
+    silent: "（一个词也没有）", holds: "前后一致",
+    shares: "此时写的 {n} 个故事里：{sentences}% 的句子合乎语法，{facts}% 的事实正确，" +
+      "{whole} 个故事前后一致。",
     tryHead: "看它崩溃",
     try1: "训练时把学习率调到 0.1：损失猛地上升，也许还会回来。调到 1，每次更新都迈得太远，" +
       "损失降不下来；再调回 0.01：它能恢复吗？调到最右边，参数越来越大，直到不再是数。",
     try2: "调到 0.0001：它在学，但是太慢。暂停，换一个学习率，再继续。",
-    limits: "单层模型学不好的：记住东西在谁手里，每个人在哪里。层数更多的模型才行。",
+    limits: "到最后，几乎所有句子都合乎语法，可是前后一致的故事不多：单层模型记不好东西在谁手里、" +
+      "每个人在哪里、谁的梦想实现了。层数更多的模型才行。",
+    code: "代码：前向、反向和 AdamW 都用普通的 JavaScript 手写",
     loading: "正在取故事……",
     missing: "取不到故事：文件不存在，或者没有网络。请再按“训练”重试。",
     damaged: "故事文件不完整（被截断或已损坏）。请再按“训练”重试。",

@@ -1,11 +1,10 @@
 // The page in which a bigram and a GPT learn: buttons, the picture, the stories.
 
-import { generator } from "./train.js";
 import { drawChart } from "./training-chart.js";
-import { Run, SETTINGS, openStories, write } from "./training-run.js";
+import { Run, SETTINGS, generator, openStories, write } from "./training-run.js";
 import { TEXT } from "./training-text.js";
 
-const SLICE = 12;   // milliseconds of work at a time; between them the page does other things
+const SLICE = 6;   // milliseconds of work at a time; between them the page does other things
 const RATES = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 10,
   100, 1e4, 1e8];
 const page = document.querySelector(".training"), web = page.dataset.web;
@@ -124,6 +123,7 @@ function clear() {
 
 function fail(error) {
   turnOf++;
+  if (run) run.over = true;
   say("failed", { what: error.message }, true);
   show();
 }
@@ -146,11 +146,11 @@ function setRate() {
 
 async function writeNow() {
   const mine = run, record = run.records.at(-1), model = run.models[record.kind];
-  const work = write(model, generator(run.seed + ++asked));
+  const work = write(model, generator(run.seed + 1000 + ++asked));
   let piece;
   while (!(piece = slice(work)).done) await turn();
   if (run !== mine) return;
-  addStory("now", record, { update: record.update, text: run.text(piece.value) });
+  addStory("now", record, { update: record.update, ...run.judged(piece.value) });
 }
 
 // ---- what it hears from the run ---------------------------------------------------------------
@@ -177,13 +177,25 @@ function hear(what, record, look) {
 
 // ---- what it shows ----------------------------------------------------------------------------
 
-function addStory(key, record, { update, loss, text: story }) {
-  const item = document.createElement("li"), head = document.createElement("h3");
-  const body = document.createElement("p");
-  head.textContent = text(key, { model: text(record.kind), update, loss: nats(loss) });
-  body.textContent = story || text("broken");
-  item.className = record.kind;
-  item.append(head, body);
+function element(tag, content, name = "") {
+  const made = document.createElement(tag);
+  made.textContent = content;
+  made.className = name;
+  return made;
+}
+
+function addStory(key, { kind }, { update, loss, text: story, reasons, shares }) {
+  const item = element("li", "", kind), percent = (share) => Math.round(100 * share);
+  const verdict = reasons.length ? reasons[0] : text("holds");
+  item.append(
+    element("h3", text(key, { model: text(kind), update, loss: nats(loss) })),
+    element("p", story || text("silent")), element("p", `→ ${verdict}`, "verdict"));
+  if (shares) {
+    item.append(element("p", text("shares", {
+      n: SETTINGS.stories, sentences: percent(shares.sentences), facts: percent(shares.facts),
+      whole: Math.round(shares.story * SETTINGS.stories),
+    }), "small"));
+  }
   part("written").append(item);
 }
 

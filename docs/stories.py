@@ -7,6 +7,7 @@ import numpy as np
 
 from gpt_nb.evaluation import floor
 from gpt_nb.ngram import NGram
+from gpt_nb.page import world_data
 from gpt_nb.tales import Tales
 
 END = 0   # the token that begins and ends each story
@@ -36,7 +37,7 @@ def training_data(lang: str, n: int = 6000, n_val: int = 100) -> dict:
     train, val = told(range(n)), told(range(n, n + n_val))
     counted = NGram(2).fit(train, len(words), END).log_probs(val)[1:]   # the first is always END
     return dict(lang=lang, words=words, floor=floor(world, val, END), bigram=-counted.mean(),
-                train=as_text(train), val=as_text(val))
+                world=world_data(lang), train=as_text(train), val=as_text(val))
 
 
 def write_stories(folder: Path, **how: int) -> None:

@@ -48,8 +48,10 @@ def nothing(names: dict) -> dict:
 def merges(names: dict) -> dict:
     "The chapter's tokenizer."
     from gpt_nb.page import page_tokenizer
+    from gpt_nb.tokenizer import BPETokenizer
 
-    return page_tokenizer(names["mixed"])
+    tok = BPETokenizer(list(names["mixed"].merges))   # that of the notebook is of its own class
+    return page_tokenizer(tok)
 
 
 def heads(names: dict) -> dict:

@@ -253,17 +253,27 @@ def publish_code(cell: dict, chapter: Chapter | None, heading: str) -> list[dict
         result.insert(0, caption(chapter, code, heading, fold))
     if chapter and any(map(is_widget, outputs)):
         result[-1]["outputs"] = list(turned(outputs, chapter, cell["id"]))
-        result.append(dict(cell_type="markdown", metadata={}, source=still(chapter)))
+        result.append(dict(cell_type="markdown", metadata={}, source=still(chapter, live(cell))))
     return result
 
 
 def is_widget(output: dict) -> bool: return WIDGET in output.get("data", {})
 
 
-def still(chapter: Chapter) -> str:
-    return ("{.still}\nWhat it shows for these values was drawn beforehand. "
-            f"[In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` Python stands behind "
-            "it, and you can change the code.")
+def live(cell: dict) -> str:
+    "The module of gpt_nb/web/live that computes a cell's widget in the page, if there is one."
+    tags = [tag for tag in cell["metadata"].get("tags", ()) if tag.startswith("live-")]
+    return tags[0].removeprefix("live-") if tags else ""
+
+
+def still(chapter: Chapter, module: str) -> str:
+    "What stands under a widget."
+    said = "What it shows for these values was drawn beforehand. "
+    if module:
+        said = ("Your browser computes what it shows: "
+                f"[{module}.js]({GITHUB}/gpt_nb/web/live/{module}.js). ")
+    return (f"{{.still}}\n{said}[In Colab]({COLAB}/nbs/{chapter.path.name}) or with `make lab` "
+            "Python stands behind it, and you can change the code.")
 
 
 def turned(outputs: list[dict], chapter: Chapter, cell: str) -> Iterator[dict]:

@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tools")]
 from font import write_web_font  # noqa: E402
 from home import chinese_sidebar  # noqa: E402
+from live import write_models  # noqa: E402
 from pages import built_in, cfg, llms, write_pages  # noqa: E402
 from sphinx.search import languages  # noqa: E402
 from sphinx.search.en import SearchEnglish  # noqa: E402
@@ -52,6 +53,7 @@ def write_web(target: Path) -> None:
     names = {"tales-en": "en", "tales-zh": "zh"}
     write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), Tales(lang, 2))
                         for name, lang in names.items()})
+    write_models(target / "live" / "models")
     write_stories(target)
 
 

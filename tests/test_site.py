@@ -8,18 +8,16 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
 from browser import CHROMIUM, missing
+from lab import running, wait_until_idle
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
@@ -521,50 +519,16 @@ def test_the_folder_can_be_read_without_a_server(visit, site):
 
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory):
-    "JupyterLab on two notebooks, with settings of its own."
+    "JupyterLab on two notebooks."
     home = tmp_path_factory.mktemp("jupyter")
     work = home / "nbs"
     work.mkdir()
     for name in ("05_attention", "08_model"): shutil.copy(ROOT / "nbs" / f"{name}.ipynb", work)
-    quiet = home / "settings" / "@jupyterlab" / "apputils-extension"
-    quiet.mkdir(parents=True)
-    silent = json.dumps(dict(fetchNews="false", checkForUpdates=False))
-    (quiet / "notification.jupyterlab-settings").write_text(silent)
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
-    folders = dict(JUPYTER_CONFIG_DIR="config", JUPYTER_DATA_DIR="data",
-                   JUPYTERLAB_WORKSPACES_DIR="workspaces", JUPYTERLAB_SETTINGS_DIR="settings")
-    env = os.environ | {name: str(home / folder) for name, folder in folders.items()}
-    env |= dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
-               f"--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={work}"]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
-    address = f"http://localhost:{port}"
-    for _ in range(120):
-        try: urllib.request.urlopen(f"{address}/api", timeout=2); break
-        except OSError: time.sleep(0.5)
-    yield address
-    process.terminate()
-    process.wait(20)
-
-
-def wait_until_idle(jupyter, name, seconds=240):
-    "Until the kernel of a notebook has had nothing to do for three seconds."
-    quiet, end = 0, time.time() + seconds
-    while quiet < 10:
-        with urllib.request.urlopen(f"{jupyter}/api/sessions") as answer:
-            sessions = json.load(answer)
-        kernels = [s["kernel"] for s in sessions if s["path"] == f"{name}.ipynb"]
-        idle = any(k["execution_state"] == "idle" and k["connections"] for k in kernels)
-        quiet = quiet + 1 if idle else 0
-        assert time.time() < end, f"{name} still runs"
-        time.sleep(0.3)
+    with running(home, work) as address: yield address
 
 
 @needs_browser
-@pytest.mark.parametrize("name, slider", [("05_attention", "length"), ("08_model", "depth")])
+@pytest.mark.parametrize("name, slider", [("05_attention", "asks"), ("08_model", "depth")])
 def test_a_slider_answers_in_jupyterlab(browser, jupyter, name, slider):
     page = browser.new_page(viewport=dict(width=1280, height=900))
     page.goto(f"{jupyter}/lab/tree/{name}.ipynb?reset")

@@ -23,7 +23,7 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
-SKIP, VARIES = "skip-execution", "varies"   # tags
+SKIP, VARIES, LIVE = "skip-execution", "varies", "live-"   # tags, and how one begins
 SAME, NEAR = 1.01, 10   # how many times as large a number may be: rounding; another machine
 STATE = "application/vnd.jupyter.widget-state+json"
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -139,12 +139,19 @@ def look_again(get_msg):
 AsyncZMQSocketChannel.get_msg = look_again(AsyncZMQSocketChannel.get_msg)
 
 
+def live_cells(nb) -> dict[str, str]:
+    "By their text, the cells whose widget a page computes, and the module that does so."
+    tags = [(c.source, tag) for c in nb.cells for tag in c.metadata.get("tags", ())]
+    return {text: tag.removeprefix(LIVE) for text, tag in tags if tag.startswith(LIVE)}
+
+
 def run(nb, path: Path) -> tuple[float, dict]:
     "Run a notebook in a fresh kernel: the seconds it took, the frames of its widgets."
     start, tools = time.perf_counter(), str(ROOT / "tools")
     os.environ.pop("MPLBACKEND", None)   # a notebook shows its pictures, whatever else is set
     nb.metadata.pop("widgets", None)
-    nb.cells.insert(0, nbformat.v4.new_code_cell(FIRST.format(tools=tools, name=path.stem)))
+    first = FIRST.format(tools=tools, name=path.stem, live=live_cells(nb))
+    nb.cells.insert(0, nbformat.v4.new_code_cell(first))
     nb.cells.append(nbformat.v4.new_code_cell(LAST))
     client = NotebookClient(nb, timeout=300, kernel_name="python3", store_widget_state=True,
                             coalesce_streams=True, skip_cells_with_tag=SKIP)

@@ -1,7 +1,12 @@
 """What the widgets of a notebook show for a choice of their values.
 
 It is taken while the notebook is executed, so that they turn on the site too, which has no Python
-behind it. The first half runs in the notebook's kernel; `page` is what the site makes of it."""
+behind it. The first half runs in the notebook's kernel; `page` is what the site makes of it.
+
+The widget of a cell tagged `live-NAME` is computed in the page, by gpt_nb/web/live/NAME.js: its
+controls are written down whole, with what the module needs to know (live.py) and with what Python
+shows for some values, which tests hold against what the module shows. Its frames are few: they
+stand in where the module cannot run."""
 import base64
 import html
 import io
@@ -19,9 +24,10 @@ from pathlib import Path
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDER = Path(__file__).parent.parent / "docs" / "frames"   # a file for each notebook with widgets
 BYTES, SECONDS, MOST = 250_000, 20, 400   # that all frames of a widget may take; how many at most
+LIVE_BYTES = 40_000   # the same where the page itself computes what a widget shows
 # cells of every notebook while it is executed
 FIRST = """import sys; sys.path.append({tools!r})
-import frames as _frames; _frames.begin({name!r})"""
+import frames as _frames; _frames.begin({name!r}, {live!r})"""
 LAST = "_frames.end()"
 
 
@@ -98,6 +104,13 @@ def inside(widget) -> list:
     return [widget] + [part for child in children for part in inside(child)]
 
 
+def is_text(control) -> bool:
+    "Whether a reader types what it holds."
+    import ipywidgets as w
+
+    return isinstance(control, (w.Text, w.Textarea))
+
+
 def called_with(widget) -> tuple[list, Callable]:
     "Of an `interactive`: its controls, and what its function shows for values of them."
     import ipywidgets as w
@@ -114,12 +127,13 @@ def called_with(widget) -> tuple[list, Callable]:
     return controls, draw
 
 
-def set_to(widget) -> tuple[list, Callable]:
+def set_to(widget, texts: bool) -> tuple[list, Callable]:
     "Of controls beside views in HTML: the controls, and what the views show for values of them."
     import ipywidgets as w
 
     views = [part for part in inside(widget) if isinstance(part, w.HTML)]
-    controls = [part for part in inside(widget) if choices(part)] if views else []
+    found = [part for part in inside(widget) if choices(part) or texts and is_text(part)]
+    controls = found if views else []
 
     def draw(values):
         for control, value in zip(controls, values): control.value = value
@@ -151,45 +165,65 @@ def as_before(names: list[str], options: list, at: list[int]) -> list[int] | Non
     return None
 
 
-def draw_all(draw: Callable, options: list, at: list[int], sizes: list[int]) -> tuple:
+def draw_all(draw: Callable, options: list, at: list[int], sizes: list[int], most_bytes: int):
     "For each control the places of the values taken, and a frame for each of their combinations."
     while True:
         kept = [thin(values, n, i) for values, n, i in zip(options, sizes, at)]
         frames = [draw([values[i][1] for values, i in zip(options, places)])
                   for places in itertools.product(*kept)]
         size = len("".join(frames))
-        if size <= BYTES or math.prod(map(len, kept)) <= 2 ** len(kept): return kept, frames
-        most = 0.9 * len(frames) * BYTES / size   # some frames are larger than the first
+        if size <= most_bytes or math.prod(map(len, kept)) <= 2 ** len(kept): return kept, frames
+        most = 0.9 * len(frames) * most_bytes / size   # some frames are larger than the first
         sizes = share_out([len(values) for values in options], most)
 
 
 def kind_of(control) -> str:
     import ipywidgets as w
 
-    kinds = {w.Checkbox: "checkbox", w.Dropdown: "select"}
+    kinds = {w.Checkbox: "checkbox", w.Dropdown: "select", w.Textarea: "textarea", w.Text: "text"}
     return next((kind for widget, kind in kinds.items() if isinstance(control, widget)), "range")
 
 
-def frames_of(widget) -> dict | None:
+def all_choices(control) -> list[tuple[str, object]]:
+    "Its values with their labels; of a text only the one that stands there."
+    return [(control.value, control.value)] if is_text(control) else choices(control)
+
+
+def frames_of(widget, live: str = "", names: dict | None = None) -> dict | None:
     "The controls of a widget, and what it shows for each combination of (some of) their values."
     import ipywidgets as w
 
-    controls, draw = called_with(widget) if isinstance(widget, w.interactive) else set_to(widget)
+    called = isinstance(widget, w.interactive)
+    controls, draw = called_with(widget) if called else set_to(widget, bool(live))
     if not controls: return None
-    options, stands = [choices(control) for control in controls], [c.value for c in controls]
+    options, stands = [all_choices(control) for control in controls], [c.value for c in controls]
     at = [place_of(value, values) for value, values in zip(stands, options)]
-    names = [control.description or getattr(control, "_kwarg", "") for control in controls]
-    start = time.process_time()   # not the clock: else it depends on what else runs
-    first = draw(stands)
-    most = min(BYTES / len(first), SECONDS / (time.process_time() - start), MOST)
-    sizes = as_before(names, options, at) or share_out([len(values) for values in options], most)
-    kept, frames = draw_all(draw, options, at, sizes)
-    draw(stands)
+    labels = [control.description or getattr(control, "_kwarg", "") for control in controls]
+    start, most_bytes = time.process_time(), LIVE_BYTES if live else BYTES
+    first = draw(stands)        # timed by the processor: else it depends on what else runs
+    most = min(most_bytes / len(first), SECONDS / (time.process_time() - start), MOST)
+    sizes = as_before(labels, options, at) or share_out([len(values) for values in options], most)
+    kept, frames = draw_all(draw, options, at, sizes, most_bytes)
     described = []
-    for name, control, values, places, stand in zip(names, controls, options, kept, at):
-        described.append(dict(label=name, kind=kind_of(control), at=places.index(stand),
+    for label, control, values, places, stand in zip(labels, controls, options, kept, at):
+        described.append(dict(label=label, kind=kind_of(control), at=places.index(stand),
                               values=[values[i][0] for i in places]))
-    return dict(controls=described, frames=frames)
+    found = dict(controls=described, frames=frames)
+    if live: found["live"] = described_for(live, labels, options, draw, names)
+    draw(stands)
+    return found
+
+
+def described_for(live: str, labels: list, options: list, draw: Callable, names: dict) -> dict:
+    "What a page needs to compute a widget: every choice of its controls, and the module's data."
+    from live import data_of, samples
+
+    checks = [[list(values), draw(values)] for values in samples(live, options)]
+    controls = [dict(name=label, labels=[label for label, _ in values],
+                     values=[value for _, value in values])
+                for label, values in zip(labels, options)]
+    data = json.dumps(data_of(live, names), ensure_ascii=False)   # in one line of the file
+    return dict(name=live, controls=controls, data=data, checks=checks)
 
 
 @contextmanager
@@ -207,22 +241,26 @@ def same_chance():
 
 TAKEN, SPENT = {}, []   # frames by the id of the widget's model, None if it does not turn; seconds
 BEFORE = {}             # by cell, the frames taken when the notebook ran last
+LIVE = {}               # by the text of a cell, the module that computes its widget in a page
 
 
-def take(_result) -> None:
+def take(result) -> None:
     "After each cell: the frames of its widgets, while all they need is as they found it."
+    from IPython import get_ipython
     from ipywidgets.widgets import widget
 
-    start = time.perf_counter()
+    start, live = time.perf_counter(), LIVE.get(result.info.raw_cell, "")
     for key, w in list(widget._instances.items()):
         if key in TAKEN or not hasattr(w, "children"): continue
-        with same_chance(): TAKEN[key] = frames_of(w)
+        with same_chance(): TAKEN[key] = frames_of(w, live, get_ipython().user_ns)
     SPENT.append(time.perf_counter() - start)
 
 
-def begin(name: str) -> None:
+def begin(name: str, live: dict[str, str]) -> None:
     "Called in a notebook's kernel before its first cell."
     from IPython import get_ipython
+
+    LIVE.update(live)
 
     path = FOLDER / f"{name}.json"
     if path.is_file(): BEFORE.update(json.loads(path.read_text("utf-8")))
@@ -250,6 +288,8 @@ def field(control: dict) -> str:
         chosen = [" selected" if i == at else "" for i in range(len(values))]
         options = [f"<option{mark}>{value}</option>" for mark, value in zip(chosen, values)]
         return f"<select>{''.join(options)}</select>"
+    if control["kind"] == "textarea": return f'<textarea rows="3" readonly>{values[0]}</textarea>'
+    if control["kind"] == "text": return f'<input type="text" readonly value="{values[0]}">'
     listed = html.escape(json.dumps([str(value) for value in control["values"]]))
     return (f'<input type="range" min="0" max="{len(values) - 1}" value="{at}" '
             f'data-values="{listed}" aria-valuetext="{values[at]}"><output>{values[at]}</output>')
@@ -261,7 +301,9 @@ def page(found: dict) -> str:
     sizes = [len(c["values"]) for c in controls]
     first = sum(c["at"] * math.prod(sizes[i + 1:]) for i, c in enumerate(controls))
     labels = [f"<label><span>{html.escape(c['label'])}</span>{field(c)}</label>" for c in controls]
-    frames = json.dumps(dict(sizes=sizes, frames=found["frames"]), ensure_ascii=False)
-    safe = frames.replace("</", "<\\/")
+    known = dict(sizes=sizes, frames=found["frames"])
+    if "live" in found:
+        known["live"] = {key: found["live"][key] for key in ("name", "controls", "data")}
+    safe = json.dumps(known, ensure_ascii=False).replace("</", "<\\/")
     return (f'<div class="turn">{"".join(labels)}<div class="frame" aria-live="polite">'
             f'{found["frames"][first]}</div><script type="application/json">{safe}</script></div>')

@@ -1,17 +1,36 @@
-// Controls that show one of the pictures made for them (docs/frames.py).
+// Controls that show one of the pictures made for them (tools/frames.py), or, where there is a module for it, what the page computes.
+const web = new URL("web/live/", document.currentScript.src);
 const turn = (box) => {
-  const controls = [...box.querySelectorAll("input, select")], frame = box.querySelector(".frame"), { sizes, frames } = JSON.parse(box.querySelector("script").textContent);
-  const place = (control) => (control.type == "checkbox" ? +control.checked : control.tagName == "SELECT" ? control.selectedIndex : +control.value);
-  const show = () => {
+  const controls = [...box.querySelectorAll("input, select, textarea")], frame = box.querySelector(".frame"), { sizes, frames, live } = JSON.parse(box.querySelector("script").textContent);
+  const place = (control) => (control.type == "checkbox" ? +control.checked : control.tagName == "SELECT" ? control.selectedIndex : control.type == "range" ? +control.value : 0);
+  const say = () => {
     for (const slider of controls.filter((control) => control.type == "range")) {
       const value = JSON.parse(slider.dataset.values)[slider.value];
       slider.nextElementSibling.textContent = value;
       slider.setAttribute("aria-valuetext", value);
     }
-    frame.innerHTML = frames[controls.reduce((at, control, i) => at * sizes[i] + place(control), 0)];
   };
-  for (const control of controls) control.addEventListener("input", show);
-  show();   // a browser may remember where the controls stood
+  let show = () => (frame.innerHTML = frames[controls.reduce((at, control, i) => at * sizes[i] + place(control), 0)]);
+  const change = () => {
+    say();
+    show();
+  };
+  for (const control of controls) control.addEventListener("input", change);
+  change();   // a browser may remember where the controls stood
+  if (live && location.protocol !== "file:") whenNear(box, () => import(new URL("figure.js", web)).then(({ enliven }) => enliven(box, controls, live, (shows) => {
+    show = shows;
+    change();
+  })).catch((error) => console.warn(error)));   // the pictures remain
+};
+
+// What a reader may never scroll to is not fetched.
+const whenNear = (box, act) => {
+  const watch = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    watch.disconnect();
+    act();
+  }, { rootMargin: "800px" });
+  watch.observe(box);
 };
 
 // Figures stand right, so that their digits line up; a column of words stands left; a sentence is not squeezed into one word a line.
@@ -28,7 +47,7 @@ const alignWords = () => {
 };
 
 const reachWide = () => {
-  for (const box of document.querySelectorAll("pre, .table-wrapper, div.output table, .output, mjx-container, .math"))
+  for (const box of document.querySelectorAll("pre, .table-wrapper, div.output table, .output, .frame, mjx-container, .math"))
     if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible") box.tabIndex = 0;
 };
 
@@ -40,3 +59,4 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 window.addEventListener("load", reachWide);
 window.addEventListener("resize", reachWide);
+document.addEventListener("shown", reachWide);

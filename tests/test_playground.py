@@ -1,6 +1,7 @@
 """The playground as a reader meets it: served as `gpt-nb play` does, opened in a real browser that
 is allowed nothing outside."""
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -350,23 +351,26 @@ def test_stop_ends_the_fetching(visit):
     visit.wrong[:] = [line for line in visit.wrong if "ERR_FAILED" not in line]
 
 
-LONG = """window.tasks = []; new PerformanceObserver((list) => {
-    for (const task of list.getEntries()) window.tasks.push(task.duration); })
-    .observe({ type: "longtask" })"""
+def longest_task(browser, page, act):
+    "Of the page's main thread while `act` runs: milliseconds of the processor, and of the clock."
+    browser.start_tracing(page=page.tab, categories=["devtools.timeline", "toplevel",
+                                                     "disabled-by-default-devtools.timeline"])
+    act()
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    tasks = [e for e in events if e["name"].endswith("RunTask") and "tdur" in e
+             and named.get((e["pid"], e["tid"])) == "CrRendererMain"]
+    assert len(tasks) > 200
+    return [max(e[time] for e in tasks) / 1000 for time in ("tdur", "dur")]
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_the_page_answers_while_it_writes(visit, name):
+def test_the_page_answers_while_it_writes(visit, browser, name):
+    "No task over 100 ms. The processor's time counts, for other programs may have it meanwhile."
     page = visit(name)
     page.write()                 # fetched, and compiled
-    page.evaluate(LONG)
-    worst = []
-    for seed in range(2, 7):     # other programs may take the processor meanwhile: once must do
-        page.evaluate("window.tasks.length = 0")
-        page.write(seed=seed)
-        worst.append(max(page.evaluate("window.tasks"), default=0))
-        if worst[-1] <= 100: return
-    raise AssertionError(f"tasks of {worst} ms")
+    times = longest_task(browser, page, lambda: page.write(seed=2))
+    assert times[0] < 100, times
 
 
 def test_an_empty_beginning_is_a_new_story(visit):

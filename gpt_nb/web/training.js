@@ -67,10 +67,10 @@ async function train(mine) {
     slice(run.work);
     const now = performance.now();
     run.records.at(-1).seconds += (now - start) / 1000;
-    if (now - shown > 150) {
-      shown = now;
-      show();
-    }
+    await turn();
+    if (mine !== turnOf || now - shown < 150) continue;
+    shown = now;
+    show();
     await turn();
   }
   if (mine === turnOf) turnOf++;

@@ -445,7 +445,8 @@ def test_a_list_of_models_that_is_missing(visit):
 
 ODD = {"a word of 10,000 letters": "x" * 10_000, "lines of right to left": "שלום ‮Once a مرحبا",
        "control characters": "Once\x00\x07 a king", "nothing to see": "Once \u200b a",
-       "emoji": "👩‍👩‍👧 Once 🇨🇳", "a token's name": "<|end|> Once", "tags": "<img src=x onerror=alert(1)>"}
+       "emoji": "👩‍👩‍👧 Once 🇨🇳", "a token's name": "<|end|> Once",
+       "tags": "<img src=x onerror=alert(1)>"}
 
 
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)

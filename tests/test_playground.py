@@ -308,9 +308,11 @@ def test_settings_change_what_is_drawn_from(visit):
     drawn = page.eval_on_selector_all(rows, "rows => rows.map(({ row }) => row.drawn)")
     assert sum(share > 0 for share in drawn) == 3 and sum(drawn) == pytest.approx(1)
     assert page.locator("#next th.drawn").is_visible()
+    assert "As drawn:" in page.inner_text("#agree")
     page.fill("#top-k", "0")
     page.wait_for_timeout(700)
     assert not page.locator("#next th.drawn").is_visible()
+    assert "As drawn:" not in page.inner_text("#agree")
 
 
 def test_stop_stops_at_once(visit):

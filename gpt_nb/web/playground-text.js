@@ -31,6 +31,7 @@ export const TEXT = {
     written: "written here", others: "all others", endToken: "(the end)",
     agree: "Model: what it expects. Truth: what the rules of the world make of the same " +
       "beginning. The two have {share} in common.",
+    drawnHelp: "As drawn: the model's guess after the settings below; tokens are drawn from this.",
     inside: "The beginning stops inside what the model reads as one token, or is cut into tokens " +
       "as no story is: its guess is worse here.",
     noTruth: "The world cannot tell a story that begins so: there is no truth to compare with, " +
@@ -99,6 +100,7 @@ export const TEXT = {
     token: "接着", guess: "模型", drawn: "抽取时", true: "真相",
     written: "这里写的是它", others: "其他全部", endToken: "（结束）",
     agree: "模型：它预计的概率。真相：世界的规则对同样的开头给出的概率。两者重合 {share}。",
+    drawnHelp: "抽取时：模型的猜测经过下面的设置之后的概率，词元就按它抽取。",
     inside: "开头停在一个词元的中间，或者词元的切法与故事里的不同，所以模型在这里猜得差一些。",
     noTruth: "这个世界讲不出这样开头的故事：没有真相可比，只有模型的猜测。",
     noWorld: "没有与这个模型的文本对应的世界：没有真相可比，只有模型的猜测。",

@@ -590,7 +590,8 @@ function drawRows(rows, place, kind, how) {
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
-  $("agree").textContent = over ? "" : aboutTruth(rows, kind);
+  const drawn = isPlain(how) ? "" : ` ${say("drawnHelp")}`;
+  $("agree").textContent = over ? "" : aboutTruth(rows, kind) + drawn;
   const shown = rows.slice(0, SHOWN), own = rows.find((row) => isWritten(row, place));
   if (own && !shown.includes(own)) shown[SHOWN - 1] = own;
   fillRows(shown, restOf(rows, shown, known), place, known);

@@ -7,6 +7,7 @@ __all__ = ['draw', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalize', 'Sample
 # %% ../nbs/10_sampling.ipynb #10-003
 import copy
 import ctypes
+import os
 import random
 import sys
 from codecs import getincrementaldecoder
@@ -457,7 +458,8 @@ class Rows(nn.Linear):
         weight, row = self.weight.detach(), x.detach().float().flatten()    # (n_out, n_in), (n_in,)
         if weight.dtype != torch.float32: weight = weight.view(torch.uint16)    # the same bits
         out = torch.empty(self.out_features, dtype=torch.float32, device="cpu")
-        row_loop(x.dtype)(weight.numpy(), row.numpy(), out.numpy())
+        loop = row_loop(x.dtype, loop_threads())
+        with _LOOPING: loop(weight.numpy(), row.numpy(), out.numpy())
         if self.bias is not None: out += self.bias.detach()
         return out.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))
 
@@ -781,15 +783,26 @@ def check_packable(model: GPT, rows: int) -> None:
 
 # %% ../nbs/10_sampling.ipynb #10-9b09
 @cache
-def row_loop(dtype: torch.dtype) -> Callable | None:
+def row_loop(dtype: torch.dtype, threads: int = 1) -> Callable | None:
     "`times_row` for such weights, compiled; None without Numba and for other numbers."
     if dtype not in (torch.float32, torch.bfloat16): return None
-    try: from numba import njit
+    try: from numba import njit, prange
     except ImportError: return None
     number = njit((lambda weight: weight) if dtype == torch.float32 else moved_up())
     loop = njit(times_row, fastmath={"reassoc", "contract", "nsz"})
-    def one_row(weight, x, out): loop(weight, x, out, number)
-    return njit(one_row, nogil=True)
+    def in_shares(weight, x, out):          # each thread computes some of the outputs
+        size = -(-len(out) // threads)
+        for i in prange(threads):
+            loop(weight[i * size:(i + 1) * size], x, out[i * size:(i + 1) * size], number)
+    return njit(in_shares, nogil=True, parallel=threads > 1)
+
+
+_LOOPING, _HOME = Lock(), os.getpid()   # not every system lets two programs' threads share it
+
+
+def loop_threads() -> int:
+    "As many as torch has; one after a fork, which threads that have worked do not outlive."
+    return torch.get_num_threads() if os.getpid() == _HOME else 1
 
 
 def moved_up() -> Callable:

@@ -3,6 +3,7 @@ and against the exact distribution."""
 import copy
 import itertools
 import math
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -832,12 +833,38 @@ needs_numba = pytest.mark.skipif(sampling.row_loop(torch.float32) is None,
 def at_once(monkeypatch):
     "The loop is taken from the second step on; what it multiplied is counted."
     compiled, taken = sampling.row_loop, []
-    def counted(dtype):
-        loop = compiled(dtype)
+    def counted(*how):
+        loop = compiled(*how)
         return loop and (lambda weight, *rest: taken.append(weight.shape) or loop(weight, *rest))
     monkeypatch.setattr(sampling, "row_loop", counted)
     monkeypatch.setattr(sampling, "PATIENCE", 0)
     return taken
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_share_the_outputs_of_the_loop(dtype):
+    weight, x = torch.randn(33, 70).to(dtype), torch.randn(70)
+    if dtype != torch.float32: weight = weight.view(torch.uint16)
+    def by(threads):
+        out = torch.full((33,), torch.nan)
+        sampling.row_loop(dtype, threads)(weight.numpy(), x.numpy(), out.numpy())
+        return out
+    alone = by(1)
+    assert alone.isfinite().all()
+    assert all(torch.equal(by(threads), alone) for threads in (2, 5, 40))
+
+
+@needs_numba
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_takes_the_loop_alone():
+    layer, x = sampling.by_rows(torch.nn.Linear(70, 33)), torch.randn(70)
+    sampling.row_loop(torch.float32, 2)(layer.weight.detach().numpy(), x.numpy(), np.empty(33, "f"))
+    child = os.fork()
+    if child == 0:
+        with torch.no_grad(): said = layer(x)     # two threads would end the process here
+        os._exit(0 if said.isfinite().all() and sampling.loop_threads() == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @needs_numba

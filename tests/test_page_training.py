@@ -357,6 +357,34 @@ def test_a_huge_learning_rate_ends_in_a_message(visit):
 
 
 @needs_browser
+def test_a_huge_loss_can_be_read(visit):
+    page = visit("?lang=en")
+    page.focus("#rate")
+    page.keyboard.press("End")
+    page.click("#train")
+    page.wait_for_function("document.querySelectorAll('#written h3').length > 1", timeout=60_000)
+    head = page.locator("#written h3").nth(1).inner_text()
+    assert re.search(r"300 updates, loss \d{1,3}(,\d{3})+$", head), head
+
+
+@needs_browser
+@pytest.mark.parametrize("high", [5, 30])
+def test_labels_of_the_lines_keep_apart(visit, high):
+    axis, *places = visit("?lang=en").evaluate("""async (high) => {
+        const { drawChart } = await import(new URL("training-chart.js", location).href);
+        const box = document.getElementById("chart");
+        const lines = [["blind", 4.94], ["counted", 1.87], ["floor", 0.56]];
+        drawChart(box, [{ kind: "bigram", update: 5, curve: [[5, high]], looks: [] }],
+            lines.map(([name, loss]) => ({ name, loss, label: name })), { updates: "updates" });
+        const number = (name) => (part) => Number(part.getAttribute(name));
+        return [...box.querySelectorAll(".grid")].slice(0, 1).map(number("y1"))
+            .concat([...box.querySelectorAll(".label")].map(number("y")));
+    }""", high)
+    assert len(places) == 3 and places[0] <= axis - 3
+    assert all(a - b >= 13 for a, b in zip(places, places[1:])), places
+
+
+@needs_browser
 def test_a_high_learning_rate_is_told_of_and_reset_stops(visit):
     page = visit("?lang=en")
     start(page, "/GPT.*update [1-9]\\d/.test(document.getElementById('readout').textContent)")

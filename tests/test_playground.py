@@ -308,9 +308,11 @@ def test_settings_change_what_is_drawn_from(visit):
     drawn = page.eval_on_selector_all(rows, "rows => rows.map(({ row }) => row.drawn)")
     assert sum(share > 0 for share in drawn) == 3 and sum(drawn) == pytest.approx(1)
     assert page.locator("#next th.drawn").is_visible()
+    assert "As drawn:" in page.inner_text("#agree")
     page.fill("#top-k", "0")
     page.wait_for_timeout(700)
     assert not page.locator("#next th.drawn").is_visible()
+    assert "As drawn:" not in page.inner_text("#agree")
 
 
 def test_stop_stops_at_once(visit):
@@ -441,6 +443,102 @@ def test_a_list_of_models_that_is_missing(visit):
     page = visit(init="window.fetch = async () => new Response('', { status: 404 })")
     page.wait_for_function("document.querySelector('#say').textContent")
     assert "cannot be fetched" in page.said
+
+
+ODD = {"a word of 10,000 letters": "x" * 10_000, "lines of right to left": "שלום ‮Once a مرحبا",
+       "control characters": "Once\x00\x07 a king", "nothing to see": "Once \u200b a",
+       "emoji": "👩‍👩‍👧 Once 🇨🇳", "a token's name": "<|end|> Once",
+       "tags": "<img src=x onerror=alert(1)>"}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_text_is_named_and_breaks_nothing(visit, text):
+    page = visit(width=390)
+    assert page.write(text, seed=1).startswith(text)
+    assert "never saw “" in page.said and len(page.said) < 400 and "“”" not in page.said
+    if "\u200b" in text: assert "“U+200B”" in page.said
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert len(page.inner_text("#verdict")) < 3000 and page.locator("#story img").count() == 0
+    assert page.evaluate("document.querySelector('#say .wrong').textContent").endswith("do.")
+    page.locator("#story .token").nth(1).click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_white_space_is_drawn_where_it_is_a_token(visit):
+    page = visit("pydocs")
+    page.write("Return a list of\n\n", temperature=0)
+    for at in range(1, 6): page.locator("#story .token").nth(at).click()
+    page.wait_for_timeout(500)
+    shown = page.eval_on_selector_all("#next button:not(:disabled) span:first-child",
+                                      "all => all.map(span => span.textContent)")
+    assert "" not in shown and all(word.strip() for word in shown)
+    page.evaluate("document.querySelectorAll('#story .token').forEach(token => token.click())")
+    page.wait_for_timeout(500)
+    assert "“”" not in page.inner_text("#looks")
+
+
+def test_a_model_without_a_world_is_promised_no_truth(visit):
+    for name, seen in (("few", False), ("tales-en", True)):
+        page = visit(name)
+        assert page.locator("[data-text=truth]").is_visible() is seen
+        about = page.inner_text("#about")
+        assert re.match(r"[1-9][\d,.]*( million)? learned", about) and "0.0 MB" not in about
+
+
+def test_at_the_end_it_says_what_was_looked_at_to_end(visit):
+    page = visit()
+    page.write("Long ago a", seed=1)
+    assert "Before it chose “end of the story”" in page.inner_text("#looks")
+    assert page.get_attribute("#story .token.end", "title") == "end of the story"
+
+
+@pytest.mark.parametrize("value, after", [("7", "8"), ("4294967295", "0"), ("", "1"),
+                                          ("1.5", "0"), ("-3", "0")])
+def test_another_story_has_a_seed_that_is_one(visit, value, after):
+    page = visit()
+    page.fill("#seed", value)
+    page.click("#another")
+    page.wait()
+    assert page.input_value("#seed") == after and page.story
+
+
+def test_an_example_of_the_other_language_is_taken_away(visit):
+    page = visit()
+    page.click("#examples button")
+    assert page.input_value("#prompt")
+    page.select_option("#model", "tales-zh")
+    assert page.input_value("#prompt") == ""
+    page.fill("#prompt", "从前，我自己写的")
+    page.select_option("#model", "tales-en")
+    assert page.input_value("#prompt") == "从前，我自己写的"      # what was typed stays
+
+
+@pytest.mark.parametrize("body", ["<!doctype html>", "[]", "{}", "null", '[{"name": "x"}]'])
+def test_a_list_of_models_that_is_damaged(visit, body):
+    "Write fetches it again."
+    page = visit(init="window.MANGLED = fetch; window.fetch = async (url, how) => "
+                 f"/models.json/.test(url) ? new Response({body!r}) : MANGLED(url, how)")
+    page.wait_for_function("document.querySelector('#say').textContent")
+    assert "damaged" in page.said and page.locator("#model option").count() == 0
+    page.evaluate("window.fetch = MANGLED; 0")
+    page.click("#write")
+    page.wait_for_function("document.querySelector('#say').textContent.startsWith('Done')")
+    assert page.story
+
+
+@pytest.mark.parametrize("old, new", [
+    ('"tensors"', '"tensorz"'), ('"tokenizer"', '"tok"'), ('"split":"', '"split":"('),
+    ('"shape":[306,128]', '"shape":[999999,128]')])
+def test_a_description_that_cannot_be_understood(visit, folder, old, new):
+    text = (folder / "models" / "tales-en" / "model.json").read_text("utf-8")
+    assert old in text
+    page = visit()
+    page.route("**/model.json", lambda route: route.fulfill(body=text.replace(old, new)))
+    assert page.write() == "" and "damaged or of another version" in page.said
+    page.unroute("**/model.json")
+    assert page.write() != ""
+
 
 
 @pytest.mark.parametrize("name", ["AbortController", "ReadableStream", "MessageChannel"])

@@ -26,8 +26,11 @@ const stopped = () => new DOMException("stopped", "AbortError");
 
 // ----------------------------------------------------------------------------- words of the page
 
-function tell(text, wrong = false) {
-  $("say").textContent = text;
+// A line, and before it a doubt if there is one.
+function tell(text, wrong = false, doubt = "") {
+  const first = document.createElement("span");
+  first.textContent = doubt, first.className = "wrong";
+  $("say").replaceChildren(...(doubt ? [first, " "] : []), text);
   $("say").className = wrong ? "wrong" : "";
 }
 
@@ -51,7 +54,14 @@ function speak() {
   if (document.body.classList.contains("alone")) document.title = say("title");
 }
 
-function number(value, digits = 1) { return value.toFixed(digits).replace(/\.0$/, ""); }
+// 1.2 million, 119 万; small numbers as they are.
+function many(n) {
+  const [unit, digits] = state.lang === "zh" ? [1e4, 0] : [1e6, 1];
+  if (n < (state.lang === "zh" ? 1e5 : 1e6)) return n.toLocaleString("en");
+  return say("many", { n: (n / unit).toFixed(digits).replace(/\.0$/, "") });
+}
+
+const size = (n) => n < 1e5 ? `${Math.ceil(n / 1e3)} kB` : `${(n / 1e6).toFixed(1)} MB`;
 
 // 0.4213 as 42 %, small shares with a digit more.
 function percent(share) {
@@ -60,7 +70,20 @@ function percent(share) {
   return say("percent", { p: p >= 9.95 || p === 0 ? Math.round(p) : p.toFixed(1) });
 }
 
-const quote = (text) => say("quote", { text: text.trim() });
+const LONGEST = 40;                    // characters of what is quoted
+const short = (text, most = LONGEST) =>
+  text.length > most ? `${Array.from(text.slice(0, 2 * most)).slice(0, most).join("")}…` : text;
+
+// A piece of text so that it can be seen: short, lines and spaces drawn, what has no shape named.
+function visible(text) {
+  const bare = /\S/.test(text) ? text.replace(/^ | $/g, "") : text;
+  const drawn = short(bare).replace(/^ $| {2,}/g, (run) => "␣".repeat(run.length))
+    .replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  return drawn.replace(/^[\p{C}\p{Zl}\p{Zp}]+$|\p{Cc}/gu, (some) => Array.from(some, (c) =>
+    `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`).join(" "));
+}
+
+const quote = (text) => say("quote", { text: visible(text) });
 
 // -------------------------------------------------------------------------------------- settings
 
@@ -134,16 +157,20 @@ async function open(entry, signal) {
     const opened = { model, world: data && new World(data, entry.level) };
     state.opened.set(entry.name, opened);
     return opened;
+  } catch (error) {
+    error.code ??= "format";           // came whole, and yet cannot be understood
+    throw error;
   } finally { $("fetching").hidden = true; }
 }
 
 function choose(entry) {
   stop();
+  const foreign = Object.entries(EXAMPLES).filter(([key]) => !key.startsWith(entry.lang));
+  if (foreign.some(([, texts]) => texts.includes($("prompt").value))) $("prompt").value = "";
   Object.assign(state, { entry, lang: entry.lang, writing: null, world: null, place: null });
   speak();
-  const n = entry.lang === "zh" ? entry.parameters / 1e4 : entry.parameters / 1e6;
-  const size = (entry.bytes / 1e6).toFixed(1);
-  $("about").textContent = say("about", { n: number(n, entry.lang === "zh" ? 0 : 1), size });
+  $("about").textContent = say("about", { n: many(entry.parameters), size: size(entry.bytes) });
+  for (const line of page.querySelectorAll('[data-text="truth"]')) line.hidden = !entry.world;
   makeExamples();
   tell("");
   clear();
@@ -163,7 +190,7 @@ function makeExamples() {
 // The line for an error.
 function explain(error) {
   const known = { damaged: "cut", missing: "missing", version: "broken", format: "broken" };
-  tell(say(known[error.code] ?? "failed", { what: error.message }), true);
+  tell(say(known[error.code] ?? "failed", { what: short(error.message, 200) }), true);
 }
 
 // ---------------------------------------------------------------------------------------- writing
@@ -300,7 +327,7 @@ function finish(n, speed) {
   const { writing } = state, { context } = writing.config;
   const ended = writing.over ? say("done", { n: writing.written, speed })
     : writing.full ? say("contextFull", { context }) : say("one", { n: writing.written });
-  tell([state.doubt, ended].filter(Boolean).join(" "), Boolean(state.doubt));
+  tell(ended, false, state.doubt);
 }
 
 function wait(ms, signal) {
@@ -312,7 +339,8 @@ function wait(ms, signal) {
 
 // Begin anew, and write a story or n tokens of it.
 function write(n) {
-  if (!readSettings() || !state.entry) return;
+  if (!readSettings()) return;
+  if (!state.entry) { offer().then(() => state.entry && write(n)); return; }
   bringNear(page.querySelector(".buttons"), "start");
   work(async (signal) => { if (await begin(signal)) await go(signal, n); });
 }
@@ -393,7 +421,8 @@ function drawToken(token, { from, to, text, mark, start }) {
   if (token.dataset.key !== key) {
     token.dataset.key = key;
     token.dataset.id = ids.join(" ");
-    token.className = ["token", mark, typed && "typed"].filter(Boolean).join(" ");
+    const lines = /^\s*\n\s*$/.test(text) && "lines";
+    token.className = ["token", mark, typed && "typed", lines].filter(Boolean).join(" ");
     token.replaceChildren(...parts.map(([piece, wrong, note]) => {
       if (!wrong) return document.createTextNode(piece);
       const span = document.createElement("span");
@@ -401,8 +430,11 @@ function drawToken(token, { from, to, text, mark, start }) {
       if (note) span.dataset.note = note;
       return span;
     }));
-    if (mark === "start" || mark === "end") token.setAttribute("aria-label", say(mark));
-    else token.removeAttribute("aria-label");
+    const edge = mark === "start" || mark === "end" ? say(mark) : "";
+    for (const name of ["title", "aria-label"]) {
+      if (edge) token.setAttribute(name, edge);
+      else token.removeAttribute(name);
+    }
   }
   const pressed = String(place !== null && place >= from && place < to);
   if (token.ariaPressed !== pressed) token.ariaPressed = pressed;
@@ -447,11 +479,12 @@ const begins = (text, at) => at + text.slice(at).search(/\S|$/);   // without th
 function drawVerdict(text, sentences) {
   const { world, writing, faults } = state, box = $("verdict");
   const list = document.createElement("ul");
-  for (const { note, reasons } of faults) add(list, `${note}. ${reasons.join(say("also"))}`);
+  const lines = (reasons) => reasons.map((reason) => short(reason, 200)).join(say("also"));
+  for (const { note, reasons } of faults) add(list, `${note}. ${lines(reasons)}`);
   const found = writing.over ? world.check(text) : null;
   const known = new Set(sentences.flatMap(({ reasons }) => reasons));
   const whole = (found?.reasons ?? []).filter((reason) => !known.has(reason));
-  if (whole.length) add(list, `${say("whole_")}: ${whole.join(say("also"))}`);
+  if (whole.length) add(list, `${say("whole_")}: ${lines(whole)}`);
   const n = say(sentences.length === 1 ? "sentence" : "sentences", { n: sentences.length });
   const good = found ? say("holds") : sentences.length ? say("soFar", { n }) : "";
   const head = document.createElement("p");
@@ -557,7 +590,8 @@ function drawRows(rows, place, kind, how) {
   $("place").textContent = over ? done : `${where} ${say("choose")}`;
   const best = (row) => Math.max(row.model, row.truth, row.drawn);
   rows.sort((a, b) => best(b) - best(a));
-  $("agree").textContent = over ? "" : aboutTruth(rows, kind);
+  const drawn = isPlain(how) ? "" : ` ${say("drawnHelp")}`;
+  $("agree").textContent = over ? "" : aboutTruth(rows, kind) + drawn;
   const shown = rows.slice(0, SHOWN), own = rows.find((row) => isWritten(row, place));
   if (own && !shown.includes(own)) shown[SHOWN - 1] = own;
   fillRows(shown, restOf(rows, shown, known), place, known);
@@ -608,7 +642,7 @@ function fillRow(line, row, place, { known, top }) {
   button.disabled = Boolean(row.rest);
   line.classList.toggle("written", written);
   button.title = written ? say("written") : "";
-  const text = row.rest ? say("others") : row.end ? say("endToken") : row.text.trim() || "␣";
+  const text = row.rest ? say("others") : row.end ? say("endToken") : visible(row.text);
   button.children[0].textContent = text;
   button.children[1].textContent = row.more ?? "";
   for (const [i, name] of ["model", "drawn", "truth"].entries()) {
@@ -633,7 +667,7 @@ function fillHeads({ n_layer, n_head }) {
 function drawAttention(place) {
   const { writing, tokens } = state;
   const [layer, head] = ["layer", "head"].map((id) => Number($(id).value));
-  const upTo = Math.min(place, writing.session.length);
+  const upTo = Math.min(place, writing.session.length);   // less where the last was not read
   const row = writing.attention(upTo, layer - 1, head - 1);
   const shares = tokens.map(({ from, to }) => row.slice(from, to).reduce((a, b) => a + b, 0));
   const top = Math.max(...shares);
@@ -643,7 +677,7 @@ function drawAttention(place) {
   const order = shares.map((_, i) => i).sort((a, b) => shares[b] - shares[a]).slice(0, 3);
   const most = order.filter((i) => shares[i] > 0.01).map((i) =>
     `${quote(tokens[i].text || say("start"))} (${percent(shares[i])})`).join(say("and"));
-  const next = tokens.find(({ from }) => from === place);
+  const next = tokens.find(({ from }) => from === upTo);
   const values = { head, layer, most, next: quote(next?.text || say("end")) };
   $("looks").textContent = say(next ? "looks" : "looksEnd", values);
 }
@@ -658,7 +692,9 @@ function listen() {
     write();
   });
   $("another").addEventListener("click", () => {
-    $("seed").value = (Number($("seed").value) || 0) + 1;
+    const seed = Number($("seed").value), { low, high } = SETTINGS.seed;
+    const goesOn = Number.isInteger(seed) && seed >= low && seed < high;
+    $("seed").value = goesOn ? seed + 1 : low;
     write();
   });
   $("step").addEventListener("click", step);
@@ -680,11 +716,28 @@ function listen() {
   });
 }
 
+// The models that there are; false where the list cannot be read.
+async function list() {
+  try {
+    const models = await readJSON("models.json");
+    const good = Array.isArray(models) && models.every((model) => TEXT[model?.lang]);
+    if (!good || !models.length) throw Object.assign(new Error("models.json"), { code: "format" });
+    state.models = models;
+    return true;
+  } catch (error) { explain(error); }
+  return false;
+}
+
 async function start() {
   makeSettings();
   speak();
   listen();
-  try { state.models = await readJSON("models.json"); } catch (error) { return explain(error); }
+  await offer();
+}
+
+// Offer the models; Write tries it again where that was not possible.
+async function offer() {
+  if (!await list()) return;
   const wanted = new URLSearchParams(location.search).get("model");
   const entry = state.models.find(({ name }) => name === wanted) ?? state.models[0];
   $("model").replaceChildren(...state.models.map(({ name, lang, world }) =>

@@ -19,7 +19,7 @@
         "folder. 请通过服务器打开本页。");
   } else if (lacks) {
     say("This browser is too old for this page: it lacks " + lacks + ". " +
-        "您的软件太旧，打不开本页：缺少 " + lacks + "。");
+        "软件太旧，打不开本页：缺少 " + lacks + "。");
   } else {
     var script = document.createElement("script");
     script.type = "module";

@@ -39,9 +39,11 @@ export function drawChart(box, records, lines, words) {
       `${update}</text>`);
   }
   parts.push(`<text x="${right}" y="${bottom + 29}" text-anchor="end">${words.updates}</text>`);
-  for (const { name, label, loss } of lines) {
+  let under = bottom + 10;      // labels from below upwards, each clear of the one below it
+  for (const { name, label, loss } of [...lines].sort((a, b) => a.loss - b.loss)) {
+    under = Math.min(y(loss) + 13, under - 13);
     parts.push(`<line class="line ${name}" x1="${MARGIN.left}" x2="${right}" y1="${y(loss)}" ` +
-      `y2="${y(loss)}"/><text class="label" x="${right - 2}" y="${y(loss) + 13}" ` +
+      `y2="${y(loss)}"/><text class="label" x="${right - 2}" y="${under}" ` +
       `text-anchor="end">${label}</text>`);
   }
   for (const { kind, curve, looks } of records) {

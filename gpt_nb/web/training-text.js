@@ -3,11 +3,12 @@
 export const TEXT = {
   en: {
     title: "Train a GPT in this page",
-    lead: "Press Train. First a bigram learns, which sees one word, then a GPT of one layer, " +
-      "which sees all words before. Both start from nothing and read the same short stories, " +
-      "here, in your browser; nothing leaves this page.",
+    lead: "Press Train. First a bigram learns, which sees only the word before, then a GPT of " +
+      "one layer, which sees all words before. Both start from nothing and read the same short " +
+      "stories, here, in your browser; nothing leaves this page.",
     train: "Train", pause: "Pause", on: "Go on", again: "Train again", reset: "Reset",
     story: "Write a story now", rate: "Learning rate", language: "Stories", seed: "Seed",
+    rateHelp: "how far each update moves the model's numbers; it may be changed at any time",
     seedHelp: "counts from the next start: the same seed, the same losses and stories",
     lossHead: "The loss",
     lossHelp: "How surprised the model is by the next word, on average, in nats (a toss of a " +
@@ -57,10 +58,11 @@ export const TEXT = {
   },
   zh: {
     title: "在网页里训练一个 GPT",
-    lead: "按“训练”。先学习的是二元模型，它只看前一个词；然后是单层 GPT，它能看到前面所有的词。" +
-      "两者都从零开始，读同样的小故事，全部在您自己的设备上进行，任何内容都不会离开本页。",
+    lead: "按“训练”。先学的是二元模型，它只看前一个词；然后是单层 GPT，它能看到前面所有的词。" +
+      "两者都从零开始，读同样的小故事，全部在这个网页里进行，任何内容都不会离开本页。",
     train: "训练", pause: "暂停", on: "继续", again: "再训练一次", reset: "重来",
     story: "现在写一个故事", rate: "学习率", language: "故事", seed: "随机种子",
+    rateHelp: "每次更新让模型的参数移动多远；随时可以改",
     seedHelp: "下次开始时生效：种子相同，损失和故事也相同",
     lossHead: "损失",
     lossHelp: "模型对下一个词平均有多意外，单位是奈特（掷一次硬币：0.69），越低越好。" +

@@ -17,8 +17,9 @@ let turnOf = 0;
 
 const text = (key, values = {}) =>
   TEXT[lang][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
-const nats = (loss) => Number.isFinite(loss) ? loss.toFixed(2) : "–";
 const grouped = (n) => Math.round(n).toLocaleString(lang === "zh" ? "zh-CN" : "en");
+const nats = (loss) =>
+  !Number.isFinite(loss) ? "–" : loss < 1000 ? loss.toFixed(2) : grouped(loss);
 
 function say(key, values, wrong = false) {
   part("say").className = wrong ? "wrong" : "";

@@ -386,6 +386,18 @@ def test_a_beginning_that_is_too_long(visit):
     assert re.search(r"has 180 tokens.*at most 109", page.said)
 
 
+@pytest.mark.parametrize("name", ["tales-zh", "pydocs"])
+def test_a_whole_book_is_refused_at_once(visit, name):
+    page = visit(name)
+    page.write()
+    page.evaluate("document.getElementById('prompt').value = 'x'.repeat(300000)")
+    before = time.monotonic()
+    page.click("#write")
+    page.wait()
+    assert "300,000" in page.said and page.get_attribute("#say", "class") == "wrong"
+    assert time.monotonic() - before < 5
+
+
 def test_a_word_that_the_model_never_saw(visit):
     page = visit()
     text = page.write("Once there was a shy hobbit named Bilbo in the mill.", seed=1)
@@ -445,7 +457,7 @@ def test_a_list_of_models_that_is_missing(visit):
     assert "cannot be fetched" in page.said
 
 
-ODD = {"a word of 10,000 letters": "x" * 10_000, "lines of right to left": "שלום ‮Once a مرحبا",
+ODD = {"a word of 2,000 letters": "x" * 2_000, "lines of right to left": "שלום ‮Once a مرحبا",
        "control characters": "Once\x00\x07 a king", "nothing to see": "Once \u200b a",
        "emoji": "👩‍👩‍👧 Once 🇨🇳", "a token's name": "<|end|> Once",
        "tags": "<img src=x onerror=alert(1)>"}

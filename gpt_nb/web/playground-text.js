@@ -58,6 +58,8 @@ export const TEXT = {
     contextFull: "The model reads at most {context} tokens at once, and the story has reached " +
       "them: it stops here.",
     tooLong: "The beginning has {n} tokens, and this model reads at most {context}: shorten it.",
+    tooMuch: "The beginning has {n} characters, and this model reads at most {context} tokens: " +
+      "shorten it.",
     unknown: "The model never saw {words}: it reads only a gap there. It knows the few hundred " +
       "words of its world: begin as the examples do.",
     unseenWord: "The model never saw {words}: it reads only a gap there.",
@@ -121,6 +123,7 @@ export const TEXT = {
     done: "写完了：{n} 个词元，每秒 {speed} 个。开头和种子相同，故事就相同。",
     contextFull: "模型一次最多读 {context} 个词元，故事已经到了这个长度，就此停下。",
     tooLong: "开头有 {n} 个词元，而这个模型最多读 {context} 个：请缩短。",
+    tooMuch: "开头有 {n} 个字符，而这个模型最多读 {context} 个词元：请缩短。",
     unknown: "模型从没见过{words}：那里它只读到一个空缺。它只认识小世界里的几百个词，请像例子那样开头。",
     unseenWord: "模型从没见过{words}：那里它只读到一个空缺。",
     unseen: "模型的字表里没有{words}：请从开头里去掉。",

@@ -9,6 +9,7 @@ const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
 const $ = (id) => document.getElementById(id);
 const SHOWN = 9;                       // rows of the list
+const LONG_TOKEN = 20;                 // characters: no text has tokens so long throughout
 const FIRST_LOOK = { layer: 2, head: 1 };
 const SETTINGS = {                     // name in engine.js: id, limits, start, slider's limits
   temperature: { id: "temperature", low: 0, high: 10, at: 1, slide: [0, 2, 0.05] },
@@ -265,9 +266,13 @@ function typedText() {
 async function begin(signal) {
   const { model, world } = await open(state.entry, signal), typed = typedText();
   if (signal.aborted) throw stopped();
+  const most = model.config.context - 1;
+  if (typed.length > most * LONG_TOKEN) {          // cutting it into tokens could take minutes
+    tell(say("tooMuch", { n: typed.length.toLocaleString("en"), context: most }), true);
+    return false;
+  }
   const ids = encode(model.tok, typed);
   if (!ids) return false;
-  const most = model.config.context - 1;
   if (ids.length > most) {
     tell(say("tooLong", { n: ids.length, most, context: most }), true);
     return false;

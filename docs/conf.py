@@ -40,6 +40,9 @@ def vendor(modules: Path, target: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir(): shutil.copytree(source, place)
         else: shutil.copy(source, place)
+    spoken = {"base.json", "en.json", "nemeth.json"}   # formulas read aloud, or in braille
+    for path in (target / "mathjax/sre/mathmaps").iterdir():
+        if path.name not in spoken: path.unlink()
 
 
 def write_web(target: Path) -> None:

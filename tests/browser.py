@@ -1,6 +1,10 @@
 "What the tests of the site need of the machine, and what to say where it is missing."
+import functools
+import http.server
 import os
 import shutil
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
@@ -15,3 +19,29 @@ def missing() -> str:
     if shutil.which("npm") is None: return "no npm (install nodejs and npm to build the site)"
     if CHROMIUM is None: return "no browser (install chromium or Google Chrome)"
     return ""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    "Serves files and prints nothing."
+    def log_message(self, *args): pass
+
+
+@contextmanager
+def served(folder: Path):
+    "The address of a folder's files, served on this machine."
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+
+
+@contextmanager
+def started():
+    "A browser that does nothing of its own accord."
+    from playwright.sync_api import sync_playwright
+
+    quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+             "disable-background-networking", "disable-component-update")
+    with sync_playwright() as p:
+        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])

@@ -2,10 +2,13 @@
 
 Without npm or a browser the tests of the site are skipped and the last line says so; where
 REQUIRE_BROWSER=1 is set, that is an error."""
+import fcntl
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
-from browser import REQUIRED, missing
+from browser import REQUIRED, missing, started
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(name, "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -39,3 +42,24 @@ def small():
     torch.manual_seed(0)
     model = GPT(GPTConfig("qwen3", tok.vocab_size, 300, 1, 2, 32)).eval()
     return tok, tokenize(texts, tok, progress=False), model
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A browser for the tests of a file."
+    with started() as found: yield found
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    "The script that checks a page for those who cannot see or cannot use a mouse."
+    docs = Path(__file__).parent.parent / "docs"
+    file, base = docs / "node_modules" / "axe-core" / "axe.min.js", tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    with open(shared / "site.lock", "w") as lock:   # test_site.py, which builds there, takes it too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.is_file():
+            if missing(): pytest.skip(missing())
+            install = ["npm", "ci", "--no-audit", "--no-fund", "--silent"]
+            subprocess.run(install, cwd=docs, check=True)
+    return file.read_text("utf-8")

@@ -61,15 +61,6 @@ def jupyter(tmp_path_factory):
     with running(home, work) as address: yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        with p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as started:
-            yield started
-
-
 @pytest.fixture
 def run(browser, jupyter):
     "run(name): a notebook, opened and all of it started."

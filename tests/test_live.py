@@ -1,18 +1,15 @@
 """Figures that a page computes: they show what Python shows for the same values of the controls,
 and answer a reader in a real browser that is allowed nothing outside."""
-import functools
 import html
-import http.server
 import json
 import re
 import shutil
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, missing
+from browser import CHROMIUM, missing, served
 
 ROOT = Path(__file__).parent.parent
 WEB = ROOT / "gpt_nb" / "web"
@@ -21,7 +18,6 @@ from frames import page as as_page  # noqa: E402
 from live import DATA, write_models  # noqa: E402
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())
-AXE = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 def figures() -> dict[str, dict]:
@@ -34,11 +30,6 @@ def figures() -> dict[str, dict]:
 
 
 FIGURES = figures()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    "Serves files and prints nothing."
-    def log_message(self, *args): pass
 
 
 STYLE = ("<style>:root { --color-foreground-primary: #000; --color-background-primary: #fff; "
@@ -63,21 +54,7 @@ def address(tmp_path_factory):
                 '</head><body><main><h1>A figure</h1><div class="output text_html">'
                 f"{as_page(found)}</div></main></body></html>")
         (folder / f"{name}.html").write_text(text, "utf-8")
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        quiet = ("no-sandbox", "disable-gpu", "disable-background-networking")
-        chosen = dict(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
-        with p.chromium.launch(**chosen) as started: yield started
+    with served(folder) as address: yield address
 
 
 @pytest.fixture
@@ -218,12 +195,11 @@ def test_each_control_changes_the_figure(visit, name):
 
 @needs_browser
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_accessible_and_fits_a_phone(visit, name):
+def test_a_figure_is_accessible_and_fits_a_phone(visit, axe, name):
     page = visit(name, width=390)
     start(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    if not AXE.is_file(): pytest.skip("without axe-core: `npm ci` in docs/ installs it")
-    page.evaluate(AXE.read_text("utf-8"))
+    page.evaluate(axe)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     grave = [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found
              if v["impact"] in ("serious", "critical")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM
+from browser import CHROMIUM, started
 
 from gpt_nb.adapters import add_lora
 from gpt_nb.attention import RopeScaling
@@ -50,10 +50,7 @@ def address(folder):
 def page(address):
     "An empty page whose scripts may import the engine; what it does wrong fails the test."
     if CHROMIUM is None: pytest.skip("no browser (install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with started() as browser:
         page, wrong = browser.new_page(), []
         page.route(lambda url: not url.startswith(address), lambda route: wrong.append(
             route.request.url) or route.abort())

@@ -1,21 +1,15 @@
 """The page in which a GPT is trained: its mathematics beside torch's, and the page as a reader
 meets it, in a real browser that is allowed nothing outside."""
-import fcntl
-import functools
-import http.server
-import os
 import re
 import shutil
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from browser import CHROMIUM, missing
+from browser import CHROMIUM, missing, served
 
 from gpt_nb.checkpoint import GPTConfig
 from gpt_nb.evaluation import floor
@@ -58,47 +52,13 @@ def test_every_text_has_both_languages():
 
 # ---- a browser ------------------------------------------------------------------------------
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    "Serves files and prints nothing."
-    def log_message(self, *args): pass
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     "The page with its stories, served on this machine."
     folder = tmp_path_factory.mktemp("web")
     shutil.copytree(WEB, folder, dirs_exist_ok=True)
     write_stories(folder, n=2000, n_val=20)
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update")
-        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    "The checker of accessibility that the site's tests use too."
-    file = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js"
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    with open(shared / "site.lock", "w") as lock:   # as in test_site.py, which installs it as well
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.is_file():
-            if shutil.which("npm") is None: pytest.skip(missing())
-            install = ["npm", "ci", "--no-audit", "--no-fund", "--silent"]
-            subprocess.run(install, cwd=ROOT / "docs", check=True)
-        return file.read_text("utf-8")
+    with served(folder) as address: yield address
 
 
 @pytest.fixture

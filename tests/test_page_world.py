@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, missing
+from browser import CHROMIUM, missing, started
 
 from gpt_nb import tales
 from gpt_nb.checkpoint import load_tokenizer
@@ -46,18 +46,15 @@ def folder(tmp_path_factory):
 def in_browser(folder):
     "A browser that has opened the folder and is allowed nothing outside."
     if CHROMIUM is None: pytest.skip(missing())
-    from playwright.sync_api import sync_playwright
     server = serve(folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_port}"
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with started() as browser:
         page = browser.new_page()
         page.route(lambda url: not url.startswith(base), lambda route: route.abort())
         page.goto(f"{base}/index.html")
         yield lambda asked: page.evaluate(
             "async (asked) => (await import('/world_answers.js')).answer(asked)", asked)
-        browser.close()
     server.shutdown()
 
 

@@ -1,6 +1,5 @@
 """The playground as a reader meets it: served as `gpt-nb play` does, opened in a real browser that
 is allowed nothing outside."""
-import fcntl
 import json
 import os
 import re
@@ -55,16 +54,6 @@ def address(folder):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update")
-        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
 
 
 class Page:
@@ -631,19 +620,6 @@ def test_the_interface_speaks_the_language_of_the_model(visit):
     left = page.evaluate("""[...document.querySelectorAll('[data-text]')].map(e => e.textContent)
         .filter(text => /[a-z]{3}/.test(text) && !/Top|Min/.test(text))""")
     assert left == []
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory):
-    path = ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js"
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    with open(shared / "site.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.is_file():
-            install = ["npm", "ci", "--no-audit", "--no-fund", "--silent"]
-            subprocess.run(install, cwd=ROOT / "docs", check=True)
-    return path.read_text("utf-8")
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "-")

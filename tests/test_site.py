@@ -1,8 +1,6 @@
 """The site as a reader meets it: built from the notebooks, opened in a real browser that is allowed
 nothing outside."""
 import fcntl
-import functools
-import http.server
 import importlib
 import json
 import os
@@ -10,13 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-from browser import CHROMIUM, missing
+from browser import CHROMIUM, missing, served
 from lab import running, wait_until_idle
 
 ROOT = Path(__file__).parent.parent
@@ -48,29 +45,10 @@ def site(tmp_path_factory):
     return out
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    "Serves files and prints nothing."
-    def log_message(self, *args): pass
-
-
 @pytest.fixture(scope="session")
 def address(site):
     "The site, served on this machine."
-    handler = functools.partial(Quiet, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        quiet = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
-                 "disable-background-networking", "disable-component-update")
-        yield p.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in quiet])
+    with served(site) as address: yield address
 
 
 @pytest.fixture
@@ -201,8 +179,7 @@ VIOLATIONS = "axe.run(document, {resultTypes: ['violations']})"
 
 @needs_browser
 @pytest.mark.parametrize("path", PAGES)
-def test_page_is_accessible(visit, path):
-    axe = (ROOT / "docs" / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+def test_page_is_accessible(visit, axe, path):
     page = visit(path)
     page.evaluate(axe)
     for scheme in ("light", "dark"):

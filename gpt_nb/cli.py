@@ -642,6 +642,7 @@ def play_command(model: ModelName, port: Port = None) -> None:
 def show_page(folder: str, port: int | None) -> None:
     "Serve the playground of a folder until Ctrl-C."
     import shutil
+    import signal
 
     from gpt_nb.page import WEB, serve
 
@@ -650,6 +651,7 @@ def show_page(folder: str, port: int | None) -> None:
     except OSError as e: raise ValueError(f"--port {port} cannot be had: {e.strerror}") from e
     address = f"http://127.0.0.1:{server.server_port}/"
     print(f"Open {address} in a browser; Ctrl-C here ends it.", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's `&` turns it off
     with server, suppress(KeyboardInterrupt): server.serve_forever()
 
 # %% ../nbs/22_cli.ipynb #22-028

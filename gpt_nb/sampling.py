@@ -458,8 +458,7 @@ class Rows(nn.Linear):
         weight, row = self.weight.detach(), x.detach().float().flatten()    # (n_out, n_in), (n_in,)
         if weight.dtype != torch.float32: weight = weight.view(torch.uint16)    # the same bits
         out = torch.empty(self.out_features, dtype=torch.float32, device="cpu")
-        loop = row_loop(x.dtype, loop_threads())
-        with _LOOPING: loop(weight.numpy(), row.numpy(), out.numpy())
+        through_loop(weight, row, out, x.dtype)
         if self.bias is not None: out += self.bias.detach()
         return out.to(x.dtype).unflatten(0, (*x.shape[:-1], -1))
 
@@ -800,9 +799,12 @@ def row_loop(dtype: torch.dtype, threads: int = 1) -> Callable | None:
 _LOOPING, _HOME = Lock(), os.getpid()   # not every system lets two programs' threads share it
 
 
-def loop_threads() -> int:
-    "As many as torch has; one after a fork, which threads that have worked do not outlive."
-    return torch.get_num_threads() if os.getpid() == _HOME else 1
+def through_loop(weight: Tensor, row: Tensor, out: Tensor, dtype: torch.dtype) -> None:
+    "By as many threads as torch has; by one after a fork, which busy threads do not outlive."
+    n = torch.get_num_threads()
+    loop = row_loop(dtype, n if os.getpid() == _HOME else 1)
+    with _LOOPING: loop(weight.numpy(), row.numpy(), out.numpy())
+    if torch.get_num_threads() != n: torch.set_num_threads(n)   # Numba has set them: they share
 
 
 def moved_up() -> Callable:

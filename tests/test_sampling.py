@@ -848,23 +848,31 @@ def test_threads_share_the_outputs_of_the_loop(dtype):
     if dtype != torch.float32: weight = weight.view(torch.uint16)
     def by(threads):
         out = torch.full((33,), torch.nan)
-        sampling.row_loop(dtype, threads)(weight.numpy(), x.numpy(), out.numpy())
+        torch.set_num_threads(threads)
+        sampling.through_loop(weight, x, out, dtype)
+        assert torch.get_num_threads() == threads     # what Numba sets is put back
         return out
-    alone = by(1)
-    assert alone.isfinite().all()
-    assert all(torch.equal(by(threads), alone) for threads in (2, 5, 40))
+    before = torch.get_num_threads()
+    try:
+        alone = by(1)
+        assert alone.isfinite().all()
+        assert all(torch.equal(by(threads), alone) for threads in (2, 5, 40))
+    finally: torch.set_num_threads(before)
 
 
 @needs_numba
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_process_takes_the_loop_alone():
     layer, x = sampling.by_rows(torch.nn.Linear(70, 33)), torch.randn(70)
-    sampling.row_loop(torch.float32, 2)(layer.weight.detach().numpy(), x.numpy(), np.empty(33, "f"))
-    child = os.fork()
-    if child == 0:
-        with torch.no_grad(): said = layer(x)     # two threads would end the process here
-        os._exit(0 if said.isfinite().all() and sampling.loop_threads() == 1 else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad(): said = layer(x)
+        child = os.fork()
+        if child == 0:     # two threads would end the process here
+            with torch.no_grad(): os._exit(0 if torch.equal(layer(x), said) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally: torch.set_num_threads(before)
 
 
 @needs_numba

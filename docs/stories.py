@@ -1,13 +1,12 @@
 "The page in which a GPT is trained: its stories, with the best that anybody can do on them."
 import base64
-import json
 from pathlib import Path
 
 import numpy as np
 
 from gpt_nb.evaluation import floor
 from gpt_nb.ngram import NGram
-from gpt_nb.page import world_data
+from gpt_nb.page import world_data, write_compact
 from gpt_nb.tales import Tales
 
 END = 0   # the token that begins and ends each story
@@ -43,5 +42,4 @@ def training_data(lang: str, n: int = 6000, n_val: int = 100) -> dict:
 def write_stories(folder: Path, **how: int) -> None:
     "training-en.json and training-zh.json, which gpt_nb/web/training.js opens."
     for lang in ("en", "zh"):
-        text = json.dumps(training_data(lang, **how), ensure_ascii=False)
-        (folder / f"training-{lang}.json").write_text(text, "utf-8")
+        write_compact(folder / f"training-{lang}.json", training_data(lang, **how))

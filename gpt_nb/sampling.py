@@ -856,6 +856,7 @@ def take_rows(model: GPT) -> None:
             layer.__class__ = Rows
             _USED[model][2].append(layer)
 
+
 def on_large_pages(weight: Tensor, page: int = 2**21, collapse: int = 25) -> None:
     "Ask Linux for pages of 2 MB, in place (madvise, MADV_COLLAPSE); a refusal changes nothing."
     if sys.platform != "linux" or not weight.is_cpu: return

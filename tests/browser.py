@@ -27,13 +27,18 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
+def running(server: http.server.ThreadingHTTPServer):
+    "Its address, while it serves."
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host, port = server.server_address
+    yield f"http://{host}:{port}"
+    server.shutdown()
+
+
 def served(folder: Path):
     "The address of a folder's files, served on this machine."
     handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
+    return running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
 
 
 @contextmanager

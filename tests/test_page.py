@@ -3,7 +3,6 @@ allowed nothing outside."""
 import json
 import random
 import re
-import threading
 import urllib.error
 import urllib.request
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, started
+from browser import CHROMIUM, running, started
 
 from gpt_nb.adapters import add_lora
 from gpt_nb.attention import RopeScaling
@@ -40,10 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    server = serve(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with running(serve(folder)) as address: yield address
 
 
 @pytest.fixture(scope="module")

@@ -93,8 +93,8 @@ def visit(browser, address):
 
 OPEN = """async ({config, weights}) => {
   const {GPT, Bigram} = await import("./train.js");
-  const {generator} = await import("./training-run.js");
-  const model = config.width ? new GPT(config, generator(0)) : new Bigram(config.vocab);
+  const {seeded} = await import("./engine.js");
+  const model = config.width ? new GPT(config, seeded(0)) : new Bigram(config.vocab);
   for (const name in weights) model.w[name].set(weights[name]);
   return window.model = model, Object.keys(model.w);
 }"""

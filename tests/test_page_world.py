@@ -4,14 +4,13 @@ import math
 import random
 import shutil
 import subprocess
-import threading
 import unicodedata
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, missing, started
+from browser import CHROMIUM, missing, running, started
 
 from gpt_nb import tales
 from gpt_nb.checkpoint import load_tokenizer
@@ -46,16 +45,12 @@ def folder(tmp_path_factory):
 def in_browser(folder):
     "A browser that has opened the folder and is allowed nothing outside."
     if CHROMIUM is None: pytest.skip(missing())
-    server = serve(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
-    with started() as browser:
+    with running(serve(folder)) as base, started() as browser:
         page = browser.new_page()
         page.route(lambda url: not url.startswith(base), lambda route: route.abort())
         page.goto(f"{base}/index.html")
         yield lambda asked: page.evaluate(
             "async (asked) => (await import('/world_answers.js')).answer(asked)", asked)
-    server.shutdown()
 
 
 @pytest.fixture(params=["node", "browser"])

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, missing
+from browser import CHROMIUM, missing, running
 
 from gpt_nb.page import serve, write_page
 from gpt_nb.sampling import generate
@@ -50,10 +49,7 @@ def folder(tmp_path_factory, runs):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    server = serve(folder)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with running(serve(folder)) as address: yield address
 
 
 class Page:

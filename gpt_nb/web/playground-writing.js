@@ -1,6 +1,7 @@
 // A text that a model reads and writes, and what may come at each of its places. Nothing here
 // touches the page; playground.js shows it.
 import { Session, probabilities } from "./engine.js";
+import { turn } from "./turn.js";
 
 export const LEAST = 0.0005;   // what is rarer is counted, not listed
 const WORTH = 0.01;            // a piece of a word that is likelier than this is followed further
@@ -10,15 +11,6 @@ const toUTF8 = new TextEncoder(), fromUTF8 = new TextDecoder();
 // A string with one character for each byte, as the tokenizer keeps its tokens.
 export const asString = (text) => String.fromCharCode(...toUTF8.encode(text));
 const asText = (bytes) => fromUTF8.decode(Uint8Array.from(bytes, (c) => c.charCodeAt(0)));
-
-// Let the page answer its reader; the work goes on at once after that.
-export function turn() {
-  const { port1, port2 } = new MessageChannel();
-  return new Promise((resolve) => {
-    port1.onmessage = () => { port1.close(); resolve(); };
-    port2.postMessage(0);
-  });
-}
 
 // Bytes as the whole characters they begin with, and what is left of a character that is cut.
 export function splitWhole(bytes) {
@@ -306,14 +298,4 @@ const likeliest = ({ model, drawn, truth }) => Math.max(model, drawn, truth);
 // How much two distributions have in common, from 0 to 1.
 export function overlap(rows) {
   return rows.reduce((sum, { model, truth }) => sum + Math.min(model, truth), 0);
-}
-
-// Faults sentence by sentence: [{start, end, reasons}] in characters of the text.
-export function sentencesOf(text, world) {
-  let start = 0;
-  return world.check(text).each.map(({ end, reasons }) => {
-    const sentence = { start, end, reasons };
-    start = end;
-    return sentence;
-  });
 }

@@ -2,8 +2,8 @@
 import { openModel, sample, seeded } from "./engine.js";
 import { World } from "./world.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
-import { LEAST, Options, Writing, overlap, sentencesOf, turn,
-  wordsAt } from "./playground-writing.js";
+import { LEAST, Options, Writing, overlap, wordsAt } from "./playground-writing.js";
+import { turn } from "./turn.js";
 
 const page = document.querySelector(".playground");
 const web = new URL("./", import.meta.url);
@@ -471,27 +471,24 @@ function judge(groups) {
   if (state.judged?.writing === writing && state.judged.ends === ends &&
       state.judged.over === over && text.startsWith(state.judged.text)) return;
   state.judged = { writing, ends, over, text: text.slice(0, text.search(/[^.。]*$/)) };
-  const sentences = sentencesOf(text, world);
+  const found = world.check(text);
   let note = 0;
-  state.faults = sentences.filter(({ reasons }) => reasons.length)
-    .map((sentence) => ({ ...sentence, start: begins(text, sentence.start), note: ++note }));
-  drawVerdict(text, sentences);
-  speakSentences(text, sentences);
+  state.faults = found.each.filter(({ reasons }) => reasons.length)
+    .map((sentence) => ({ ...sentence, note: ++note }));
+  drawVerdict(found);
+  speakSentences(text, found.each);
 }
 
-const begins = (text, at) => at + text.slice(at).search(/\S|$/);   // without the space before it
-
-function drawVerdict(text, sentences) {
-  const { world, writing, faults } = state, box = $("verdict");
+function drawVerdict({ each, reasons: all }) {
+  const { writing, faults } = state, box = $("verdict");
   const list = document.createElement("ul");
   const lines = (reasons) => reasons.map((reason) => short(reason, 200)).join(say("also"));
   for (const { note, reasons } of faults) add(list, `${note}. ${lines(reasons)}`);
-  const found = writing.over ? world.check(text) : null;
-  const known = new Set(sentences.flatMap(({ reasons }) => reasons));
-  const whole = (found?.reasons ?? []).filter((reason) => !known.has(reason));
+  const known = new Set(each.flatMap(({ reasons }) => reasons));
+  const whole = writing.over ? all.filter((reason) => !known.has(reason)) : [];
   if (whole.length) add(list, `${say("whole_")}: ${lines(whole)}`);
-  const n = say(sentences.length === 1 ? "sentence" : "sentences", { n: sentences.length });
-  const good = found ? say("holds") : sentences.length ? say("soFar", { n }) : "";
+  const n = say(each.length === 1 ? "sentence" : "sentences", { n: each.length });
+  const good = writing.over ? say("holds") : each.length ? say("soFar", { n }) : "";
   const head = document.createElement("p");
   head.textContent = list.children.length ? say("wrongs") : good;
   head.className = list.children.length ? "wrong" : "right";

@@ -1,6 +1,7 @@
 // One run of the page: first the bigram, then the GPT, on the same stories; what is measured on the
 // way, what the models write, and how one sees that it breaks. Nothing here knows of the page.
 
+import { seeded } from "./engine.js";
 import { AdamW, Bigram, GPT, lrScale, update } from "./train.js";
 import { World } from "./world.js";
 
@@ -24,17 +25,6 @@ export function openStories(data) {
   };
   const world = new World(data.world, 1);
   return { ...data, world, train: cut(data.train), val: cut(data.val) };
-}
-
-// A function that returns the next number in [0, 1); the same seed gives the same numbers.
-export function generator(seed) {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let x = Math.imul(state ^ (state >>> 16), 0x85ebca6b);
-    x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
-    return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32;
-  };
 }
 
 // The place in `p` where a dart falls: place i with probability p[i].
@@ -105,7 +95,7 @@ export class Run {
 
   * train(kind) {
     const { settings: s, stories, seed } = this, vocab = stories.words.length;
-    const random = generator(seed), record = new Record(kind), steps = s.updates[kind];
+    const random = seeded(seed), record = new Record(kind), steps = s.updates[kind];
     const model = kind === "gpt" ? new GPT({ vocab, ...s.size }, random) : new Bigram(vocab);
     const optimizer = new AdamW(model);
     this.records.push(record);
@@ -127,7 +117,7 @@ export class Run {
   * look(model, record) {
     const loss = yield* measure(model, this.stories.val), written = [];
     for (let i = 0; i < this.settings.stories; i++) {
-      const ids = yield* write(model, generator(this.seed + i));
+      const ids = yield* write(model, seeded(this.seed + i));
       written.push(this.judged(ids));
     }
     const mean = (key) => written.reduce((sum, story) => sum + story[key], 0) / written.length;

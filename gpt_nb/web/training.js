@@ -1,8 +1,10 @@
 // The page in which a bigram and a GPT learn: buttons, the picture, the stories.
 
+import { seeded } from "./engine.js";
 import { drawChart } from "./training-chart.js";
-import { Run, SETTINGS, generator, openStories, write } from "./training-run.js";
+import { Run, SETTINGS, openStories, write } from "./training-run.js";
 import { TEXT } from "./training-text.js";
+import { turn } from "./turn.js";
 
 const SLICE = 6;   // milliseconds of work at a time; between them the page does other things
 const RATES = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 10,
@@ -40,17 +42,6 @@ function speak(chosen) {
 }
 
 // ---- work in slices ---------------------------------------------------------------------------
-
-const channel = new MessageChannel(), waiting = [];
-channel.port1.onmessage = () => waiting.shift()();
-
-// Let the page answer its reader, then go on: sooner than a timer would.
-function turn() {
-  return new Promise((resolve) => {
-    waiting.push(resolve);
-    channel.port2.postMessage(null);
-  });
-}
 
 // Take pieces of the work for one slice; returns what `next` gave last.
 function slice(work) {
@@ -147,7 +138,7 @@ function setRate() {
 
 async function writeNow() {
   const mine = run, record = run.records.at(-1), model = run.models[record.kind];
-  const work = write(model, generator(run.seed + 1000 + ++asked));
+  const work = write(model, seeded(run.seed + 1000 + ++asked));
   let piece;
   while (!(piece = slice(work)).done) await turn();
   if (run !== mine) return;

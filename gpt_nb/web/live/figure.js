@@ -3,6 +3,8 @@
 //   press: what stands on the button that must be pressed first, where something is to be fetched
 // values: what the controls stand on, by name; data: what the notebook knew (tools/live.py).
 
+import { turn } from "../turn.js";
+
 // controls: the elements; about: {name, controls: [{name, labels, values}], data};
 // show(f): from now on f shows what belongs to the controls.
 export async function enliven(box, controls, about, show) {
@@ -68,12 +70,11 @@ function newest(box, figure, data, values) {
 
 // `await pause()` between two pieces of work: the page gets a turn where 20 ms are over.
 function pauses(signal) {
-  const { port1, port2 } = new MessageChannel();
   let since = performance.now();
   return async () => {
     signal.throwIfAborted();
     if (performance.now() - since < 20) return;
-    await new Promise((resolve) => { port1.onmessage = resolve; port2.postMessage(0); });
+    await turn();
     signal.throwIfAborted();
     since = performance.now();
   };

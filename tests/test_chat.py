@@ -459,3 +459,7 @@ def test_command_line(tmp_path):
     assert said.exit_code == 0, said.output
     assert "token accuracy" in said.output and "gpt-nb chat" in said.output
     assert Run.open(tmp_path / "run").options["task"] == "chat"
+    said = CliRunner().invoke(app, ["eval", str(tmp_path / "run"), "--data", str(path)])
+    assert said.exit_code == 0 and "token accuracy" in said.output, said.output
+    said = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), "--data", str(path)])
+    assert said.exit_code != 0 and "gpt-nb chat lets it answer" in str(said.exception) + said.output

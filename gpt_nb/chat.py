@@ -543,8 +543,9 @@ SAID = dict(
 SAID |= dict(
     wish_thing=("{a} dreamed of the {b}.", "{a}梦想得到{b}。"),
     wish_place=("{a} dreamed of the {b}.", "{a}梦想去{b}。"),
-    came=("The dream of {a} came true.", "{a}的梦想实现了。"),
-    failed=("The dream of {a} did not come true.", "{a}的梦想没有实现。"),
+    came=("Only {b} smiled: the dream of {a} came true.", "只有{b}笑了：{a}的梦想实现了。"),
+    failed=("Only {b} smiled: the dream of {a} did not come true.",
+            "只有{b}笑了：{a}的梦想没有实现。"),
     give=("{b} gave away the {a}.", "{b}送出了{a}。"),
     take=("{b} took the {a}.", "{b}拿走了{a}。"),
     lose=("{b} lost the {a}.", "{b}丢了{a}。"),
@@ -556,7 +557,8 @@ ALSO = dict(   # other sentences that say the same
     holder=("The {a} was with {b}.", "{b}有{a}。"),
     friend=("{b} was the friend of {a}.", "{b}是{a}的朋友。"),
     owner=("{b} had the {a} at first.", "{b}起初有{a}。"),
-    came=("Yes, it came true.", "实现了。"), failed=("No, it did not come true.", "没有实现。"))
+    came=("The dream of {a} came true.", "{a}的梦想实现了。"),
+    failed=("The dream of {a} did not come true.", "{a}的梦想没有实现。"))
 LEADS = dict(en=r"^(now|in the end|at last|then|only|one day) ",
              zh=r"^(现在|最后|后来|只有|有一天)")
 
@@ -703,7 +705,8 @@ def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
     facts["friend", people[0]] = "friend", people[1]
     facts["role", people[1]] = "role", called(story, "role", 1)
     facts["dream", people[dreamer]] = "wish_" + sort, called(story, sort, which)
-    facts["true", people[dreamer]] = "came" if scene.granted() else "failed", ""
+    came, smiles = "came" if scene.granted() else "failed", people[story.events[-1].who]
+    facts["true", people[dreamer]] = came, smiles   # who smiles shows it
     for person, state in zip(people, scene.people):
         facts["at", person] = "at", called(story, "place", state.at)
     return facts | deeds(story, people, thing)
@@ -895,5 +898,5 @@ def judge(said: str, turn: Turn) -> str:   # "right", "wrong" or "refused"
     if turn.fact is None: return "wrong"
     key, word = turn.fact
     forms = [table[key] for table in (SAID, ALSO) if key in table]
-    good = [told(turn, form) for form in forms] + [word] * bool(word)
+    good = [told(turn, form) for form in forms] + [word] * (key not in ("came", "failed"))
     return "right" if plain(said) in map(plain, good) else "wrong"

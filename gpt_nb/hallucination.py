@@ -214,7 +214,7 @@ def miscalibration(said: Said, world: Birthplaces) -> float:   # 0 to 1
     bins = np.floor(np.log2(np.maximum(g, 2.0**-60))).astype(int)   # each up to twice as likely
     return float(np.abs(np.bincount(bins + 60, g - true.ravel())).sum() / 2)
 
-# %% ../nbs/17c_hallucination.ipynb #17c-c094
+# %% ../nbs/17c_hallucination.ipynb #17c-c099
 class Answers(NamedTuple):
     "What comes of it when only those answer who are sure enough: one entry a threshold."
     threshold: np.ndarray

@@ -1,5 +1,7 @@
 "What a model makes up: counts, exact probabilities, calibration, refusals."
+import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,3 +263,18 @@ def test_places_of_both_languages():
     assert {len(places) for places in PLACES.values()} == {10}
     assert len({place[0] for place in PLACES["zh"]}) == 10
     assert not {place[0] for place in PLACES["zh"]} & set(CHARACTERS)
+
+
+def test_the_kept_results_are_of_these_worlds():
+    "Three seeds of everything, and shares that can be counted again."
+    path = Path(__file__).parent.parent / "nbs" / "results" / "hallucination.json"
+    results = json.loads(path.read_text("utf-8"))
+    assert path.stat().st_size < 60_000
+    kinds = {name.rpartition(" ")[0] for name in results}
+    assert set(results) == {f"{kind} {seed}" for kind in kinds for seed in range(3)}
+    assert {"series en", "series zh", "width 64", "same people 2000"} <= kinds
+    for found in results.values():
+        world = Birthplaces(found["lang"], found["people"], found["seed"])
+        counts = world.count(world.draw(found["n"], found["seed"]))
+        assert good_turing(counts) == pytest.approx(found["once"], abs=1e-4)
+        assert world.share[counts == 0].sum() == pytest.approx(found["missing"], abs=1e-4)

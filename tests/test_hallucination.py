@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_nb.hallucination import (
-    BOOK, CHARACTERS, PLACES, Birthplaces, Said, answers, as_tokens, by_times, good_turing, invent,
-    judge, learner, miscalibration, points, questions, refuse_below, right, study,
-    what_counting_says, what_it_says)
+    BOOK, CHARACTERS, PLACES, Birthplaces, Said, as_tokens, by_times, good_turing, how_true, invent,
+    learner, miscalibration, place_tokens, points_won, question_rows, refuse_below, study,
+    true_place, what_counting_says, what_it_says)
 from gpt_nb.ngram import NGram
 from gpt_nb.sampling import generate
 
@@ -84,7 +84,7 @@ def test_names_and_places_can_be_told_apart(world):
     assert len(set(world.names)) == 4900 and len(set(CHARACTERS)) == 70
     assert len(set(invent(world.lang, np.random.default_rng(5)))) == 4900
     assert len(set(world.who)) == 300 and world.share.sum() == pytest.approx(1)
-    ends, rows = answers(world), questions(world)
+    ends, rows = place_tokens(world), question_rows(world)
     assert len(set(ends)) == 10 and len({tuple(row) for row in rows.tolist()}) == 4900
     assert world.tok.unk_id not in rows and world.tok.unk_id not in ends
     for person in (0, 299):
@@ -120,9 +120,9 @@ def test_what_stands_twice_is_kept(world):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.3])
 def test_probabilities_are_those_of_one_step_after_another(world, model, temperature):
-    said, ends = what_it_says(model, world, temperature), answers(world)
+    said, ends = what_it_says(model, world, temperature), place_tokens(world)
     for name in (0, 1234, int(world.who[0])):
-        ids, p = questions(world)[name].tolist(), 1.0
+        ids, p = question_rows(world)[name].tolist(), 1.0
         for t in range(1, len(ids)):
             logits = model(torch.tensor([ids[:t]]))[0, -1].double()
             p *= (logits / temperature).softmax(-1)[ids[t]].item()
@@ -135,27 +135,27 @@ def test_all_statements_together_are_no_more_than_certain(world, model):
     for temperature in (0, 0.7, 1.0):
         said = what_it_says(model, world, temperature)
         assert 0 <= said.statements.sum() <= 1 + 1e-9
-        assert sum(judge(said, world)) == pytest.approx(1)
-        assert min(judge(said, world)) > -1e-9
+        assert sum(how_true(said, world)) == pytest.approx(1)
+        assert min(how_true(said, world)) > -1e-9
 
 
 def test_at_temperature_0_it_says_what_greedy_decoding_says(world, model):
     said = what_it_says(model, world, 0)
     assert set(np.unique(said.place)) <= {0.0, 1.0}
-    row = generate(model, [world.tok.end_id], questions(world).shape[1], temperature=0)
+    row = generate(model, [world.tok.end_id], question_rows(world).shape[1], temperature=0)
     statements = np.argwhere(said.statements == 1)
     assert len(statements) <= 1
     for name, place in statements:
-        assert row == [*questions(world)[name].tolist(), answers(world)[place]]
+        assert row == [*question_rows(world)[name].tolist(), place_tokens(world)[place]]
 
 
 def test_drawn_texts_are_judged_as_computed(world, model):
     "Two thousand texts, drawn token by token, beside the exact shares."
-    length = questions(world).shape[1]
+    length = question_rows(world).shape[1]
     rows = generate(model, [[world.tok.end_id]] * 2000, length, seed=1)
     said = what_it_says(model, world)
-    names = {tuple(row): i for i, row in enumerate(questions(world).tolist())}
-    places = {end: k for k, end in enumerate(answers(world).tolist())}
+    names = {tuple(row): i for i, row in enumerate(question_rows(world).tolist())}
+    places = {end: k for k, end in enumerate(place_tokens(world).tolist())}
     truths = dict(zip(world.who.tolist(), world.born.tolist()))
     found = dict(true=0, false=0, nobody=0, nothing=0)
     for row in rows:
@@ -163,7 +163,7 @@ def test_drawn_texts_are_judged_as_computed(world, model):
         if name is None or place is None: found["nothing"] += 1
         elif name not in truths: found["nobody"] += 1
         else: found["true" if truths[name] == place else "false"] += 1
-    for kind, exact in judge(said, world)._asdict().items():
+    for kind, exact in how_true(said, world)._asdict().items():
         assert found[kind] / 2000 == pytest.approx(exact, abs=0.04), kind
 
 
@@ -173,10 +173,10 @@ def test_counting_says_the_same_as_its_own_log_probabilities(world):
     said = what_counting_says(gram, world)
     for name in (3, int(world.who[0])):
         for k in (0, 9):
-            ids = [*questions(world)[name], answers(world)[k]]
+            ids = [*question_rows(world)[name], place_tokens(world)[k]]
             logs = gram.log_probs(ids)
             assert said.statements[name, k] == pytest.approx(np.exp(logs[1:].sum()), rel=1e-6)
-    assert sum(judge(said, world)) == pytest.approx(1)
+    assert sum(how_true(said, world)) == pytest.approx(1)
 
 
 def test_who_only_recites_never_errs_and_pays_for_it():
@@ -184,7 +184,7 @@ def test_who_only_recites_never_errs_and_pays_for_it():
     counts = world.count(world.draw(1000))
     reciter = perfect(world, counts / counts.sum())
     missing = world.share[counts == 0].sum()
-    assert judge(reciter, world).true == pytest.approx(1)
+    assert how_true(reciter, world).true == pytest.approx(1)
     assert miscalibration(reciter, world) >= missing - 1e-9
     assert miscalibration(perfect(world, world.share), world) == pytest.approx(0, abs=1e-12)
 
@@ -199,7 +199,7 @@ def test_less_is_false_only_at_the_price_of_miscalibration(seed, kept):
     said = perfect(world, (1 - kept) * counts / counts.sum())
     new = np.setdiff1d(np.arange(4900), world.who[seen])
     said.name[new], said.place[new] = kept / len(new), 0.1
-    judged, pays = judge(said, world), miscalibration(said, world)
+    judged, pays = how_true(said, world), miscalibration(said, world)
     assert 0 <= pays <= 1
     assert judged.false + judged.nobody + judged.true == pytest.approx(1)
     lucky = kept * (~seen).sum() / len(new) / 10      # new names that are somebody's, and right
@@ -218,10 +218,10 @@ def test_refusing(rows):
     assert found.coverage[-1] == pytest.approx(1)
     assert found.error[-1] == pytest.approx(share[~correct].sum())
     assert (np.diff(found.threshold) <= 0).all() and (found.error <= found.coverage + 1e-12).all()
-    assert (np.diff(points(found, 0)) >= -1e-12).all()       # a free guess never costs anything
+    assert (np.diff(points_won(found, 0)) >= -1e-12).all()       # a free guess never costs anything
     for penalty in (0.5, 3):
         expected = share[correct].sum() - penalty * share[~correct].sum()
-        assert points(found, penalty)[-1] == pytest.approx(expected)
+        assert points_won(found, penalty)[-1] == pytest.approx(expected)
 
 
 def test_the_threshold_of_one_who_means_what_it_says():
@@ -232,7 +232,7 @@ def test_the_threshold_of_one_who_means_what_it_says():
         found = refuse_below(sure, correct, np.full(len(sure), 1 / len(sure)))
         # within equal sureness the right ones come in any order: look at the last of each
         last = np.flatnonzero(np.append(np.diff(found.threshold) < 0, True))
-        best = found.threshold[last][points(found, penalty)[last].argmax()]
+        best = found.threshold[last][points_won(found, penalty)[last].argmax()]
         assert best == pytest.approx(penalty / (1 + penalty), abs=0.02)
 
 
@@ -242,11 +242,12 @@ def test_means_by_how_often_a_fact_stands():
     assert found == {"never": 0.5, "once": 2, "twice": 3, "3 to 5": 4, "oftener": 5}
 
 
-def test_right_looks_at_the_true_place(world):
-    assert (right(perfect(world, world.share), world) == 1).all()
+def test_answers_are_right_where_the_true_place_is_said(world):
+    assert (true_place(perfect(world, world.share), world) == 1).all()
     wrong = perfect(world, world.share)
     wrong.place[:] = np.roll(wrong.place, 1, axis=1)
-    assert (right(wrong, world) == 0).all() and judge(wrong, world).false == pytest.approx(1)
+    assert (true_place(wrong, world) == 0).all()
+    assert how_true(wrong, world).false == pytest.approx(1)
 
 
 def test_what_stands_often_is_learned_first_and_the_unread_never():
@@ -254,7 +255,7 @@ def test_what_stands_often_is_learned_first_and_the_unread_never():
     drawn, learned = world.draw(400), learner(world)
     counts, tokens = world.count(drawn), as_tokens(world, map(world.fact, drawn))
     for sitting in range(3): study(learned, tokens, seed=sitting)
-    found = by_times(right(what_it_says(learned, world), world), counts)
+    found = by_times(true_place(what_it_says(learned, world), world), counts)
     assert found["oftener"] > 0.8 and found["oftener"] > found["once"] > found["never"]
     assert found["never"] < 0.2
 

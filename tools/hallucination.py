@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from gpt_nb.evaluation import Calibration
-from gpt_nb.hallucination import (Birthplaces, Said, as_tokens, by_times, good_turing, judge,
-                                  learner, miscalibration, refuse_below, right, study,
+from gpt_nb.hallucination import (Birthplaces, Said, as_tokens, by_times, good_turing, how_true,
+                                  learner, miscalibration, refuse_below, study, true_place,
                                   what_counting_says, what_it_says)
 from gpt_nb.ngram import NGram
 from gpt_nb.tokenizer import write_beside
@@ -27,8 +27,8 @@ def look(said: Said, world: Birthplaces, counts: np.ndarray) -> dict:
     sure, correct = p.max(1).clip(max=1), p.argmax(1) == world.born
     calibration = Calibration()
     calibration.add(sure, correct, world.share)
-    found = right(said, world)
-    return dict(judged=list(judge(said, world)), miscalibration=miscalibration(said, world),
+    found = true_place(said, world)
+    return dict(judged=list(how_true(said, world)), miscalibration=miscalibration(said, world),
                 asked=by_times(found, counts), error=float(world.share @ (1 - found)),
                 greedy=float(world.share @ ~correct), calibration=calibration.error,
                 refused=refused(sure, correct, world.share),

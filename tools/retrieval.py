@@ -11,7 +11,7 @@ from results import SEEDS, so_far, write
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.model import GPT
-from gpt_nb.retrieval import (Encoder, FusedShelf, Shelf, VectorShelf, asked, perfect, recall,
+from gpt_nb.retrieval import (TextEncoder, FusedShelf, Shelf, VectorShelf, asked, perfect, recall,
                               terms, train_encoder)
 from gpt_nb.tales import Story, Tales, unit
 
@@ -120,7 +120,7 @@ class Remembering:
     "An encoder that computes the vectors of all queries at once, and keeps what the body says."
     states = {}   # text -> means of its hidden states: the same for every seed
 
-    def __init__(self, encoder: Encoder, queries: list[str]):
+    def __init__(self, encoder: TextEncoder, queries: list[str]):
         self.encoder = encoder
         self.known = dict(zip(queries, encoder.query_side(self.read(queries))))
 
@@ -145,7 +145,7 @@ def all_pairs(n: int) -> dict[tuple, list]:
 
 
 @torch.no_grad()
-def search_all(encoder: Encoder) -> dict:
+def search_all(encoder: TextEncoder) -> dict:
     "Recall by vectors and fused with words, for every pair of languages, wording and size."
     queries = [query for n in SIZES["en"] for pairs in all_pairs(n).values() for query, _ in pairs]
     quick, result = Remembering(encoder, list(dict.fromkeys(queries))), {}
@@ -178,7 +178,7 @@ def main() -> None:
         if str(seed) in result["trained"]: continue
         draw, start = random.Random(seed), time.process_time()
         torch.manual_seed(seed)
-        encoder = Encoder(body, tok, [pair_of(story, draw) for story in learned])
+        encoder = TextEncoder(body, tok, [pair_of(story, draw) for story in learned])
         read = time.process_time() - start
         losses = train_encoder(encoder, steps=STEPS, seed=seed)
         spent = time.process_time() - start

@@ -6,8 +6,8 @@
 __all__ = ['MARKS', 'CHATML', 'OLD_NAMES', 'REFUSAL', 'with_special', 'stand_ins', 'hidden', 'pieces_of', 'sandbox',
            'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'end_of_answer', 'chat_row', 'chat_rows',
            'learned_text', 'as_messages_of', 'as_message', 'pack', 'packed_logits', 'Reply', 'replies',
-           'answer_targets', 'coverage', 'clause', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk',
-           'as_messages', 'dialogue', 'judge']
+           'answer_targets', 'coverage', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk', 'as_messages',
+           'dialogue', 'judge']
 
 # %% ../nbs/17_chat.ipynb #17-002
 import copy
@@ -32,6 +32,7 @@ from .checkpoint import content_of, open_spec
 from .finetuning import CHECKS, KNOWN, PREPARE, READERS, ROLES, SCORE_NAMES, SCORES, WRITES
 from .finetuning import Encoder, Notes, Row, accuracy, is_missing, pad_rows, text_in, unpacked
 from .model import GPT, rotate
+from .retrieval import Shelf, clause
 from .sampling import generate
 from .tales import KIND, PRONOUNS, Entry, Story, Tales, called, lists_of
 from .tasks import plain_words
@@ -623,8 +624,6 @@ AND = dict(en=("And {a}?", "And the {a}?", "Did it come true?"),
 LEANING = ("at", "home", "role", "trait", "dream")   # "And Mia?" can follow these
 
 # %% ../nbs/17_chat.ipynb #17-d09
-# whom a question means
-CLAUSE = dict(en="In the story of the {} {} {} and the {} {}: ", zh="在{}的{}和{}的故事里：")
 BEGINS = dict(
     en=r"Once a (\w+) (\w+) named (\w+) lived in the \w+\. \w+ friend was a (\w+) named (\w+)\.",
     zh=r"从前.+?里住着一个(.+?)的(.+?，名叫.+?)。.的朋友是(.+?)。")
@@ -635,30 +634,21 @@ def lang_of(text: str) -> str:
     return "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
 
 # %% ../nbs/17_chat.ipynb #17-d10
-def clause(story: Story | str) -> str:   # a story of level 1, or its text
-    "How a question names a story: \"In the story of the kind queen Mia and the boy Tom: \"."
-    text = str(story)
-    lang = lang_of(text)
-    found = re.match(BEGINS[lang], text)
-    if not found: raise ValueError(f"this is no story of level 1: {text!r:.80}")
-    return CLAUSE[lang].format(*(word.replace("，名叫", "") for word in found.groups()))
-
-
-def fits(story: Story | str, question: str) -> bool:   # a clause, or a question behind one
+def fits(story: Story, question: str) -> bool:   # a clause, or a question behind one
     "Whether a question means this story."
     return question.startswith(clause(story))
 
-# %% ../nbs/17_chat.ipynb #17-d11
+
 def with_clause(story: Story, question: str) -> str:
     "A question behind the clause of its story."
     return clause(story) + (question[0].lower() + question[1:] if story.lang == "en" else question)
 
-# %% ../nbs/17_chat.ipynb #17-d12
+# %% ../nbs/17_chat.ipynb #17-d11
 WHOM = dict(en=("Who is the story about?", "The story is about the {} {} {} and the {} {}."),
             zh=("故事讲的是谁？", "故事讲的是{}的{}和{}。"))
 AGAIN = dict(en="Tell me the story again.", zh="把故事再讲一遍。")
 
-# %% ../nbs/17_chat.ipynb #17-d13
+# %% ../nbs/17_chat.ipynb #17-d12
 def retold(world: Tales, seed: int) -> list[Message]:
     "A talk in which the text is said again: whom it is about, then all of it."
     story = world.sample(seed)
@@ -669,7 +659,7 @@ def retold(world: Tales, seed: int) -> list[Message]:
     roles = ("system", "user", "assistant", "user", "assistant")
     return [dict(role=role, content=text) for role, text in zip(roles, said)]
 
-# %% ../nbs/17_chat.ipynb #17-d14
+# %% ../nbs/17_chat.ipynb #17-d13
 # questions with what is true
 class Turn(NamedTuple):
     "A question, and what the world knows of it."
@@ -685,12 +675,12 @@ class Turn(NamedTuple):
         "What is to be said."
         return told(self, SAID[self.fact[0]]) if self.fact else REFUSAL[self.lang]
 
-# %% ../nbs/17_chat.ipynb #17-d15
+# %% ../nbs/17_chat.ipynb #17-d14
 def told(turn: Turn, forms: tuple[str, str]) -> str:
     "The answer in this form."
     return forms[turn.lang == "zh"].format(a=turn.about, b=turn.fact[1])
 
-# %% ../nbs/17_chat.ipynb #17-d16
+# %% ../nbs/17_chat.ipynb #17-d15
 def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
     "All that may be asked: (kind, about) -> (key of SAID, answer)."
     scene, thing = story.scene, called(story, "thing", 0)
@@ -711,7 +701,7 @@ def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
         facts["at", person] = "at", called(story, "place", state.at)
     return facts | deeds(story, people, thing)
 
-# %% ../nbs/17_chat.ipynb #17-d17
+# %% ../nbs/17_chat.ipynb #17-d16
 def deeds(story: Story, people: list[str], thing: str) -> dict:
     "Who had, gave, took, lost or found the thing."
     names = dict(own="owner") | {kind: kind for kind in ("give", "take", "lose", "find")}
@@ -722,7 +712,7 @@ def deeds(story: Story, people: list[str], thing: str) -> dict:
         facts[names[event.kind], thing] = (names[event.kind], people[event.who]) if once else None
     return facts
 
-# %% ../nbs/17_chat.ipynb #17-d18
+# %% ../nbs/17_chat.ipynb #17-d17
 def untold(story: Story) -> list[tuple[str, str]]:
     "What the story leaves open about its people and its thing: (kind, about)."
     facts, thing = facts_in(story), called(story, "thing", 0)
@@ -738,10 +728,10 @@ def ask(story: Story, kind: str, about: str, rng: random.Random, held: bool = Fa
     form = forms[-1] if held else rng.choice(forms[:-1])
     return Turn(form.format(a=about), story.lang, kind, about, facts_in(story).get((kind, about)))
 
-# %% ../nbs/17_chat.ipynb #17-d19
+# %% ../nbs/17_chat.ipynb #17-d18
 HARD = ("at", "role", "thing", "true")   # these take more than finding one sentence
 
-# %% ../nbs/17_chat.ipynb #17-d20
+# %% ../nbs/17_chat.ipynb #17-d19
 def answerable(story: Story, rng: random.Random, held: bool = False) -> Turn:
     "A question that the story answers; what is hard is asked thrice as often."
     pairs = [pair for pair, fact in facts_in(story).items() if fact]
@@ -750,7 +740,7 @@ def answerable(story: Story, rng: random.Random, held: bool = False) -> Turn:
     about = rng.choice([about for of, about in pairs if of == kind])
     return ask(story, kind, about, rng, held)
 
-# %% ../nbs/17_chat.ipynb #17-d21
+# %% ../nbs/17_chat.ipynb #17-d20
 def word_lists() -> dict[str, list[Entry]]:
     "The words of level 1, by what they name."
     return lists_of(Tales(level=1)._level)
@@ -763,7 +753,7 @@ def others(story: Story, kind: str, rng: random.Random) -> str:
     free = [entry for entry in entries if entry not in story.known.values()]
     return getattr(rng.choice(free), story.lang)
 
-# %% ../nbs/17_chat.ipynb #17-d22
+# %% ../nbs/17_chat.ipynb #17-d21
 def stranger(story: Story, rng: random.Random) -> Turn:
     "About a person whom the text does not name."
     turn = ask(story, rng.choice(sorted(PERSON)), others(story, "name", rng), rng)
@@ -775,7 +765,7 @@ def nothing(story: Story, rng: random.Random) -> Turn:
     turn = ask(story, rng.choice(sorted(THING)), others(story, "thing", rng), rng)
     return turn._replace(missing="nothing")
 
-# %% ../nbs/17_chat.ipynb #17-d23
+# %% ../nbs/17_chat.ipynb #17-d22
 def left_open(story: Story, rng: random.Random) -> Turn:
     "About somebody or something of the story, but it does not say that."
     pairs = untold(story)
@@ -791,7 +781,7 @@ def outside(story: Story, rng: random.Random, forms: tuple[list, list] = OUTSIDE
     return Turn(text, story.lang, "outside", person, None, "outside")
 MET = (("trait", 0), ("role", 0), ("name", 0), ("role", 1), ("name", 1))   # what a clause names
 
-# %% ../nbs/17_chat.ipynb #17-d24
+# %% ../nbs/17_chat.ipynb #17-d23
 def near_miss(story: Story, rng: random.Random) -> Story:
     "A story like this one of somebody else: one word of its clause differs, or several."
     known, lists = dict(story.known), word_lists()
@@ -802,7 +792,7 @@ def near_miss(story: Story, rng: random.Random) -> Story:
         known[slot] = rng.choice([entry for entry in entries if entry not in used])
     return Story(story.lang, story.steps, known, story.scene)
 
-# %% ../nbs/17_chat.ipynb #17-d25
+# %% ../nbs/17_chat.ipynb #17-d24
 def swapped(story: Story) -> Story:
     "The story with the names of its two people exchanged, or, of a woman and a man, the people."
     known, kinds = dict(story.known), ["name"]
@@ -817,12 +807,12 @@ def elsewhere(story: Story, rng: random.Random) -> Turn:
     turn = answerable(other, rng)
     return turn._replace(text=with_clause(other, turn.text), fact=None, missing="others")
 
-# %% ../nbs/17_chat.ipynb #17-d26
+# %% ../nbs/17_chat.ipynb #17-d25
 MISSING = dict(stranger=stranger, nothing=nothing, untold=left_open, others=elsewhere,
                outside=outside)
 WEIGHTS = (2, 2, 3, 6, 1)
 
-# %% ../nbs/17_chat.ipynb #17-d27
+# %% ../nbs/17_chat.ipynb #17-d26
 # a talk
 def leaning(story: Story, last: Turn, rng: random.Random) -> Turn | None:
     "A question that leans on the one before, if there is one."
@@ -841,7 +831,7 @@ def leaning(story: Story, last: Turn, rng: random.Random) -> Turn | None:
     text = AND[story.lang][kind == "thing"].format(a=about)
     return turn._replace(text=text, missing=missing)
 
-# %% ../nbs/17_chat.ipynb #17-d28
+# %% ../nbs/17_chat.ipynb #17-d27
 def by_pronoun(story: Story, who: int, rng: random.Random) -> Turn:
     "A question that says she or he."
     turn = ask(story, rng.choice(LEANING), called(story, "name", who), rng)
@@ -857,7 +847,7 @@ def new_turn(story: Story, rng: random.Random, refuse: bool = True) -> Turn:
     if not refuse or turn.missing == "others" or rng.random() < 0.5: return turn
     return turn._replace(text=with_clause(story, turn.text))
 
-# %% ../nbs/17_chat.ipynb #17-d29
+# %% ../nbs/17_chat.ipynb #17-d28
 def talk(world: Tales, seed: int, refuse: bool = True) -> tuple[str, list[Turn]]:
     "The text that may be used, none in one talk of twenty, and one to four questions."
     rng, story, turns = random.Random(f"talk {seed}"), world.sample(seed), []
@@ -870,7 +860,7 @@ def talk(world: Tales, seed: int, refuse: bool = True) -> tuple[str, list[Turn]]
         turns.append(turn)
     return "" if empty else story.text, turns
 
-# %% ../nbs/17_chat.ipynb #17-d30
+# %% ../nbs/17_chat.ipynb #17-d29
 def as_messages(text: str, turns: list[Turn]) -> list[Message]:
     "A talk in the form that chat models read."
     messages = [dict(role="system", content=text)] if text else []
@@ -884,14 +874,14 @@ def dialogue(world: Tales, seed: int, refuse: bool = True) -> list[Message]:
     "A talk about a story: the text in the system message, questions and true answers."
     return as_messages(*talk(world, seed, refuse))
 
-# %% ../nbs/17_chat.ipynb #17-d31
+# %% ../nbs/17_chat.ipynb #17-d30
 # the checker
 def plain(said: str) -> str:
     "Words without capitals, marks, articles and what only leads to them."
     words = plain_words(re.sub(LEADS[lang_of(said)], "", said.strip().lower()))
     return " ".join(words)
 
-# %% ../nbs/17_chat.ipynb #17-d32
+# %% ../nbs/17_chat.ipynb #17-d31
 def judge(said: str, turn: Turn) -> str:   # "right", "wrong" or "refused"
     "What an answer is worth in the world."
     if plain(said) == plain(REFUSAL[turn.lang]): return "refused"

@@ -17,5 +17,6 @@ from gpt_nb.page import *
 from gpt_nb.finetuning import *
 from gpt_nb.tasks import *
 from gpt_nb.adapters import *
+from gpt_nb.preferences import *
 from gpt_nb.speedrun import *
 from gpt_nb.cli import *

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['answer_row', 'log_probs', 'dpo_loss', 'tell_on', 'Ruled', 'Told', 'told', 'Pair', 'best_and_worst', 'PairBatches',
            'pair_rows', 'Pairs', 'Preferring', 'Ranking', 'rank_pairs', 'prefer', 'Distance', 'distance', 'least_kl',
-           'best_of', 'kl_of_best', 'TrueWords']
+           'best_of', 'kl_of_best', 'TrueWords', 'NoTokens', 'NoWords']
 
 # %% ../nbs/16c_preferences.ipynb #16c-002
 import copy
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -228,10 +228,15 @@ class Preferring(GPT):
     def __init__(self, gpt: GPT, reference: GPT, beta: float = 0.1):
         torch.nn.Module.__init__(self)
         self.config, self.model, self.lm_head = gpt.config, gpt.model, gpt.lm_head
-        self.beside, self.beta, self.notes = [reference], beta, []
+        self.beside, self.beta, self.notes = [reference, gpt], beta, []
 
     @property
     def reference(self) -> GPT: return self.beside[0]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        "Write the GPT as any other is written."
+        self.beside[1].config = self.config
+        self.beside[1].save_pretrained(folder)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:   # (2 B, T), (2 B, T) -> mean loss
         "DPO's loss of rows that are chosen and rejected in turn."
@@ -278,7 +283,7 @@ def prefer(
     pairs: list[Pair],
     beta: float = 0.1,           # the price of a nat
     steps: int = 60,
-    lr: float = 1e-3,            # AdamW's
+    lr: float = 5e-4,            # AdamW's
     batch_size: int = 16,        # pairs
     val: Sequence[Pair] = (),    # others to validate on
     seed: int = 0,
@@ -395,9 +400,9 @@ def kl_of_best(
     n: int,
 ) -> float:             # nats
     "The KL divergence of the best of n answers from one answer, as the scores have it."
-    order = sorted(set(scores))
-    counts = np.array([sum(s == level for s in scores) for level in order])
-    below = np.concatenate([[0], counts.cumsum()]) / len(scores)
+    counts = Counter(scores)
+    sizes = [counts[level] for level in sorted(counts)]
+    below = np.cumsum([0, *sizes]) / len(scores)
     p, q = np.diff(below), np.diff(below ** n)
     return float((q[q > 0] * np.log(q[q > 0] / p[q > 0])).sum())
 
@@ -417,3 +422,33 @@ class TrueWords:
         allowed = torch.zeros(self.tok.vocab_size, dtype=torch.bool)
         allowed[list(next_token(left))] = True
         return allowed
+
+# %% ../nbs/16c_preferences.ipynb #16c-113
+class NoTokens:
+    "A rule that never completes one of these runs of tokens: a ban list of ids."
+    def __init__(self, runs: list[list[int]], vocab_size: int):
+        self.runs, self.vocab_size = runs, vocab_size
+
+    def __call__(self, ids: list[int]) -> Tensor:   # (V,)
+        "All tokens but the last ones of runs that stand there up to their last."
+        allowed = torch.ones(self.vocab_size, dtype=torch.bool)
+        for *start, last in self.runs:
+            if ids[len(ids) - len(start):] == start: allowed[last] = False
+        return allowed
+
+# %% ../nbs/16c_preferences.ipynb #16c-118
+class NoWords:
+    "A rule that keeps words out of the text, in whatever way they are cut into tokens."
+    def __init__(self, words: list[str], tok: Tokenizer):
+        self.words = [word.lower().encode() for word in words]
+        self.pieces = [tok.shown_bytes(i).lower() for i in range(tok.vocab_size)]
+        self.reach, self.known = max(map(len, self.words)) - 1, {}
+
+    def __call__(self, ids: list[int]) -> Tensor:   # (V,)
+        "The tokens with which the end of the text does not come to contain a word."
+        tail = b"".join(self.pieces[i] for i in ids[-self.reach:])[-self.reach:]
+        if tail not in self.known:
+            texts = [tail + piece for piece in self.pieces]
+            fine = [not any(word in text for word in self.words) for text in texts]
+            self.known[tail] = torch.tensor(fine)
+        return self.known[tail]

@@ -21,7 +21,7 @@ from gpt_nb.training import TrainConfig, train
 FILE = Path(__file__).parent.parent / "nbs" / "results" / "preferences.json"
 SEEDS = (0, 1, 2)
 BEGINNINGS, EACH, TESTED, STEPS = 1000, 4, 400, 60
-BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0), (4, 16), (0.7, 0.4), (10, 30, 60, 120)
+BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0), (4, 16), (0.7, 0.4), (10, 30, 60)
 
 
 def write(found: dict) -> None:
@@ -139,8 +139,7 @@ def one_seed(found: dict, seed: int, name: str = "growing/000800") -> Iterator[t
     for t in TEMPERATURES:
         work[f"temperature {t:g}"] = lambda t=t: body.row(body.gpt, temperature=t)
     work["only true words"] = lambda: body.row(body.gpt, rule=TrueWords(body.world, body.tok))
-    if name != "growing/000800":
-        work = {name: work[name] for name in ("body", "DPO, beta 0.3", "only true words")}
+    if name != "growing/000800": work = {key: work[key] for key in ("body", "DPO, beta 0.3")}
     for key, measure in work.items():
         if key not in found: yield key, measure()
     if name == "growing/000800":

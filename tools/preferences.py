@@ -5,6 +5,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from gpt_nb.tales import STOP, Tales
 from gpt_nb.training import TrainConfig, train
 
 FILE = Path(__file__).parent.parent / "nbs" / "results" / "preferences.json"
-SEEDS = (0, 1, 2)
+SEEDS, BODY = (0, 1, 2), "growing/000800"
 BEGINNINGS, EACH, TESTED, STEPS = 1000, 4, 400, 60
 BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0), (4, 16), (0.7, 0.4), (10, 30, 60)
 
@@ -121,31 +122,40 @@ def looks(body: Body, pairs: list[Pair], beta: float) -> list[dict]:
     return rows
 
 
-def one_seed(found: dict, seed: int, name: str = "growing/000800") -> Iterator[tuple[str, object]]:
-    "Each measurement that is missing, under its name."
-    body = Body(name, seed)
-    answers = body.pool()
+def ways(body: Body, answers: list) -> dict[str, Callable[[], dict]]:
+    "Each way to more truth, by its name, as something to call."
     scores = body.scores(body.repeated(body.starts, EACH), answers)
     pairs = best_and_worst(body.starts, answers, scores, least=(1.0, 0.0))
-    def learned(beta): return prefer(body.gpt, body.tok, pairs, beta, STEPS, seed=seed, show=False)
-    work: dict[str, Callable] = {"body": lambda: body.row(body.gpt)}
-    for beta in BETAS: work[f"DPO, beta {beta:g}"] = lambda b=beta: body.row(learned(b).model)
     kept = best_of(answers, scores, EACH)
-    rows = [answer_row(start, answer) for start, answer in zip(body.starts, kept)]
-    work["read the best of 4"] = lambda: body.row(read(body, rows))
-    true = [answer_row(start, [*body.tok.encode(rest), body.tok.end_id])
-            for start, (_, rest) in zip(body.starts, body.stories)]
-    work["read true stories"] = lambda: body.row(read(body, true))
+    ends = [[*body.tok.encode(rest), body.tok.end_id] for _, rest in body.stories]
+
+    def by_dpo(beta: float) -> dict:
+        run = prefer(body.gpt, body.tok, pairs, beta, STEPS, seed=body.seed, show=False)
+        return body.row(run.model)
+
+    def by_reading(rest: list) -> dict:
+        return body.row(read(body, [answer_row(a, b) for a, b in zip(body.starts, rest)]))
+
+    work = {"body": partial(body.row, body.gpt)}
+    work |= {f"DPO, beta {beta:g}": partial(by_dpo, beta) for beta in BETAS}
+    work |= {"read the best of 4": partial(by_reading, kept),
+             "read true stories": partial(by_reading, ends)}
     for t in TEMPERATURES:
-        work[f"temperature {t:g}"] = lambda t=t: body.row(body.gpt, temperature=t)
-    work["only true words"] = lambda: body.row(body.gpt, rule=TrueWords(body.world, body.tok))
-    if name != "growing/000800": work = {key: work[key] for key in ("body", "DPO, beta 0.3")}
-    for key, measure in work.items():
-        if key not in found: yield key, measure()
-    if name == "growing/000800":
-        if "best of 4" not in found: yield from most_of(body)
-        wide = Body(name, seed, context=128)
-        if "longer" not in found: yield "longer", looks(wide, by_length(body, answers), 0.1)
+        work[f"temperature {t:g}"] = partial(body.row, body.gpt, temperature=t)
+    rule = TrueWords(body.world, body.tok)
+    return work | {"only true words": partial(body.row, body.gpt, rule=rule)}
+
+
+def one_seed(found: dict, seed: int) -> Iterator[tuple[str, object]]:
+    "Each measurement that is missing, under its name."
+    body = Body(BODY, seed)
+    answers = body.pool()
+    for name, measure in ways(body, answers).items():
+        if name not in found: yield name, measure()
+    if f"best of {COUNTS[-1]}" not in found: yield from most_of(body)
+    if "longer" in found: return
+    wide = Body(BODY, seed, context=128)
+    yield "longer", looks(wide, by_length(body, answers), 0.1)
 
 
 def rounded(x):
@@ -156,10 +166,10 @@ def rounded(x):
 
 if __name__ == "__main__":
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
-    for name in ("growing/000800", "growing/003000", "tales-short"):
-        for seed in SEEDS:
-            here = found.setdefault(name, {}).setdefault(str(seed), {})
-            for key, value in one_seed(here, seed, name):
-                here[key] = rounded(value)
-                write(found)
-                print(name, seed, key, here[key] if isinstance(value, dict) else "", flush=True)
+    for seed in SEEDS:
+        here = found.setdefault(BODY, {}).setdefault(str(seed), {})
+        if "longer" in here: continue   # the last that is measured
+        for name, value in one_seed(here, seed):
+            here[name] = rounded(value)
+            write(found)
+            print(f"seed {seed}: {name}", flush=True)

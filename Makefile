@@ -77,6 +77,7 @@ hallucination: install  ## measure what chapter 17c tells of facts made up, in t
 
 retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 10,000 stories (10 minutes)
 	$(BIN)/python tools/retrieval.py
+
 preferences: install  ## measure the table of chapter 16c (an hour)
 	$(BIN)/python tools/preferences.py
 

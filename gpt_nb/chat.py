@@ -32,6 +32,7 @@ from .checkpoint import content_of, open_spec
 from .finetuning import CHECKS, KNOWN, PREPARE, READERS, ROLES, SCORE_NAMES, SCORES, WRITES
 from .finetuning import Encoder, Notes, Row, accuracy, is_missing, pad_rows, text_in, unpacked
 from .model import GPT, rotate
+from .preferences import dpo_loss  # noqa: F401  a talk's whole kit is found here
 from .retrieval import Shelf, clause
 from .sampling import generate
 from .tales import KIND, PRONOUNS, Entry, Story, Tales, called, lists_of

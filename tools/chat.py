@@ -39,7 +39,7 @@ STAGES = [   # what is read, and how: one skill after the other, then all togeth
      dict(batch_size=16, final_lr=0.3)),
     (dict(mixed=40_000), dict(batch_size=16, lr=0.003, muon_lr=0.006, decay=0.8))]
 TALKS, ASKED, ON_SHELF, TRIED = 250, 200, 5_000, 5   # to test, a language
-WIDTHS = (160, 224, 288, 384)
+WIDTHS = (160, 224, 288, 448)   # the last is the context
 RATES = dict(optimizer="muon", lr=0.01, muon_lr=0.02, precision="bfloat16", compile=True,
              eval_every=500, log_every=50)
 HOW = {"chat": (0, 1, 2), "all-tokens": (0,), "no-refusals": (0,)}   # and from which seeds

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 1
 
 preferences: install  ## measure the table of chapter 16c (an hour)
 	$(BIN)/python tools/preferences.py
+
+chat: install  ## teach the house model that talks, and measure what it says (hours)
+	$(BIN)/python tools/chat.py
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

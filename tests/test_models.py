@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gpt_nb
+from gpt_nb.chat import as_messages, judge, replies, talk
 from gpt_nb.checkpoint import load_tokenizer, local_folder
 from gpt_nb.data import load_texts, tokenize, world_of
 from gpt_nb.emergence import share_that_holds, write_stories
@@ -62,6 +63,19 @@ def test_one_model_tells_in_both_languages(name, data):
     stories = write_stories(run.model, run.tok, 200, seed=5)
     told = [text for text in stories if text.isascii() == (world.lang == "en")]
     assert 60 < len(told) < 140 and share_that_holds(world, told).sentences > 0.95
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_model_that_talks_answers_and_refuses(lang):
+    run, asked = Run.open("tales-chat"), []
+    for seed in range(4_000_000, 4_000_040):
+        text, turns = talk(Tales(lang), seed)
+        asked += [(as_messages(text, turns[:i + 1])[:-1], turn) for i, turn in enumerate(turns)]
+    said = replies(run.model, run.tok, [messages for messages, _ in asked])
+    verdicts = [(turn.fact is not None, judge(a.text, turn)) for a, (_, turn) in zip(said, asked)]
+    answers, others = ([v for can, v in verdicts if can is wanted] for wanted in (True, False))
+    assert len(answers) > 40 and answers.count("right") >= 0.7 * len(answers)   # by chance: 0.1
+    assert len(others) > 20 and others.count("refused") >= 0.5 * len(others)
 
 
 def test_the_growing_model_gets_better():

@@ -18,5 +18,7 @@ from gpt_nb.finetuning import *
 from gpt_nb.tasks import *
 from gpt_nb.adapters import *
 from gpt_nb.retrieval import *
+from gpt_nb.chat import *
+from gpt_nb.talk import *
 from gpt_nb.speedrun import *
 from gpt_nb.cli import *

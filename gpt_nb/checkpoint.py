@@ -903,7 +903,10 @@ def load_tokenizer(
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
     path, config = find_files(folder_or_hub_id, **hub)
     spec, config = read_json(path), read_json(config) if config else {}
-    try: return open_spec(spec, config)
+    template = path.with_name("chat_template.jinja")   # of newer files
+    try:
+        if template.is_file(): config["chat_template"] = template.read_text(encoding="utf-8")
+        return open_spec(spec, config)
     except (KeyError, TypeError, AttributeError, IndexError) as e: reason = f"it is broken at {e!r}"
     except ValueError as e: reason = e
     raise ValueError(f"cannot open {path}: {reason}")
@@ -966,7 +969,7 @@ def run_of_copy(folder: Path) -> Path:
     return run if folder.resolve().parent == run / "checkpoints" else folder
 
 # %% ../nbs/07_checkpoint.ipynb #07-240
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 MODEL_FILES = [*TOKENIZER_FILES, "config.json", "generation_config.json", "model.safetensors",
                "model.safetensors.index.json", "model-*.safetensors"]
 
@@ -1000,7 +1003,7 @@ def find_files(
     "The two files of a tokenizer."
     folder = find_or_fetch(name, TOKENIZER_FILES, **hub)
     if not (folder / "tokenizer.json").is_file(): folder = run_of_copy(folder)
-    path, config = (folder / file for file in TOKENIZER_FILES)
+    path, config = (folder / file for file in TOKENIZER_FILES[:2])
     if path.is_file(): return path, config if config.is_file() else None
     raise FileNotFoundError(f"{name} has no tokenizer.json, only which is read (not vocab.json, "
                             "merges.txt or .model files)")

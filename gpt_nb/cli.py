@@ -469,7 +469,7 @@ MaybeModel = Annotated[Optional[str], typer.Argument(
     help="a run, any folder that holds a model, a house model such as tales-short, or ORG/NAME "
          "of the Hugging Face Hub; with --resume it need not be given", metavar="MODEL")]
 Task = option(str, "classify: a label for each text; tag: one for each word; generate: a text for "
-              "each text", COMMON, metavar="NAME")
+              "each text; chat: answers in talks", COMMON, metavar="NAME")
 Table = option(list[str], "examples: a .csv, .tsv, .jsonl, .json or .parquet file, a CoNLL file "
                "to tag, hub:ORG/NAME[:PART], or a task of the built-in world: tales:mood, "
                "tales-zh:names ... Several files: give it again, or join them by +", COMMON,
@@ -528,7 +528,8 @@ def finetune_command(
         out = out or default_folder(f"{Path(options['data']).stem}-{options['task']}")
     run, held = finetune_run(options, out, resume, tune)
     report_task(run, held)
-    print(f"{out} holds the run. Next: gpt-nb predict {quote(str(out))} --data FILE")
+    then = "chat {}" if options["task"] == "chat" else "predict {} --data FILE"
+    print(f"{out} holds the run. Next: gpt-nb {then.format(quote(str(out)))}")
 
 # %% ../nbs/22_cli.ipynb #22-d114
 def finetune_run(options: dict, out: Path, resume: bool, trials: int | None):   # (run, examples)
@@ -1474,10 +1475,11 @@ def show_in_jupyter(figure) -> None:
 # %% ../nbs/22_cli.ipynb #22-d121
 def task_options(stated: dict) -> dict:
     "The options of a new run, checked as far as they can be before anything is read."
+    import gpt_nb.chat   # noqa: F401  it brings one more task
     from gpt_nb.finetuning import check_task
     from gpt_nb.model import pick_device
 
-    for name, what in (("model", "which model to turn"), ("task", "classify, tag or generate"),
+    for name, what in (("model", "which model to turn"), ("task", "classify, tag, generate or chat"),
                        ("data", "the examples")):
         if not stated.get(name):
             raise ValueError(f"{'MODEL' if name == 'model' else called(name)} is missing: {what}")
@@ -1654,6 +1656,9 @@ def open_tuned(name: str, device: str | None):   # (run, task)
     if (folder / "training.json").is_file():
         run = Run.open(folder, device or "cpu")
         task = TASKS[getattr(run.model, "kind", "CausalLM")]
+        if run.options.get("task") == "chat":
+            import gpt_nb.chat   # noqa: F401  it brings this task
+            return run, "chat"
         if run.tok and (task != "generate" or run.options.get("task") == task): return run, task
     raise ValueError(f"{name} was not turned to a task: gpt-nb finetune {quote(name)} --task ... "
                      "does that, gpt-nb sample lets it write")
@@ -1664,6 +1669,7 @@ def read_inputs(data: str, task: str, columns: dict, encoding: str | None,
     "The rows to answer; columns that are not named are those of the run where they are there."
     from gpt_nb.finetuning import inputs_of
 
+    if task == "chat": raise ValueError("this run was turned to talks: gpt-nb chat lets it answer")
     plain = Path(data).suffix in (".txt", ".text", ".md") and task != "tag"
     if data == "-" or plain: return read_lines(data, task, encoding)
     rows = rows_of_world(data)

@@ -618,23 +618,25 @@ def chat_command(
     "Talk with a model. Answers go to stdout; from a pipe, one line is one message."
     from gpt_nb.talk import Chat
 
-    shelf = open_shelf(docs, encoding)
+    if encoding is not None and docs is None:
+        raise ValueError("--encoding is that of --docs: give both, or none")
     opened = open_model(model, device)
     check_talks(opened, model)
+    shelf = open_shelf(docs, encoding, opened) if docs is not None else None
     chat = Chat(opened.model, opened.tok, shelf, system, full=full or "drop", tokens=tokens,
                 temperature=temperature or 0.0, seed=seed)
     if sys.stdin.isatty(): talk_by_hand(chat)
     else: answer_lines(chat)
 
 # %% ../nbs/22_cli.ipynb #22-c704
-def open_shelf(docs: list[str] | None, encoding: str | None) -> "Shelf | None":
-    "The texts to look things up in."
-    if docs is None:
-        if encoding is None: return None
-        raise ValueError("--encoding is that of --docs: give both, or none")
+def open_shelf(docs: list[str], encoding: str | None, opened: "Opened") -> "Shelf":
+    "The passages of documents; none takes more than a third of what the model reads."
     from gpt_nb.retrieval import shelf_of
 
-    return shelf_of(docs, encoding=encoding)
+    most = min(400, opened.model.config.context // 3)
+    shelf = shelf_of(docs, opened.tok, most, encoding)
+    say(f"{len(shelf):,} passage{'s' * (len(shelf) > 1)} to look things up in")
+    return shelf
 
 
 def check_talks(opened: "Opened", name: str) -> None:
@@ -732,7 +734,7 @@ def notes_on(chat: "Chat", before: int) -> list[str]:   # how many exchanges the
     *earlier, last = chat.exchanges
     notes = [f"read: {source.name}" for source in last.sources]
     if chat.shelf and not last.sources: notes.append("read: nothing, no text has a word of it")
-    if last.forgotten > (earlier[-1].forgotten if earlier else 0):
+    if last.forgotten > max(last.aside, earlier[-1].forgotten if earlier else 0):
         notes.append(f"forgotten: {last.forgotten} of {len(earlier)} questions and answers before "
                      f"this; the context has {chat.model.config.context:,} tokens")
     if last.ended == "length": notes.append("cut: the answer was longer than --tokens or the room")

@@ -8,10 +8,10 @@ __all__ = ['TRIES', 'Reader', 'write', 'one_by_one', 'Source', 'Exchange', 'fit'
 # %% ../nbs/17b_talk.ipynb #17b-002
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from threading import Event, Thread
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ from .attention import KVCache
 from .chat import REFUSAL, apply_chat_template
 from .model import GPT
 from .retrieval import Shelf
-from .sampling import Sampler, Stops, _evaluating, pieces, row_darts, text_stops
+from .sampling import Sampler, _evaluating, pieces, row_darts, text_stops
 from .tokenizer import Tokenizer, write_beside
 
 # %% ../nbs/17b_talk.ipynb #17b-r02
@@ -111,8 +111,10 @@ class Exchange:
     answer: str = ""
     text: str | None = None                                # the system message
     about: str = ""                                        # the question that found it
+    place: int = -1                                        # and where on the shelf
     sources: list[Source] = field(default_factory=list)    # looked up and read, in this order
     forgotten: int = 0                                     # exchanges before it that are not read
+    aside: int = 0                                         # of these, before the talk of its text
     ended: Literal["end", "stopped", "length"] = "stopped"   # length: there was no more room
 
 # %% ../nbs/17b_talk.ipynb #17b-c01
@@ -163,13 +165,14 @@ TRIES = 3   # texts that are read for a question, while the model refuses to ans
 
 def look_up(
     question: str,
-    about: str,              # as for `leans`
+    before: Exchange,        # the last one; an empty one where there was none
     shelf: Shelf,
 ) -> list[int]:              # places on the shelf, the best first; none where nothing fits
     "Texts in which the answer may stand."
-    alone = shelf.search(question, TRIES)
-    both = shelf.search(f"{about}\n{question}", TRIES) if leans(question, about, shelf) else []
-    found = [i for i, _ in [*both[:1], *alone[:1], *both[1:], *alone[1:]]]
+    found = [i for i, _ in shelf.search(question, TRIES)]
+    if leans(question, before.about, shelf):
+        both = shelf.search(f"{before.about}\n{question}", TRIES)
+        found = [before.place, *(i for i, _ in both), *found]
     return list(dict.fromkeys(found))[:TRIES]
 
 # %% ../nbs/17b_talk.ipynb #17b-d02
@@ -209,7 +212,7 @@ class Chat:
 
     @property
     def sources(self) -> list[Source]:
-        "What was looked up for the newest answer; it was written with the last of them."
+        "What was looked up and read for the newest answer, in this order."
         return self.exchanges[-1].sources if self.exchanges else []
 
     def say(self, text: str) -> Iterator[str]:
@@ -224,15 +227,15 @@ class Chat:
 # %% ../nbs/17b_talk.ipynb #17b-c06
 def answer(chat: Chat, new: Exchange) -> Iterator[str]:
     "Try one text after another until the model does not refuse."
-    before = list(chat.exchanges)
-    if before: new.forgotten = before[-1].forgotten      # what is gone does not come back
     tries = texts_for(chat, new)
+    new.aside = new.forgotten = first_heard(chat, new)
+    if chat.exchanges: new.forgotten = max(new.aside, chat.exchanges[-1].forgotten)  # gone is gone
     try:
-        for left, (new.text, found) in zip(reversed(range(len(tries))), tries):
+        for left, (new.place, new.text, found) in zip(reversed(range(len(tries))), tries):
             new.sources += found
-            yield from attempt(chat, before, new, REFUSALS if left else ())
+            yield from attempt(chat, new, REFUSALS if left else ())
             if new.answer: break
-        if new.answer in REFUSALS: new.text = tries[0][0]    # of all the best
+        if new.answer in REFUSALS: new.place, new.text, _ = tries[0]    # the likeliest of all
     finally:
         if new.answer: chat.exchanges.append(new)
 
@@ -240,23 +243,18 @@ def answer(chat: Chat, new: Exchange) -> Iterator[str]:
 REFUSALS = tuple(REFUSAL.values())
 
 
-def texts_for(chat: Chat, new: Exchange) -> list[tuple[str | None, list[Source]]]:
-    "What may stand in the system message, and where it is from."
-    shelf, most = chat.shelf, chat.model.config.context // 2
-    if shelf is None: return [(chat.system, [])]
-    about = chat.exchanges[-1].about if chat.exchanges else ""
-    new.about = about if leans(new.question, about, shelf) else new.question
-    found = [Source(shelf.sources[i], cut_to(shelf.texts[i], chat.tok, most))
-             for i in look_up(new.question, about, shelf)]
-    tries = [("\n\n".join(filter(None, [chat.system, each.text])), [each]) for each in found]
-    return tries or [(chat.system, [])]
+def first_heard(chat: Chat, new: Exchange) -> int:
+    "Where the talk about its text began: what was said with another text in hand is put aside."
+    if chat.shelf is None: return 0
+    same = takewhile(lambda each: each.about == new.about, reversed(chat.exchanges))
+    return len(chat.exchanges) - len(list(same))
 
 # %% ../nbs/17b_talk.ipynb #17b-c07
-def attempt(chat: Chat, before: list[Exchange], new: Exchange, unwanted: tuple[str, ...]):
+def attempt(chat: Chat, new: Exchange, unwanted: tuple[str, ...]) -> Iterator[str]:
     "An answer with one text, in pieces; one of those unwanted is kept back."
     context, held = chat.model.config.context, ""
     room = context - min(chat.tokens, context // 4)
-    ids = fit(chat.tok, [*before, new], room, chat.full == "drop")
+    ids = fit(chat.tok, [*chat.exchanges, new], room, chat.full == "drop")
     most = min(chat.tokens, context - len(ids))
     for piece in noting_end(write(chat.reader, chat.tok, ids, most, chat.sampler, chat.seed), new):
         held += piece
@@ -274,6 +272,19 @@ def noting_end(answer: Iterator[str], new: Exchange) -> Iterator[str]:
     new.ended = "stopped"
     whole = yield from answer
     new.ended = "end" if whole else "length"
+
+# %% ../nbs/17b_talk.ipynb #17b-c08
+def texts_for(chat: Chat, new: Exchange) -> list[tuple[int, str | None, list[Source]]]:
+    "What may stand in the system message: its place on the shelf, itself, where it is from."
+    shelf, most = chat.shelf, chat.model.config.context // 2
+    if shelf is None: return [(-1, chat.system, [])]
+    before = chat.exchanges[-1] if chat.exchanges else Exchange("")
+    new.about = before.about if leans(new.question, before.about, shelf) else new.question
+    places = [place for place in look_up(new.question, before, shelf) if place >= 0]
+    found = [Source(shelf.sources[i], cut_to(shelf.texts[i], chat.tok, most)) for i in places]
+    tries = [(place, "\n\n".join(filter(None, [chat.system, each.text])), [each])
+             for place, each in zip(places, found)]
+    return tries or [(-1, chat.system, [])]
 
 # %% ../nbs/17b_talk.ipynb #17b-w00
 def as_html(exchanges: list[Exchange]) -> str:

@@ -83,7 +83,8 @@ def test_a_reader_that_was_stopped_is_not_wrong(house, monkeypatch):
     hook.remove()
     assert reader.held() == row[:10]
     other = row[:20] + [7] * 10
-    with torch.no_grad(): torch.testing.assert_close(reader(other), model(torch.tensor([other]))[:, -1])
+    with torch.no_grad(): whole = model(torch.tensor([other]))[:, -1]
+    torch.testing.assert_close(reader(other), whole)
     assert reader.n_read == 10 + 20
 
 
@@ -237,17 +238,28 @@ def test_a_long_text_is_cut(house, scripted):
     assert len(house[1].encode(chat.sources[0].text)) <= most + 1
 
 
-def test_a_question_that_says_little_is_searched_with_the_one_before():
+def test_a_question_that_says_little_stays_with_the_text():
     shelf = Shelf([f"In the {place} {who} had a {thing}." for place in ("mill", "castle", "tower")
                    for who in ("Mia", "Tom", "Leo") for thing in ("kite", "ring", "map")])
     about = "What had Mia in the mill, was it the kite?"
     assert not leans(about, "", shelf) and leans("And Tom?", about, shelf)
-    assert shelf.texts[look_up("And she?", about, shelf)[0]] == "In the mill Mia had a kite."
+    before = Exchange(about, about=about, place=7)
+    assert look_up("And she?", before, shelf)[:2] == [7, 0]
     other = "Had Leo a map in the tower?"
     assert not leans(other, about, shelf)
-    assert look_up(other, about, shelf) == [i for i, _ in shelf.search(other, 3)]
-    assert look_up("Wombats?", "", shelf) == []
-    assert len(look_up("Wombats?", about, shelf)) == 3
+    assert look_up(other, before, shelf) == [i for i, _ in shelf.search(other, 3)]
+    assert look_up("Wombats?", Exchange(""), shelf) == []
+    assert look_up("Wombats?", before, shelf)[0] == 7
+
+
+def test_what_was_said_about_another_text_is_put_aside(house, scripted):
+    chat = Chat(*house, Shelf(TEXTS))
+    scripted[0].extend(["Tom.", "Mia.", "Red."])
+    for question in ("Who lost the map?", "Who had the kite?", "And how did it look?"):
+        said(chat, question)
+    assert [each.forgotten for each in chat.exchanges] == [0, 1, 1]
+    assert "map?" not in scripted[1][1] and "had the kite?" in scripted[1][2]
+    assert len(chat.messages) == 7
 
 
 def test_a_question_that_leans_stays_with_its_text(house, scripted):
@@ -284,7 +296,8 @@ def test_each_text_begins_a_line_of_its_own(house, scripted, tmp_path):
     for question in ("Who had the kite?", "And did Mia like the kite?", "Who lost the map?"):
         said(chat, question)
     chat.save(tmp_path / "talk.jsonl")
-    rows = [json.loads(line)["messages"] for line in open(tmp_path / "talk.jsonl", encoding="utf-8")]
+    lines = (tmp_path / "talk.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line)["messages"] for line in lines]
     assert [len(row) for row in rows] == [5, 3]
     assert [row[0]["content"] for row in rows] == [TEXTS[1], TEXTS[0]]
 

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import torch
 
-from gpt_nb.chat import answerable, apply_chat_template, judge, leaning, with_clause
+import gpt_nb.talk
+from gpt_nb.chat import (REFUSAL, answerable, apply_chat_template, judge, leaning, with_clause)
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.model import GPT
 from gpt_nb.retrieval import Shelf
 from gpt_nb.sampling import generate
 from gpt_nb.tales import Tales
-from gpt_nb.talk import leans, look_up
+from gpt_nb.talk import Chat, Exchange, fit, leans, look_up, texts_for
 
 OUT = Path(__file__).parent.parent / "nbs" / "results" / "talk.json"
 TEST = 5_000_000     # seeds of stories that no model here has read
-SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 100, 12, 160
+SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 100, 6, 160
 SHELF = 2000
 
 
@@ -76,14 +77,20 @@ def last_tokens(messages: list[dict], room: int) -> list[int]:
 
 
 def last_messages(messages: list[dict], room: int) -> list[int]:
-    "The newest messages that fit; what is oldest goes first, also the system message."
-    while len(ids := prompt(messages)) > room: messages = messages[1:]
+    "The newest that fits; what is oldest goes first: the system message, then exchanges."
+    ids = prompt(messages)
+    while len(ids) > room:
+        messages = messages[1 if messages[0]["role"] == "system" else 2:]
+        ids = prompt(messages)
     return ids
 
 
 def keep_system(messages: list[dict], room: int) -> list[int]:
     "The system message and the newest exchanges that fit."
-    while len(ids := prompt(messages)) > room: messages = [messages[0], *messages[3:]]
+    ids = prompt(messages)
+    while len(ids) > room:
+        messages = [messages[0], *messages[3:]]
+        ids = prompt(messages)
     return ids
 
 
@@ -92,7 +99,7 @@ POLICIES = {"all of it": whole, "last tokens": last_tokens, "oldest messages go"
 
 
 def when_full(lang: str, seed: int) -> list[dict]:
-    "Talks of twelve questions, and of each question how it was answered, by policy."
+    "Talks of six questions, and of each question how it was answered, by policy."
     told, rows = stories(lang, seed, TALKS), []
     asked = [questions_about(story, TURNS, seed) for story in told]
     for name, policy in POLICIES.items():
@@ -100,32 +107,39 @@ def when_full(lang: str, seed: int) -> list[dict]:
         for n in range(TURNS):
             for talk, turns in zip(talks, asked): talk.append(says("user", turns[n].text))
             said = answers([policy(talk, ROOM) for talk in talks])
-            for talk, answer in zip(talks, said): talk.append(says("assistant", answer))
-            worth = Counter(judge(answer, turns[n]) for answer, turns in zip(said, asked))
-            rows.append(dict(lang=lang, seed=seed, policy=name, turn=n + 1, **worth))
+            for talk, turns in zip(talks, asked): talk.append(says("assistant", turns[n].answer))
+            counts = worth(said, [turns[n] for turns in asked])
+            rows.append(dict(lang=lang, seed=seed, policy=name, turn=n + 1, **counts))
     return rows
 
 
 def half_answers(lang: str, seed: int) -> list[dict]:
     "An answer that was stopped, then a question: what is kept of the first, and what it does."
     tok, told, rows = house()[1], stories(lang, seed, TALKS), []
-    pairs = [(story, turns) for story in told
-             if (turns := leaning_pair(story, seed)) is not None]
-    for name in ("whole", "half kept", "question and half dropped", "half without the question"):
-        talks = [interrupted(name, story, turns, tok) for story, turns in pairs]
-        said = answers([prompt(talk) for talk in talks])
-        worth = Counter(judge(answer, turns[1]) for answer, (_, turns) in zip(said, pairs))
-        rows.append(dict(lang=lang, seed=seed, kept=name, **worth))
+    for kind in ("leans on it", "stands for itself"):
+        pairs = [(story, two_questions(story, kind, seed)) for story in told]
+        pairs = [(story, turns) for story, turns in pairs if turns]
+        for name in ("not stopped", "the half stays", "question and half go"):
+            talks = [interrupted(name, story, turns, tok) for story, turns in pairs]
+            said = answers([prompt(talk) for talk in talks])
+            rows.append(dict(lang=lang, seed=seed, second=kind, kept=name,
+                             **worth(said, [turns[1] for _, turns in pairs])))
     return rows
 
 
-def leaning_pair(story, seed: int) -> list | None:
-    "A question and one that leans on it, both with an answer."
+def worth(said: list[str], turns: list) -> dict[str, int]:
+    "How many answers are right, wrong, refusals."
+    counts = Counter(judge(answer, turn) for answer, turn in zip(said, turns))
+    return {name: counts[name] for name in ("right", "wrong", "refused")}
+
+
+def two_questions(story, kind: str, seed: int) -> list | None:
+    "Two questions with an answer, the second of this kind; None where none was found."
     for i in range(20):
         rng = random.Random(f"{story.text} {seed} {i}")
         first = answerable(story, rng)
-        second = leaning(story, first, rng)
-        if second and second.fact: return [first, second]
+        second = leaning(story, first, rng) if kind == "leans on it" else answerable(story, rng)
+        if second and second.fact and second.text != first.text: return [first, second]
     return None
 
 
@@ -133,9 +147,9 @@ def interrupted(name: str, story, turns: list, tok) -> list[dict]:
     "A talk whose first answer was stopped in its middle."
     ids = tok.encode(turns[0].answer)
     half = tok.decode(ids[:max(1, len(ids) // 2)]).rstrip("\ufffd")
-    first = [says("user", turns[0].text), says("assistant", half)]
-    if name == "whole": first[1] = says("assistant", turns[0].answer)
-    if name == "question and half dropped": first = []
+    said = turns[0].answer if name == "not stopped" else half
+    first = [says("user", turns[0].text), says("assistant", said)]
+    if name == "question and half go": first = []
     return [says("system", story.text), *first, says("user", turns[1].text)]
 
 
@@ -146,14 +160,16 @@ def searches(lang: str, seed: int) -> list[dict]:
     for name, search in WAYS.items():
         rng, found = random.Random(seed), {}
         for _ in range(TALKS // 2):
-            asked, about = [], ""
+            asked, before = [], Exchange("")
             for place in rng.sample(range(SHELF), 3):
-                for n, text in enumerate(chain(shelved[place], rng)):
+                for n, turn in enumerate(chain(shelved[place], rng)):
+                    text = turn.text
                     kind = "names its story" if n == 0 else "leans"
-                    best = search([*asked, text], about, shelf)
-                    found.setdefault(kind, []).append([place in best[:k] for k in (1, 3)])
-                    if not leans(text, about, shelf): about = text
                     asked.append(text)
+                    best = search(asked, before, shelf)
+                    found.setdefault(kind, []).append([place in best[:k] for k in (1, 3)])
+                    about = before.about if leans(text, before.about, shelf) else text
+                    before = Exchange(text, about=about, place=best[0] if best else -1)
         for kind, hits in found.items():
             first, three = (sum(column) for column in zip(*hits))
             rows.append(dict(lang=lang, seed=seed, way=name, question=kind, n=len(hits),
@@ -161,37 +177,87 @@ def searches(lang: str, seed: int) -> list[dict]:
     return rows
 
 
-def chain(story, rng: random.Random, n: int = 5) -> list[str]:
+def chain(story, rng: random.Random, n: int = 5) -> list:
     "A question that names its story, and some that lean on the one before."
     while True:
         turns = [answerable(story, rng)]
         for _ in range(10 * n):
             turn = leaning(story, turns[-1], rng)
             if turn and turn.fact: turns.append(turn)
-            if len(turns) == n: return [with_clause(story, turns[0].text), *(t.text for t in turns[1:])]
+            if len(turns) < n: continue
+            return [turns[0]._replace(text=with_clause(story, turns[0].text)), *turns[1:]]
 
 
-def newest(asked: list[str], about: str, shelf: Shelf) -> list[int]:
+def newest(asked: list[str], before: Exchange, shelf: Shelf) -> list[int]:
     return [i for i, _ in shelf.search(asked[-1], 3)]
 
 
-def last_three(asked: list[str], about: str, shelf: Shelf) -> list[int]:
+def last_three(asked: list[str], before: Exchange, shelf: Shelf) -> list[int]:
     return [i for i, _ in shelf.search("\n".join(asked[-3:]), 3)]
 
 
-def all_asked(asked: list[str], about: str, shelf: Shelf) -> list[int]:
+def all_asked(asked: list[str], before: Exchange, shelf: Shelf) -> list[int]:
     return [i for i, _ in shelf.search("\n".join(asked), 3)]
 
 
-def as_built(asked: list[str], about: str, shelf: Shelf) -> list[int]:
-    return look_up(asked[-1], about, shelf)
+def as_built(asked: list[str], before: Exchange, shelf: Shelf) -> list[int]:
+    return look_up(asked[-1], before, shelf)
 
 
 WAYS = {"the newest": newest, "the last three": last_three, "all": all_asked,
         "the newest, with what it leans on": as_built}
 
 
-PARTS = dict(full=when_full, halves=half_answers, searches=searches)
+def found_texts(lang: str, seed: int) -> list[dict]:
+    "Talks over a shelf: answers from the text that is found, from up to three, from the right one."
+    shelved, rows = stories(lang, seed, SHELF), []
+    shelf = Shelf([story.text for story in shelved])
+    for name, (tries, hears) in TEXTS.items():
+        gpt_nb.talk.first_heard = hears
+        rng, said = random.Random(seed), {"names its story": ([], []), "leans": ([], [])}
+        chats = [Chat(*house(), shelf, tokens=30) for _ in range(TALKS // 2)]
+        for _ in range(3):     # stories, one after the other
+            places = rng.sample(range(SHELF), len(chats))
+            if tries == 0:
+                for chat, place in zip(chats, places): chat.shelf = Shelf([shelved[place].text])
+            for n, turns in enumerate(zip(*(chain(shelved[i], rng, 3) for i in places))):
+                answered = ask_all(chats, [turn.text for turn in turns], max(1, tries))
+                kind = said["leans" if n else "names its story"]
+                kind[0].extend(answered)
+                kind[1].extend(turns)
+        rows += [dict(lang=lang, seed=seed, texts=name, question=kind, **worth(*said[kind]))
+                 for kind in said]
+    return rows
+
+
+def ask_all(chats: list[Chat], questions: list[str], tries: int) -> list[str]:
+    "What `Chat.say` does, of many talks side by side; at most so many texts are read."
+    tok, room = house()[1], house()[0].config.context - 30
+    news = [Exchange(question) for question in questions]
+    texts = [texts_for(chat, new)[:tries] for chat, new in zip(chats, news)]
+    for chat, new in zip(chats, news): new.forgotten = gpt_nb.talk.first_heard(chat, new)
+    for n in range(tries):
+        left = [i for i in range(len(chats)) if n < len(texts[i])
+                and (n == 0 or news[i].answer in REFUSAL.values())]
+        for i in left: news[i].place, news[i].text, _ = texts[i][n]
+        for i in left: news[i].answer = ""
+        rows = [fit(tok, [*chats[i].exchanges, news[i]], room) for i in left]
+        for i, answer in zip(left, answers(rows)): news[i].answer = answer
+    for chat, new, held in zip(chats, news, texts):
+        if new.answer in REFUSAL.values(): new.place, new.text, _ = held[0]
+        if new.answer: chat.exchanges.append(new)
+    return [new.answer for new in news]
+
+
+FIRST_HEARD = gpt_nb.talk.first_heard
+
+
+def all_heard(chat: Chat, new: Exchange) -> int: return 0
+
+
+TEXTS = {"the right one": (0, FIRST_HEARD), "the first found": (1, FIRST_HEARD),
+         "up to three": (3, FIRST_HEARD), "up to three, all talk read": (3, all_heard)}
+PARTS = dict(full=when_full, halves=half_answers, searches=searches, found=found_texts)
 
 
 def main(names: list[str]) -> None:

@@ -1481,8 +1481,8 @@ def task_options(stated: dict) -> dict:
     from gpt_nb.finetuning import check_task
     from gpt_nb.model import pick_device
 
-    for name, what in (("model", "which model to turn"), ("task", "classify, tag, generate or chat"),
-                       ("data", "the examples")):
+    for name, what in (("model", "which model to turn"), ("data", "the examples"),
+                       ("task", "classify, tag, generate or chat")):
         if not stated.get(name):
             raise ValueError(f"{'MODEL' if name == 'model' else called(name)} is missing: {what}")
     for name, value in stated.items():
@@ -1671,7 +1671,7 @@ def read_inputs(data: str, task: str, columns: dict, encoding: str | None,
     "The rows to answer; columns that are not named are those of the run where they are there."
     from gpt_nb.finetuning import inputs_of
 
-    if task == "chat": raise ValueError("this run was turned to talks: gpt-nb chat lets it answer")
+    if task == "chat": raise ValueError("the run was turned to talks: gpt-nb chat lets it answer")
     plain = Path(data).suffix in (".txt", ".text", ".md") and task != "tag"
     if data == "-" or plain: return read_lines(data, task, encoding)
     rows = rows_of_world(data)

@@ -660,6 +660,9 @@ def talk_by_hand(chat: "Chat") -> None:
         except KeyboardInterrupt:
             say("\nCtrl-D or /quit ends the talk")
             continue
+        except UnicodeDecodeError:
+            say("gpt-nb: that was no UTF-8 text: type it again")
+            continue
         try:
             if not act(chat, line): return
         except KeyboardInterrupt: say("\n(stopped; what was said of the answer stays in the talk)")

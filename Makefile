@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning retrieval clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ results: install  ## regenerate the long measurements that chapters show (hours)
 
 finetuning: install  ## measure every row of the tables of chapters 15, 15b and 16 (hours)
 	$(BIN)/python tools/results.py finetuning text stream tags prompts adapters
+
+retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 10,000 stories (10 minutes)
+	$(BIN)/python tools/retrieval.py
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

@@ -1060,14 +1060,19 @@ def files_in(folder: str) -> list[str]:
                             f"others, for example '{example}{wanted}'")
 
 # %% ../nbs/02_data.ipynb #02-237
-def load_files(pattern: str, column: str | None, encoding: str | None) -> Texts:
-    "The documents of a file, of a folder, or of all files that a pattern finds."
+def files_of(pattern: str) -> list[str]:
+    "A file, those of a folder, or all that a pattern finds."
     path = os.path.expanduser(pattern)
     if os.path.isdir(path): found = files_in(path)
     elif os.path.isfile(path): found = [path]
     else: found = sorted(filter(os.path.isfile, find_paths(path)))
-    files = tuple(first_paths(found))
-    if not files: raise FileNotFoundError(f"no file matches {pattern}")
+    if not found: raise FileNotFoundError(f"no file matches {pattern}")
+    return first_paths(found)
+
+
+def load_files(pattern: str, column: str | None, encoding: str | None) -> Texts:
+    "The documents of a file, of a folder, or of all files that a pattern finds."
+    files = tuple(files_of(pattern))
     found = [(os.path.abspath(file), os.stat(file)) for file in files]
     stamp = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
     largest = max(1, min(_WHOLE, max(stat.st_size for _, stat in found)))

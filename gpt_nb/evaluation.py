@@ -356,19 +356,23 @@ def embed(
     model: GPT | Run,
     tok: Tokenizer,
     texts: Iterable[str],
-    layer: int = -1,         # which of the hidden states: 0 the embeddings, -1 after the last norm
+    layer: int | Sequence[int] = -1,   # which of the hidden states: 0 the embeddings, -1 after
+                                       # the last norm; of several the means stand side by side
     batch_size: int = 32,    # rows read at once: changes speed and memory only
-) -> Tensor:                 # (texts, D) float32, on the CPU
+) -> Tensor:                 # (texts, D a layer) float32, on the CPU
     "The mean of the hidden states of each text's own tokens; a text of none is all zeros."
     model = check_model(model, tok)
     rows, first = tok.encode_batch(texts), first_id(model, tok)
     check_fit(model, tok.vocab_size, batch_size)
-    check_layer(layer, model.config.n_layer)
-    sums, counts = torch.zeros(len(rows), model.config.d_model), torch.zeros(len(rows), 1)
+    layers = list(layer) if isinstance(layer, (list, tuple, range)) else [layer]
+    for one in layers: check_layer(one, model.config.n_layer)
+    width = len(layers) * model.config.d_model
+    sums, counts = torch.zeros(len(rows), width), torch.zeros(len(rows), 1)
     device = next(model.parameters()).device
     with _evaluating(model):
         for which, x, _ in text_rows(tok, first, rows, model.config.context, batch_size):
-            states = hidden_states(model, x.to(device))[layer].float().cpu()    # (B, T, D)
+            states = hidden_states(model, x.to(device))                         # of (B, T, D)
+            states = torch.cat([states[one] for one in layers], -1).float().cpu()
             check_numbers(states)
             own = (x != tok.end_id) & (x != first)        # (B, T) False: what opens, ends and pads
             own = own[..., None].float()

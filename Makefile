@@ -75,5 +75,8 @@ finetuning: install  ## measure every row of the tables of chapters 15, 15b and 
 retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 10,000 stories (10 minutes)
 	$(BIN)/python tools/retrieval.py
 
+talk: install  ## measure what chapter 17b shows of talks (half an hour)
+	$(BIN)/python tools/talk.py
+
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

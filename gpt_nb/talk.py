@@ -81,7 +81,7 @@ def write(
     seed: int | None = None,       # fixes the answer
 ) -> Iterator[str]:                # pieces; what it returns is whether the model ended it
     "An answer in pieces of whole characters, up to the token that ends a message."
-    stops = text_stops(reader.model, tok, None, False)
+    stops = text_stops(reader.model, tok, end_of_message(tok), False)
     darts = row_darts([torch.tensor(ids)], seed, next(reader.model.parameters()).device)
     with _evaluating(reader.model):
         for _, piece in pieces(one_by_one(reader, ids, sampler, islice(darts, tokens)), [stops]):
@@ -96,6 +96,13 @@ def one_by_one(reader: Reader, ids: list[int], sampler: Sampler, darts: Iterator
         token = sampler(reader(ids), dart)
         ids.append(int(token))
         yield token
+
+# %% ../nbs/17b_talk.ipynb #17b-r05
+def end_of_message(tok: Tokenizer) -> int | tuple[()]:
+    "The special token that the template writes behind an answer; nothing where it writes none."
+    said = [dict(role="user", content="?"), dict(role="assistant", content="!")]
+    special = set(tok.special_tokens.values())
+    return next((i for i in reversed(apply_chat_template(tok, said)) if i in special), ())
 
 # %% ../nbs/17b_talk.ipynb #17b-c00
 class Source(NamedTuple):

@@ -1,4 +1,5 @@
 "A conversation: what is read, what stays, what falls out, what is looked up, and the window."
+import copy
 import json
 import random
 from contextlib import closing
@@ -89,8 +90,6 @@ def test_a_reader_that_was_stopped_is_not_wrong(house, monkeypatch):
 
 
 def test_a_reader_counts_learned_prompts_apart(house):
-    import copy
-
     model = add_prompt(copy.deepcopy(house[0]), 4).eval()
     reader = Reader(model)
     for row in ([1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 9], [8, 7]):
@@ -112,6 +111,28 @@ def test_a_seed_fixes_answers_that_are_drawn(house):
     drawn = [Chat(*house, system=STORY, tokens=9, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
     one, again, other = (said(chat, "Who had the kite?") for chat in drawn)
     assert one == again != other
+
+
+def test_an_answer_ends_where_the_template_ends_a_message(house, chat, monkeypatch):
+    model, tok = house
+    other = GPT(replace(model.config, eos_token_id=tok.end_id))     # it knows another end
+    row = torch.tensor([*tok.encode(" Mia"), tok.special_tokens["<|im_end|>"], 5])
+
+    def one_by_one(*given): yield from row.split(1)
+    monkeypatch.setattr(talk, "one_by_one", one_by_one)
+    assert said(Chat(other, tok), "Who?") == " Mia"
+
+
+def test_a_template_of_another_form_works(house):
+    model, tok = house[0], copy.copy(house[1])
+    form = ("{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}[assistant] {% endif %}")
+    tok.config = tok.config | dict(chat_template=form)
+    kept, anew = Chat(model, tok, tokens=6), Chat(model, tok, tokens=6)
+    for question in ("Who?", "And Tom?"):
+        anew.reader = Reader(model)
+        assert said(kept, question) == said(anew, question)
+    assert "[user] And Tom?<|im_end|>[assistant]" in tok.decode(kept.reader.held())
 
 
 def test_special_tokens_that_are_typed_stay_text(house, chat):

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning retrieval clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning retrieval talk clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -6,6 +6,7 @@ import random
 import sys
 from collections import Counter
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from gpt_nb.talk import Chat, Exchange, fit, leans, look_up, texts_for
 
 OUT = Path(__file__).parent.parent / "nbs" / "results" / "talk.json"
 TEST = 5_000_000     # seeds of stories that no model here has read
-SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 100, 6, 160
+SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 60, 6, 160
 SHELF = 2000
 
 
@@ -263,16 +264,14 @@ PARTS = dict(full=when_full, halves=half_answers, searches=searches, found=found
 def main(names: list[str]) -> None:
     "Measure what is not in the file yet."
     known = json.loads(OUT.read_text("utf-8")) if OUT.is_file() else {}
-    for name in names or PARTS:
-        for seed in SEEDS:
-            for lang in ("en", "zh"):
-                rows = known.setdefault(name, [])
-                if any((row["lang"], row["seed"]) == (lang, seed) for row in rows): continue
-                rows += PARTS[name](lang, seed)
-                part = OUT.with_suffix(".part")
-                part.write_text(json.dumps(known, ensure_ascii=False, indent=0) + "\n", "utf-8")
-                part.replace(OUT)
-                print(name, lang, seed, flush=True)
+    for seed, name, lang in product(SEEDS, names or PARTS, ("en", "zh")):
+        rows = known.setdefault(name, [])
+        if any((row["lang"], row["seed"]) == (lang, seed) for row in rows): continue
+        rows += PARTS[name](lang, seed)
+        part = OUT.with_suffix(".part")
+        part.write_text(json.dumps(known, ensure_ascii=False, indent=0) + "\n", "utf-8")
+        part.replace(OUT)
+        print(name, lang, seed, flush=True)
 
 
 if __name__ == "__main__": main(sys.argv[1:])

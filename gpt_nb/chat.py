@@ -6,8 +6,8 @@
 __all__ = ['MARKS', 'CHATML', 'OLD_NAMES', 'REFUSAL', 'with_special', 'stand_ins', 'hidden', 'pieces_of', 'sandbox',
            'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'end_of_answer', 'chat_row', 'chat_rows',
            'learned_text', 'as_messages_of', 'as_message', 'pack', 'packed_logits', 'Reply', 'replies',
-           'answer_targets', 'coverage', 'clause', 'fits', 'with_clause', 'Turn', 'answerable', 'talk', 'as_messages',
-           'dialogue', 'judge']
+           'answer_targets', 'coverage', 'clause', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk',
+           'as_messages', 'dialogue', 'judge']
 
 # %% ../nbs/17_chat.ipynb #17-002
 import copy
@@ -77,7 +77,9 @@ def pieces_of(
     names: Sequence[str],          # of special tokens
 ) -> list[str]:                    # text, name, text, name, ..., text: joined, the filled form
     "A filled form cut at the special names that it wrote itself; those in messages stay text."
-    text, found = fill(told), alternatives(names)
+    text = fill(told)
+    if not names: return [text]
+    found = alternatives(names)
     table = stand_ins(names, text + json.dumps(told, ensure_ascii=False))
     back = {ord(stand_in): letter for letter, stand_in in table.items()}
 
@@ -541,8 +543,9 @@ SAID = dict(
 SAID |= dict(
     wish_thing=("{a} dreamed of the {b}.", "{a}梦想得到{b}。"),
     wish_place=("{a} dreamed of the {b}.", "{a}梦想去{b}。"),
-    came=("The dream of {a} came true.", "{a}的梦想实现了。"),
-    failed=("The dream of {a} did not come true.", "{a}的梦想没有实现。"),
+    came=("Only {b} smiled: the dream of {a} came true.", "只有{b}笑了：{a}的梦想实现了。"),
+    failed=("Only {b} smiled: the dream of {a} did not come true.",
+            "只有{b}笑了：{a}的梦想没有实现。"),
     give=("{b} gave away the {a}.", "{b}送出了{a}。"),
     take=("{b} took the {a}.", "{b}拿走了{a}。"),
     lose=("{b} lost the {a}.", "{b}丢了{a}。"),
@@ -554,7 +557,8 @@ ALSO = dict(   # other sentences that say the same
     holder=("The {a} was with {b}.", "{b}有{a}。"),
     friend=("{b} was the friend of {a}.", "{b}是{a}的朋友。"),
     owner=("{b} had the {a} at first.", "{b}起初有{a}。"),
-    came=("Yes, it came true.", "实现了。"), failed=("No, it did not come true.", "没有实现。"))
+    came=("The dream of {a} came true.", "{a}的梦想实现了。"),
+    failed=("The dream of {a} did not come true.", "{a}的梦想没有实现。"))
 LEADS = dict(en=r"^(now|in the end|at last|then|only|one day) ",
              zh=r"^(现在|最后|后来|只有|有一天)")
 
@@ -650,6 +654,22 @@ def with_clause(story: Story, question: str) -> str:
     return clause(story) + (question[0].lower() + question[1:] if story.lang == "en" else question)
 
 # %% ../nbs/17_chat.ipynb #17-d12
+WHOM = dict(en=("Who is the story about?", "The story is about the {} {} {} and the {} {}."),
+            zh=("故事讲的是谁？", "故事讲的是{}的{}和{}。"))
+AGAIN = dict(en="Tell me the story again.", zh="把故事再讲一遍。")
+
+# %% ../nbs/17_chat.ipynb #17-d13
+def retold(world: Tales, seed: int) -> list[Message]:
+    "A talk in which the text is said again: whom it is about, then all of it."
+    story = world.sample(seed)
+    found = re.match(BEGINS[world.lang], story.text)
+    question, answer = WHOM[world.lang]
+    about = answer.format(*(word.replace("，名叫", "") for word in found.groups()))
+    said = (story.text, question, about, AGAIN[world.lang], story.text)
+    roles = ("system", "user", "assistant", "user", "assistant")
+    return [dict(role=role, content=text) for role, text in zip(roles, said)]
+
+# %% ../nbs/17_chat.ipynb #17-d14
 # questions with what is true
 class Turn(NamedTuple):
     "A question, and what the world knows of it."
@@ -665,12 +685,12 @@ class Turn(NamedTuple):
         "What is to be said."
         return told(self, SAID[self.fact[0]]) if self.fact else REFUSAL[self.lang]
 
-# %% ../nbs/17_chat.ipynb #17-d13
+# %% ../nbs/17_chat.ipynb #17-d15
 def told(turn: Turn, forms: tuple[str, str]) -> str:
     "The answer in this form."
     return forms[turn.lang == "zh"].format(a=turn.about, b=turn.fact[1])
 
-# %% ../nbs/17_chat.ipynb #17-d14
+# %% ../nbs/17_chat.ipynb #17-d16
 def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
     "All that may be asked: (kind, about) -> (key of SAID, answer)."
     scene, thing = story.scene, called(story, "thing", 0)
@@ -685,12 +705,13 @@ def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
     facts["friend", people[0]] = "friend", people[1]
     facts["role", people[1]] = "role", called(story, "role", 1)
     facts["dream", people[dreamer]] = "wish_" + sort, called(story, sort, which)
-    facts["true", people[dreamer]] = "came" if scene.granted() else "failed", ""
+    came, smiles = "came" if scene.granted() else "failed", people[story.events[-1].who]
+    facts["true", people[dreamer]] = came, smiles   # who smiles shows it
     for person, state in zip(people, scene.people):
         facts["at", person] = "at", called(story, "place", state.at)
     return facts | deeds(story, people, thing)
 
-# %% ../nbs/17_chat.ipynb #17-d15
+# %% ../nbs/17_chat.ipynb #17-d17
 def deeds(story: Story, people: list[str], thing: str) -> dict:
     "Who had, gave, took, lost or found the thing."
     names = dict(own="owner") | {kind: kind for kind in ("give", "take", "lose", "find")}
@@ -701,7 +722,7 @@ def deeds(story: Story, people: list[str], thing: str) -> dict:
         facts[names[event.kind], thing] = (names[event.kind], people[event.who]) if once else None
     return facts
 
-# %% ../nbs/17_chat.ipynb #17-d16
+# %% ../nbs/17_chat.ipynb #17-d18
 def untold(story: Story) -> list[tuple[str, str]]:
     "What the story leaves open about its people and its thing: (kind, about)."
     facts, thing = facts_in(story), called(story, "thing", 0)
@@ -717,15 +738,19 @@ def ask(story: Story, kind: str, about: str, rng: random.Random, held: bool = Fa
     form = forms[-1] if held else rng.choice(forms[:-1])
     return Turn(form.format(a=about), story.lang, kind, about, facts_in(story).get((kind, about)))
 
-# %% ../nbs/17_chat.ipynb #17-d17
+# %% ../nbs/17_chat.ipynb #17-d19
+HARD = ("at", "role", "thing", "true")   # these take more than finding one sentence
+
+# %% ../nbs/17_chat.ipynb #17-d20
 def answerable(story: Story, rng: random.Random, held: bool = False) -> Turn:
-    "A question that the story answers; every kind is as likely."
+    "A question that the story answers; what is hard is asked thrice as often."
     pairs = [pair for pair, fact in facts_in(story).items() if fact]
-    kind = rng.choice(sorted({kind for kind, _ in pairs}))
+    kinds = sorted({kind for kind, _ in pairs})
+    kind = rng.choices(kinds, [3 if kind in HARD else 1 for kind in kinds])[0]
     about = rng.choice([about for of, about in pairs if of == kind])
     return ask(story, kind, about, rng, held)
 
-# %% ../nbs/17_chat.ipynb #17-d18
+# %% ../nbs/17_chat.ipynb #17-d21
 def word_lists() -> dict[str, list[Entry]]:
     "The words of level 1, by what they name."
     return lists_of(Tales(level=1)._level)
@@ -738,7 +763,7 @@ def others(story: Story, kind: str, rng: random.Random) -> str:
     free = [entry for entry in entries if entry not in story.known.values()]
     return getattr(rng.choice(free), story.lang)
 
-# %% ../nbs/17_chat.ipynb #17-d19
+# %% ../nbs/17_chat.ipynb #17-d22
 def stranger(story: Story, rng: random.Random) -> Turn:
     "About a person whom the text does not name."
     turn = ask(story, rng.choice(sorted(PERSON)), others(story, "name", rng), rng)
@@ -750,7 +775,7 @@ def nothing(story: Story, rng: random.Random) -> Turn:
     turn = ask(story, rng.choice(sorted(THING)), others(story, "thing", rng), rng)
     return turn._replace(missing="nothing")
 
-# %% ../nbs/17_chat.ipynb #17-d20
+# %% ../nbs/17_chat.ipynb #17-d23
 def left_open(story: Story, rng: random.Random) -> Turn:
     "About somebody or something of the story, but it does not say that."
     pairs = untold(story)
@@ -766,7 +791,7 @@ def outside(story: Story, rng: random.Random, forms: tuple[list, list] = OUTSIDE
     return Turn(text, story.lang, "outside", person, None, "outside")
 MET = (("trait", 0), ("role", 0), ("name", 0), ("role", 1), ("name", 1))   # what a clause names
 
-# %% ../nbs/17_chat.ipynb #17-d21
+# %% ../nbs/17_chat.ipynb #17-d24
 def near_miss(story: Story, rng: random.Random) -> Story:
     "A story like this one of somebody else: one word of its clause differs, or several."
     known, lists = dict(story.known), word_lists()
@@ -777,7 +802,7 @@ def near_miss(story: Story, rng: random.Random) -> Story:
         known[slot] = rng.choice([entry for entry in entries if entry not in used])
     return Story(story.lang, story.steps, known, story.scene)
 
-# %% ../nbs/17_chat.ipynb #17-d22
+# %% ../nbs/17_chat.ipynb #17-d25
 def swapped(story: Story) -> Story:
     "The story with the names of its two people exchanged, or, of a woman and a man, the people."
     known, kinds = dict(story.known), ["name"]
@@ -792,12 +817,12 @@ def elsewhere(story: Story, rng: random.Random) -> Turn:
     turn = answerable(other, rng)
     return turn._replace(text=with_clause(other, turn.text), fact=None, missing="others")
 
-# %% ../nbs/17_chat.ipynb #17-d23
+# %% ../nbs/17_chat.ipynb #17-d26
 MISSING = dict(stranger=stranger, nothing=nothing, untold=left_open, others=elsewhere,
                outside=outside)
-WEIGHTS = (2, 2, 3, 5, 1)
+WEIGHTS = (2, 2, 3, 6, 1)
 
-# %% ../nbs/17_chat.ipynb #17-d24
+# %% ../nbs/17_chat.ipynb #17-d27
 # a talk
 def leaning(story: Story, last: Turn, rng: random.Random) -> Turn | None:
     "A question that leans on the one before, if there is one."
@@ -816,7 +841,7 @@ def leaning(story: Story, last: Turn, rng: random.Random) -> Turn | None:
     text = AND[story.lang][kind == "thing"].format(a=about)
     return turn._replace(text=text, missing=missing)
 
-# %% ../nbs/17_chat.ipynb #17-d25
+# %% ../nbs/17_chat.ipynb #17-d28
 def by_pronoun(story: Story, who: int, rng: random.Random) -> Turn:
     "A question that says she or he."
     turn = ask(story, rng.choice(LEANING), called(story, "name", who), rng)
@@ -832,12 +857,12 @@ def new_turn(story: Story, rng: random.Random, refuse: bool = True) -> Turn:
     if not refuse or turn.missing == "others" or rng.random() < 0.5: return turn
     return turn._replace(text=with_clause(story, turn.text))
 
-# %% ../nbs/17_chat.ipynb #17-d26
+# %% ../nbs/17_chat.ipynb #17-d29
 def talk(world: Tales, seed: int, refuse: bool = True) -> tuple[str, list[Turn]]:
     "The text that may be used, none in one talk of twenty, and one to four questions."
     rng, story, turns = random.Random(f"talk {seed}"), world.sample(seed), []
     empty = refuse and rng.random() < 1 / 20
-    for _ in range(rng.choice((1, 2, 3, 3, 4, 4))):
+    for _ in range(rng.choice((1, 2, 3, 4, 4, 4))):
         turn = None
         if turns and turns[-1].fact and rng.random() < 0.4: turn = leaning(story, turns[-1], rng)
         if turn is None or (turn.missing and not refuse): turn = new_turn(story, rng, refuse)
@@ -845,7 +870,7 @@ def talk(world: Tales, seed: int, refuse: bool = True) -> tuple[str, list[Turn]]
         turns.append(turn)
     return "" if empty else story.text, turns
 
-# %% ../nbs/17_chat.ipynb #17-d27
+# %% ../nbs/17_chat.ipynb #17-d30
 def as_messages(text: str, turns: list[Turn]) -> list[Message]:
     "A talk in the form that chat models read."
     messages = [dict(role="system", content=text)] if text else []
@@ -859,19 +884,19 @@ def dialogue(world: Tales, seed: int, refuse: bool = True) -> list[Message]:
     "A talk about a story: the text in the system message, questions and true answers."
     return as_messages(*talk(world, seed, refuse))
 
-# %% ../nbs/17_chat.ipynb #17-d28
+# %% ../nbs/17_chat.ipynb #17-d31
 # the checker
 def plain(said: str) -> str:
     "Words without capitals, marks, articles and what only leads to them."
     words = plain_words(re.sub(LEADS[lang_of(said)], "", said.strip().lower()))
     return " ".join(words)
 
-# %% ../nbs/17_chat.ipynb #17-d29
+# %% ../nbs/17_chat.ipynb #17-d32
 def judge(said: str, turn: Turn) -> str:   # "right", "wrong" or "refused"
     "What an answer is worth in the world."
     if plain(said) == plain(REFUSAL[turn.lang]): return "refused"
     if turn.fact is None: return "wrong"
     key, word = turn.fact
     forms = [table[key] for table in (SAID, ALSO) if key in table]
-    good = [told(turn, form) for form in forms] + [word] * bool(word)
+    good = [told(turn, form) for form in forms] + [word] * (key not in ("came", "failed"))
     return "right" if plain(said) in map(plain, good) else "wrong"

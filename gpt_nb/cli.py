@@ -1484,8 +1484,8 @@ def task_options(stated: dict) -> dict:
     from gpt_nb.finetuning import check_task
     from gpt_nb.model import pick_device
 
-    for name, what in (("model", "which model to turn"), ("data", "the examples"),
-                       ("task", "classify, tag, generate or chat")):
+    for name, what in (("model", "which model to turn"),
+                       ("task", "classify, tag, generate or chat"), ("data", "the examples")):
         if not stated.get(name):
             raise ValueError(f"{'MODEL' if name == 'model' else called(name)} is missing: {what}")
     for name, value in stated.items():

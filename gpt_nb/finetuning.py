@@ -1673,7 +1673,9 @@ class Notes:
 
 def check_task(task: str) -> None:
     "Refuse a task that nobody knows."
-    if task not in ROLES: raise ValueError(f"task={task!r}: expected one of {', '.join(ROLES)}")
+    if task in ROLES: return
+    hint = " (import gpt_nb.chat brings it)" if task == "chat" else ""
+    raise ValueError(f"task={task!r}: expected one of {', '.join(ROLES)}{hint}")
 
 # %% ../nbs/15_finetuning.ipynb #15-d75
 def check_labelled(examples: list[dict], source: str, notes: Notes, test: bool) -> None:

@@ -22,7 +22,8 @@ from gpt_nb.training import Run
 HEADERS = r"""
 {%- set loop_messages = messages %}
 {%- for message in loop_messages %}
-    {%- set content = '<|start|>' + message['role'] + '<|stop|>\n\n' + message['content'] | trim + '<|eot|>' %}
+    {%- set content = '<|start|>' + message['role'] + '<|stop|>\n\n'
+                      + message['content'] | trim + '<|eot|>' %}
     {%- if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}
     {{- content }}
 {%- endfor %}
@@ -49,7 +50,9 @@ THINKING = r"""
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\n\n</think>\n\n' }}
+    {%- endif %}
 {%- endif %}"""
 # the rest of what templates use: a macro, break and continue, JSON, blocks that are trimmed
 ODDS = r"""{% macro line(m) %}
@@ -59,7 +62,8 @@ ODDS = r"""{% macro line(m) %}
         {% continue %}
     {% endif %}
     {% if loop.index > 3 %}{% break %}{% endif %}
-    {{ line(m) }}{% generation %} {{ {"a": [1, none]} | tojson(indent=1) }}{% endgeneration %}
+    {{ line(m) }}
+    {%- generation %} {{ {"a": [1, none]} | tojson(indent=1) }}{% endgeneration %}
 {% endfor %}
 {{ eos_token }}{{ nobody_gave_this }}{# a comment #}
 """
@@ -86,8 +90,8 @@ def talk_of(contents, system=False):
                        for role, text in zip(roles, contents[len(messages):])]
 
 
-PIECES = st.sampled_from(["Hi", "\n", " ", "米娅", "</think>", "<think>", "<|im_", "end|>", "<", "|",
-                          ">", "kite", "。", "<note>", "{{", "%}", "é", "'", "\t", "im_end"])
+PIECES = st.sampled_from(["Hi", "\n", " ", "米娅", "</think>", "<think>", "<|im_", "end|>", "<",
+                          "|", ">", "kite", "。", "<note>", "{{", "%}", "é", "'", "\t", "im_end"])
 CONTENT = st.lists(PIECES, min_size=1, max_size=6).map("".join).filter(str.strip)
 
 
@@ -163,7 +167,8 @@ def user(content): return dict(role="user", content=content)
 @pytest.mark.parametrize("messages, error", [
     ([], "no messages"), ([user("")], r"messages\[0\], of the user, is empty"),
     ([user(" \n")], "is empty"), ([user(None)], "has the content None"),
-    ([user(["Hi"])], r"has the content \['Hi'\]"), ([user("a"), user("b")], "messages.1. is of the"),
+    ([user(["Hi"])], r"has the content \['Hi'\]"),
+    ([user("a"), user("b")], "messages.1. is of the"),
     ([dict(role="assistant", content="a")], "where the user is to speak"),
     ([user("a"), dict(role="system", content="b")], "the system may speak first"),
     ([dict(role="system", content="b")], "only the system speaks"),
@@ -214,7 +219,8 @@ def test_bad_templates(tok, monkeypatch, template, error):
     monkeypatch.setattr(chat, "SECONDS", 3 if "never" in error else 60)
     mine = with_template(tok, template)
     for _ in range(2):   # also the second time, when the process is there, or gone
-        with pytest.raises(ValueError, match=error) as raised: apply_chat_template(mine, [user("Hi")])
+        with pytest.raises(ValueError, match=error) as raised:
+            apply_chat_template(mine, [user("Hi")])
         assert "\n" not in str(raised.value)
         if "never" in error: break
 
@@ -257,7 +263,8 @@ def test_for_chat(tmp_path, arch, tied):
     assert tok.end_id == plain.end_id and "chat_template" not in plain.config
     model.save_pretrained(tmp_path)
     save_tokenizer(tok, tmp_path, tok.end_id)
-    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [799, 801]
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [799, 801]
     again, its = for_chat(GPT.from_pretrained(tmp_path), load_tokenizer(tmp_path))
     assert its.special_tokens == tok.special_tokens and its.config["chat_template"] == CHATML
     torch.testing.assert_close(again(ids), model(ids))
@@ -275,7 +282,8 @@ def test_marks_for_each_kind_of_tokenizer(tmp_path, kind):
     messages = talk_of(["Who smiled?", "Only Mia smiled."])
     assert learned_text(tok, chat_row(tok, messages)) == "Only Mia smiled.<|im_end|>"
     tok.save(tmp_path)
-    assert apply_chat_template(load_tokenizer(tmp_path), messages) == apply_chat_template(tok, messages)
+    again = load_tokenizer(tmp_path)
+    assert apply_chat_template(again, messages) == apply_chat_template(tok, messages)
 
 
 @pytest.mark.parametrize("name", ["chatml", "headers", "thinking"])
@@ -293,7 +301,7 @@ def test_the_mask_covers_what_it_says(tok, name):
 
 
 def test_the_mask_of_an_answer_that_melts_into_its_header(tok):
-    mine = with_template(tok, CHATML)   # a line break at the front makes one token with the header's
+    mine = with_template(tok, CHATML)   # its line break makes one token with the header's
     row = chat_row(mine, talk_of(["Hi", "\nHo"]))
     assert learned_text(mine, row).endswith("Ho<|im_end|>")
 
@@ -306,7 +314,8 @@ def test_a_mask_needs_an_end_and_an_answer(tok):
         chat_row(with_template(tok, CHATML), talk_of(["Hi"]))
     mine = with_template(tok, CHATML)
     mine.config["eos_token"] = None
-    with pytest.raises(ValueError, match="no special token of it"): answers_in(mine, talk_of(["a", "b"]))
+    with pytest.raises(ValueError, match="no special token of it"):
+        answers_in(mine, talk_of(["a", "b"]))
 
 
 def test_share_gpt_is_read_alike():
@@ -328,13 +337,15 @@ def test_files_of_talks(tmp_path):
     with pytest.warns(UserWarning, match="no messages.*|no answer of the assistant"):
         examples = examples_of(write(tmp_path / "a.jsonl", rows), "chat")
     assert [e["messages"] for e in examples] == [good]
-    shared = [dict(conversations=[{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}])]
+    theirs = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+    shared = [dict(conversations=theirs)]
     assert examples_of(write(tmp_path / "b.jsonl", shared), "chat")[0]["messages"] == good
     for bad, error in [([dict(role="user", content="")], "is empty"), ("Hi", "a list of messages"),
                        ([good[0], good[0]], "messages.1. is of the user"), ([3], "has a role"),
                        ([dict(role="king", content="a")], "the role 'king'")]:
         with pytest.raises(ValueError, match=f"c.jsonl: .*{error}"):
-            examples_of(write(tmp_path / "c.jsonl", [dict(messages=good), dict(messages=bad)]), "chat")
+            rows = [dict(messages=good), dict(messages=bad)]
+            examples_of(write(tmp_path / "c.jsonl", rows), "chat")
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +363,7 @@ def test_a_chat_run_opens_again(trained):
     again = Run.open(folder / "run")
     assert again.tok.config["chat_template"] == CHATML and again.options["task"] == "chat"
     assert again.model.config.eos_token_id == (799, 801)
-    asked = [messages[:2] for messages in talks[:6]]
+    asked = [messages[:2] for messages in talks[:6] if messages[0]["role"] == "system"]
     assert replies(again.model, again.tok, asked) == replies(run.model, run.tok, asked)
     result = assess(folder / "run", folder / "talks.jsonl")
     assert result.keys() == {"examples", "loss", "token accuracy"}
@@ -369,7 +380,7 @@ def test_transformers_opens_a_chat_run(trained):
         assert theirs.apply_chat_template(messages, return_dict=False) \
             == apply_chat_template(run.tok, messages)
     pipe = transformers.pipeline("text-generation", str(folder / "run"), dtype=torch.float32)
-    asked = [m for messages in talks[:6] if len(m := messages[:2]) == 2 and m[0]["role"] == "system"]
+    asked = [messages[:2] for messages in talks[:6] if messages[0]["role"] == "system"]
     ours = replies(run.model, run.tok, asked, most=20)
     for messages, reply in zip(asked, ours):
         said = pipe(messages, max_new_tokens=20, do_sample=False)[0]["generated_text"]
@@ -379,7 +390,7 @@ def test_transformers_opens_a_chat_run(trained):
 
 def test_probability_of_a_reply(trained):
     run, _, talks = trained
-    asked = [messages[:2] for messages in talks[:5]]
+    asked = [messages[:2] for messages in talks[:5] if messages[0]["role"] == "system"]
     end = run.tok.special_tokens[MARKS[1]]
     for messages, reply in zip(asked, replies(run.model, run.tok, asked, batch_size=2)):
         prompt = apply_chat_template(run.tok, messages, add_generation_prompt=True)
@@ -396,7 +407,8 @@ def test_packed_rows_see_only_themselves(trained):
     rows = chat_rows(run.tok, talks)
     width = max(len(x) for x, y in rows) + 100
     x, y, numbers = pack(rows, width, 799)
-    assert len(x) < len(rows) and int((y != -100).sum()) == sum(t != -100 for _, y in rows for t in y)
+    asked = sum(t != -100 for _, targets in rows for t in targets)
+    assert len(x) < len(rows) and int((y != -100).sum()) == asked
     with torch.no_grad():
         packed = packed_logits(run.model, x, numbers)
         alone = {tuple(a): run.model(torch.tensor([a]))[0] for a, _ in rows}
@@ -442,8 +454,12 @@ def test_command_line(tmp_path):
     from gpt_nb.cli import app
     path = write(tmp_path / "talks.jsonl",
                  [dict(messages=dialogue(Tales("en"), seed)) for seed in range(20)])
-    said = CliRunner().invoke(app, ["finetune", "tales-short", "--task", "chat", "--data", str(path),
-                                    "--epochs", "0.5", "--out", str(tmp_path / "run")])
+    said = CliRunner().invoke(app, ["finetune", "tales-short", "--task", "chat", "--data",
+                                    str(path), "--epochs", "0.5", "--out", str(tmp_path / "run")])
     assert said.exit_code == 0, said.output
     assert "token accuracy" in said.output and "gpt-nb chat" in said.output
     assert Run.open(tmp_path / "run").options["task"] == "chat"
+    said = CliRunner().invoke(app, ["eval", str(tmp_path / "run"), "--data", str(path)])
+    assert said.exit_code == 0 and "token accuracy" in said.output, said.output
+    said = CliRunner().invoke(app, ["predict", str(tmp_path / "run"), "--data", str(path)])
+    assert said.exit_code != 0 and "gpt-nb chat lets it answer" in str(said.exception) + said.output

@@ -20,6 +20,7 @@ from gpt_nb.adapters import *
 from gpt_nb.retrieval import *
 from gpt_nb.preferences import *
 from gpt_nb.chat import *
+from gpt_nb.talk import *
 from gpt_nb.hallucination import *
 from gpt_nb.speedrun import *
 from gpt_nb.cli import *

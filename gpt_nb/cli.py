@@ -11,9 +11,10 @@ import os
 import re
 import sys
 import time
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, replace
 from inspect import signature
 from itertools import islice
@@ -28,7 +29,9 @@ if TYPE_CHECKING:   # to import these takes seconds, and `--help` needs none of 
     from gpt_nb.data import Tokens
     from gpt_nb.evaluation import Evaluation
     from gpt_nb.model import GPT, GPTConfig
+    from gpt_nb.retrieval import Shelf
     from gpt_nb.tales import Tales
+    from gpt_nb.talk import Chat
     from gpt_nb.tokenizer import Tokenizer
     from gpt_nb.training import Run, TrainConfig
 
@@ -589,6 +592,186 @@ def predict_command(
 
 
 AT_ONCE = 256   # rows answered before their lines are written
+
+# %% ../nbs/22_cli.ipynb #22-c702
+TalkDocs = option(list[str], "look every question up in these: a file, a folder, or a pattern in "
+                  "quotes such as 'texts/*.txt'; may be given again", "Options", "--docs",
+                  metavar="FILES")
+DocsEncoding = option(str, "of these files, such as gb18030  [default: utf-8]", "Options",
+                      "--encoding", metavar="NAME")
+Before = option(str, "what stands before the talk: the text that may be used, or how to behave",
+                metavar="TEXT")
+Full = option(str, "when the talk is longer than the context: drop (the oldest questions and "
+              "answers) or refuse  [default: drop]", metavar="HOW")
+AnswerLength = Annotated[int, typer.Option(min=1, help="at most so many in an answer", metavar="N",
+                                           rich_help_panel="Options")]
+Warmth = option(float, "0 takes the likeliest token  [default: 0]", HOW, "--temperature",
+                metavar="X")
+
+# %% ../nbs/22_cli.ipynb #22-c703
+@command("chat")
+def chat_command(
+    model: ModelName, docs: TalkDocs = None, encoding: DocsEncoding = None, system: Before = None,
+    full: Full = None, tokens: AnswerLength = 256, seed: Seed = None, device: Device = None,
+    temperature: Warmth = 0.0,
+) -> None:
+    "Talk with a model. Answers go to stdout; from a pipe, one line is one message."
+    from gpt_nb.talk import Chat
+
+    if encoding is not None and docs is None:
+        raise ValueError("--encoding is that of --docs: give both, or none")
+    opened = open_model(model, device)
+    check_talks(opened, model)
+    shelf = open_shelf(docs, encoding, opened) if docs is not None else None
+    chat = Chat(opened.model, opened.tok, shelf, system, full=full or "drop", tokens=tokens,
+                temperature=temperature or 0.0, seed=seed)
+    if sys.stdin.isatty(): talk_by_hand(chat)
+    else: answer_lines(chat)
+
+# %% ../nbs/22_cli.ipynb #22-c704
+def open_shelf(docs: list[str], encoding: str | None, opened: "Opened") -> "Shelf":
+    "The passages of documents; none takes more than a third of what the model reads."
+    from gpt_nb.retrieval import shelf_of
+
+    most = min(400, opened.model.config.context // 3)
+    shelf = shelf_of(docs, opened.tok, most, encoding)
+    say(f"{len(shelf):,} passage{'s' * (len(shelf) > 1)} to look things up in")
+    return shelf
+
+
+def check_talks(opened: "Opened", name: str) -> None:
+    "Refuse a model that does not know what a message is."
+    from gpt_nb.chat import template_of
+
+    name = quote(name)
+    try: template_of(opened.tok)
+    except ValueError: raise ValueError(
+        f"{name} was not trained to chat: gpt-nb finetune {name} --task chat --data FILE.jsonl "
+        f"does that, gpt-nb sample {name} lets it write") from None
+
+# %% ../nbs/22_cli.ipynb #22-c706
+def talk_by_hand(chat: "Chat") -> None:
+    "Ask, answer, until the person ends it."
+    with suppress(ImportError): import readline   # noqa: F401 -- arrow keys for `input`
+    say("Type a message and Enter. Ctrl-C stops an answer, Ctrl-D ends the talk, /help tells more.")
+    while True:
+        try: line = ask_line("> ")
+        except EOFError: return say()
+        except KeyboardInterrupt:
+            say("\nCtrl-D or /quit ends the talk")
+            continue
+        except UnicodeDecodeError:
+            say("gpt-nb: that was no UTF-8 text: type it again")
+            continue
+        try:
+            if not act(chat, line): return
+        except KeyboardInterrupt: say("\n(stopped; what was said of the answer stays in the talk)")
+        except (ValueError, OSError) as e: say(f"gpt-nb: {' '.join(str(e).split())}")
+
+
+def ask_line(prompt: str) -> str:
+    "A line that a person types; the prompt is no part of what is written to a file."
+    if sys.stdout.isatty(): return input(prompt)
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return input()
+
+# %% ../nbs/22_cli.ipynb #22-c707
+def act(chat: "Chat", line: str) -> bool:   # whether the talk goes on
+    "Do what a line says: a command, or a message."
+    name, _, rest = line.strip().partition(" ")
+    if not re.fullmatch("/[a-z]+", name):
+        if line.strip(): show_answer(chat, line)
+        return True
+    if name == "/quit": return False
+    if name not in COMMANDS: raise ValueError(f"there is no {name}: /help lists what there is")
+    COMMANDS[name](chat, rest.strip())
+    return True
+
+
+def show_answer(chat: "Chat", text: str) -> None:
+    "Write the answer as it comes, and below it what a person should know of it."
+    before, written = len(chat.exchanges), ""
+    try:
+        with closing(chat.say(cleaned(text))) as pieces:
+            for piece in pieces:
+                written += piece
+                write(cleaned(piece))
+    finally:
+        if written: write("\n")
+    for note in notes_on(chat, before): say(f"({note})")
+
+# %% ../nbs/22_cli.ipynb #22-c708
+def show_commands(chat: "Chat", rest: str) -> None:
+    "What /help says."
+    say("/docs       what was read for the last answer\n/reset      begin a new talk\n"
+        "/save FILE  write the talk as a line of JSON, which finetune --task chat reads\n"
+        "/quit       end, as Ctrl-D does")
+
+
+def forget(chat: "Chat", rest: str) -> None:
+    "Begin anew."
+    chat.reset()
+    say("a new talk: nothing of the old one is read any more")
+
+
+def save_it(chat: "Chat", rest: str) -> None:
+    "Write the talk where the person says."
+    if not rest: raise ValueError("/save needs the name of a file, such as /save talk.jsonl")
+    chat.save(Path(rest))
+    say(f"{rest} holds the talk")
+
+
+def show_sources(chat: "Chat", rest: str) -> None:
+    "The texts behind the last answer."
+    for source in chat.sources: say(f"{source.name}\n{cleaned(source.text)}\n")
+    if not chat.sources: say("nothing was looked up")
+
+
+COMMANDS = {"/help": show_commands, "/reset": forget, "/save": save_it, "/docs": show_sources}
+
+# %% ../nbs/22_cli.ipynb #22-c709
+def notes_on(chat: "Chat", before: int) -> list[str]:   # how many exchanges there were
+    "What a person should know of the newest answer."
+    if len(chat.exchanges) == before: return ["the model gave no answer; the question is dropped"]
+    *earlier, last = chat.exchanges
+    notes = [f"read: {source.name}" for source in last.sources]
+    if chat.shelf and not last.sources: notes.append("read: nothing, no text has a word of it")
+    if last.forgotten > max(last.aside, earlier[-1].forgotten if earlier else 0):
+        notes.append(f"forgotten: {last.forgotten} of {len(earlier)} questions and answers before "
+                     f"this; the context has {chat.model.config.context:,} tokens")
+    if last.ended == "length": notes.append("cut: the answer was longer than --tokens or the room")
+    return notes
+
+
+def cleaned(text: str) -> str:
+    "A text without control characters: in a terminal they are orders."
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+# %% ../nbs/22_cli.ipynb #22-c711
+def answer_lines(chat: "Chat") -> None:
+    "Answer every line of stdin with a line."
+    for number, line in enumerate(lines_in(), 1):
+        if not cleaned(line).strip():
+            say(f"line {number} is empty: so is its answer")
+            write("\n")
+            continue
+        before = len(chat.exchanges)
+        try: answer = "".join(chat.say(cleaned(line)))
+        except ValueError as e: raise ValueError(f"line {number} of stdin: {e}") from None
+        write(on_one_line(cleaned(answer)) + "\n")
+        for note in notes_on(chat, before): say(f"line {number}: {note}")
+
+
+def lines_in() -> Iterator[str]:
+    "The lines of stdin, as they come."
+    source = getattr(sys.stdin, "buffer", sys.stdin)
+    for number, line in enumerate(source, 1):
+        try: text = line if isinstance(line, str) else line.decode("utf-8-sig")
+        except UnicodeDecodeError as e:
+            raise ValueError(f"line {number} of stdin is not UTF-8 text (byte "
+                             f"{e.object[e.start]:#x} at {e.start:,})") from None
+        yield text.removesuffix("\n").removesuffix("\r")
 
 # %% ../nbs/22_cli.ipynb #22-026d
 RunFolder = Annotated[Path, typer.Argument(help="a run folder", metavar="RUN")]

@@ -83,6 +83,7 @@ preferences: install  ## measure the table of chapter 16c (an hour)
 
 chat: install  ## teach the house model that talks, and measure what it says (hours)
 	$(BIN)/python tools/chat.py
+
 talk: install  ## measure what chapter 17b shows of talks (half an hour)
 	$(BIN)/python tools/talk.py
 

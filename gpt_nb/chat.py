@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKS', 'CHATML', 'OLD_NAMES', 'REFUSAL', 'with_special', 'stand_ins', 'hidden', 'pieces_of', 'sandbox',
            'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'end_of_answer', 'chat_row', 'chat_rows',
-           'learned_text', 'as_messages_of', 'as_message', 'pack', 'packed_logits', 'Reply', 'replies',
+           'learned_text', 'as_messages_of', 'as_message', 'pack_rows', 'packed_logits', 'Reply', 'replies',
            'answer_targets', 'coverage', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk', 'as_messages',
            'dialogue', 'judge']
 
@@ -303,7 +303,7 @@ def encode_talk(encoder: Encoder, example: dict) -> Row:
 Encoder.chat = encode_talk
 
 # %% ../nbs/17_chat.ipynb #17-083
-def pack(
+def pack_rows(
     rows: Sequence[Row],
     width: int,                             # T, tokens of a packed row
     pad: int,

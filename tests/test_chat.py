@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gpt_nb.chat as chat
 from gpt_nb.chat import (CHATML, MARKS, answers_in, apply_chat_template, as_messages_of, chat_row,
-                         chat_rows, coverage, dialogue, for_chat, judge, learned_text, pack,
+                         chat_rows, coverage, dialogue, for_chat, judge, learned_text, pack_rows,
                          packed_logits, replies, talk, with_special)
 from gpt_nb.checkpoint import load_tokenizer, save_tokenizer
 from gpt_nb.finetuning import assess, examples_of, finetune
@@ -406,7 +406,7 @@ def test_packed_rows_see_only_themselves(trained):
     run, _, talks = trained
     rows = chat_rows(run.tok, talks)
     width = max(len(x) for x, y in rows) + 100
-    x, y, numbers = pack(rows, width, 799)
+    x, y, numbers = pack_rows(rows, width, 799)
     asked = sum(t != -100 for _, targets in rows for t in targets)
     assert len(x) < len(rows) and int((y != -100).sum()) == asked
     with torch.no_grad():
@@ -416,14 +416,14 @@ def test_packed_rows_see_only_themselves(trained):
         for i in range(int(number.max()) + 1):
             torch.testing.assert_close(line[number == i], alone[tuple(row[number == i].tolist())],
                                        atol=2e-4, rtol=1e-3)
-    with pytest.raises(ValueError, match="wider than 5"): pack(rows, 5, 799)
+    with pytest.raises(ValueError, match="wider than 5"): pack_rows(rows, 5, 799)
 
 
 def test_packing_where_positions_are_learned():
     torch.manual_seed(0)
     model = GPT(GPTConfig("gpt2", **TINY)).eval()
     rows = [(list(range(9)), [1] * 9), (list(range(20, 25)), [2] * 5)]
-    x, y, numbers = pack(rows, 20, 0)
+    x, y, numbers = pack_rows(rows, 20, 0)
     with torch.no_grad(): packed = packed_logits(model, x, numbers)
     for ids, _ in rows:
         part = packed[0][numbers[0] == (0 if ids[0] == 0 else 1)]

@@ -29,31 +29,34 @@ from .tokenizer import Tokenizer
 # %% ../nbs/16b_retrieval.ipynb #16b-a210
 def bm25(
     query: Sequence[str],            # its terms
-    documents: Sequence[list[str]],  # the terms of each text, at least one
+    documents: Sequence[list[str]],  # the terms of each text
     k1: float = 1.5,                 # how soon a term that stands often counts no more
     b: float = 0.75,                 # how much long texts are marked down, 0 to 1
 ) -> np.ndarray:                     # (texts,) scores
     "How well each text fits a query (Robertson and Zaragoza 2009; idf as Lucene has it)."
+    if not any(documents): return np.zeros(len(documents))
     counts = [Counter(document) for document in documents]
     lengths = np.array([len(document) for document in documents])
     room = k1 * (1 - b + b * lengths / lengths.mean())   # (texts,)
     scores = np.zeros(len(documents))
     for term in query:
         often = np.array([count[term] for count in counts])   # (texts,)
-        holding = (often > 0).sum()
-        idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
-        scores += idf * often / (often + room)
+        holding = often.nonzero()[0]                          # which texts hold it
+        n = len(holding)
+        idf = math.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
+        scores[holding] += idf * often[holding] / (often + room)[holding]
     return scores
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a110
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}]"   # scripts that put no spaces between words
+# scripts that put no spaces between words; the long-vowel mark of Japanese belongs to two
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 _RUN = regex.compile(rf"(?V1){_UNSPACED}+|[\p{{L}}\p{{M}}\p{{N}}--{_UNSPACED}]+")
 
 
 def terms(
     text: str,
 ) -> list[str]:   # what two texts may have in common
-    "The words of a text in small letters; of Chinese or Japanese, its characters and their pairs."
+    "Words in small letters; of Chinese and the like, unspaced, the characters and their pairs."
     found = []
     for run in _RUN.findall(unicodedata.normalize("NFKC", text).casefold()):
         if not regex.match(_UNSPACED, run): found.append(run)
@@ -69,8 +72,9 @@ def best(
     return np.argsort(-scores, kind="stable")[:k].tolist()
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a312
-def check_shelf(texts: list[str], sources: list[str]) -> None:
-    "Refuse what is no list of texts, or has other than one source a text."
+def check_shelf(texts: list[str], sources: list[str], k1: float) -> None:
+    "Refuse what is no list of texts, has other than one source a text, or cannot be weighed."
+    if not 0 <= k1 < math.inf: raise ValueError(f"k1={k1}: expected a number of at least 0")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] is {type(text).__name__}: a shelf holds strings")
@@ -82,7 +86,7 @@ def check_query(query: str, k: int) -> None:
     "Refuse what cannot be searched for."
     if not isinstance(query, str):
         raise TypeError(f"query is {type(query).__name__}: give one string")
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise ValueError(f"k={k!r}: expected how many texts to find, at least 1")
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a310
@@ -94,25 +98,27 @@ class Shelf:
         sources: Iterable[str] | None = None,      # what each text is called; None: text 1, ...
         k1: float = 0.5,                           # as for `bm25`; low, for texts are short
     ):
-        if isinstance(texts, str): raise TypeError("texts is one string: give a list of texts")
+        if str in (type(texts), type(sources)): raise TypeError("one string: give a list")
         self.texts, self.cut, self.k1 = list(texts), cut, k1
         named = [f"text {i}" for i in range(1, len(self.texts) + 1)]
         self.sources = named if sources is None else list(sources)
-        check_shelf(self.texts, self.sources)
+        check_shelf(self.texts, self.sources, k1)
         self.index = self.read()
 
     def read(self) -> object | None:   # None where no text has a term
         "What is computed once for all queries."
         from bm25s import BM25
-        documents = [self.cut(text) for text in self.texts]
+        documents = [self.terms_of(text) for text in self.texts]
         if not any(documents): return None
         index = BM25(k1=self.k1)
         index.index(documents, show_progress=False)
         return index
 
+    def terms_of(self, text: str) -> list[str]: return list(filter(None, self.cut(text)))
+
     def scores(self, query: str) -> np.ndarray:   # (texts,) 0: nothing in common
         "How well each text fits."
-        known = self.index.get_tokens_ids(self.cut(query)) if self.index else []
+        known = self.index.get_tokens_ids(self.terms_of(query)) if self.index else []
         if not known: return np.zeros(len(self.texts))
         return self.index.get_scores_from_ids(known)
 
@@ -136,8 +142,11 @@ def why(
     i: int,                # which of its texts
 ) -> dict[str, float]:     # term -> its share of the score
     "The terms of a query that a text holds, the one that decided most first."
+    if type(shelf).scores is not Shelf.scores:
+        raise TypeError(f"{type(shelf).__name__} does not search by words alone: give a Shelf")
+    check_query(query, 1)
     shares = Counter()
-    for term in shelf.cut(query) if shelf.index else []:
+    for term in shelf.terms_of(query) if shelf.index else []:
         for known in shelf.index.get_tokens_ids([term]):
             shares[term] += float(shelf.index.get_scores_from_ids([known])[i])
     return {term: share for term, share in shares.most_common() if share}
@@ -145,16 +154,18 @@ def why(
 # %% ../nbs/16b_retrieval.ipynb #16b-a410
 def clause(
     story: Story,
-    other: bool = False,   # say it in words that do not stand in the story, but for the names
+    other: bool = False,   # roles and traits of level 1 in words that do not stand in the story
 ) -> str:
     "How a question says which story it means: by its two people."
-    said = {kind: [called(story, kind, i) for i in range(n)]
-            for kind, n in (("trait", 1), ("role", 2), ("name", 2))}
-    if other: said |= {kind: [OTHER.get(w, w) for w in said[kind]] for kind in ("trait", "role")}
-    (trait,), (role, role2), (name, name2) = said.values()
+    def word(kind: str, i: int) -> str:
+        said = called(story, kind, i)
+        return OTHER.get(said, said) if other else said
+
+    trait, names = word("trait", 0), (word("name", 0), word("name", 1))
+    roles = word("role", 0), word("role", 1)
     if story.lang == "en":
-        return f"In the story of the {trait} {role} {name} and the {role2} {name2}: "
-    return f"在{trait}的{role}{name}和{role2}{name2}的故事里："
+        return f"In the story of the {trait} {roles[0]} {names[0]} and the {roles[1]} {names[1]}: "
+    return f"在{trait}的{roles[0]}{names[0]}和{roles[1]}{names[1]}的故事里："
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a411
 _SAME = """
@@ -174,6 +185,7 @@ def asked(
     other: bool = False,   # as for `clause`
 ) -> list[str]:
     "What one may ask of a story, each question behind the clause that says which is meant."
+    if lang not in ("en", "zh"): raise ValueError(f"lang={lang!r}: expected 'en' or 'zh'")
     told = Story(lang, story.steps, story.known, story.scene)
     first, questions = clause(told, other), [question.text for question in told.questions]
     if lang == "en": questions = [question[0].lower() + question[1:] for question in questions]
@@ -189,6 +201,7 @@ def perfect(
     fitting = Counter(question for story in stories for question in asked(story, story.lang))
     chances = [min(1, k / fitting[question])
                for i in places for question in asked(stories[i], stories[i].lang)]
+    if not chances: raise ValueError("places is empty: say which stories questions are about")
     return sum(chances) / len(chances)
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a440
@@ -202,6 +215,7 @@ def recall(
     for query, right in pairs:
         found = [i for i, _ in shelf.search(query, max(ks))]
         places.append(found.index(right) if right in found else math.inf)
+    if not places: raise ValueError("pairs is empty: give at least one query and its text")
     return {k: sum(place < k for place in places) / len(places) for k in ks}
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a510
@@ -212,7 +226,7 @@ def info_nce(
 ) -> Tensor:                     # a mean loss
     "The right text among those of the batch, and the right query (van den Oord et al. 2018)."
     logits = queries @ texts.T / temperature   # (B, B)
-    right = torch.arange(len(logits))
+    right = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a520
@@ -234,6 +248,8 @@ class TextEncoder:
     "A frozen GPT, read at all its layers, with a net for queries and one for texts."
     def __init__(self, body: GPT, tok: Tokenizer, pairs: Iterable[tuple[str, str]]):
         self.body, self.tok = body, tok
+        pairs = list(pairs)
+        if len(pairs) < 2: raise ValueError(f"{len(pairs)} pairs: give at least 2")
         queries, texts = zip(*pairs)
         self.seen = self.states(queries), self.states(texts)   # (pairs, D) each
         self.query_side, self.text_side = Side(self.seen[0]), Side(self.seen[1])
@@ -294,12 +310,15 @@ class VectorShelf(Shelf):
 class FusedShelf(Shelf):
     "Several shelves of the same texts, fused by rank (Cormack, Clarke and Buettcher 2009)."
     def __init__(self, shelves: Sequence[Shelf]):
-        self.shelves = list(shelves)
+        self.shelves = shelves = list(shelves)
+        if not shelves: raise ValueError("no shelf to fuse: give at least one")
+        if any(shelf.texts != shelves[0].texts for shelf in shelves):
+            raise ValueError("the shelves hold different texts: fuse searches of the same texts")
         super().__init__(shelves[0].texts, sources=shelves[0].sources)
 
     def read(self) -> None: return None   # each shelf has its own
 
-    def scores(self, query: str) -> np.ndarray:   # (texts,) 0: found by none
+    def scores(self, query: str) -> np.ndarray:   # (texts,) 0: among nobody's first 100
         fused = np.zeros(len(self))
         for shelf in self.shelves:
             for rank, (i, _) in enumerate(shelf.search(query, 100), 1): fused[i] += 1 / (60 + rank)
@@ -323,9 +342,9 @@ def sections(document: str, fits: Callable[[str], bool]) -> list[tuple[int, str]
 
 # %% ../nbs/16b_retrieval.ipynb #16b-a630
 def middle(text: str) -> int:   # a place within the text
-    "Where to cut a text in two: near its middle, after a sentence, else a word, else anywhere."
-    for ends in (_SENTENCE.finditer(text), regex.finditer(r"\s+", text)):
-        places = [found.end() for found in ends if found.end() < len(text)]
+    "Where to cut a text in two: near its middle, after a sentence, else a word, a character."
+    for ends in (_SENTENCE, r"\s+", r"\X"):   # \X: a letter with its accents
+        places = [found.end() for found in regex.finditer(ends, text) if found.end() < len(text)]
         if places: return min(places, key=lambda place: abs(place - len(text) / 2))
     return len(text) // 2
 

@@ -65,6 +65,12 @@ def test_odd_queries_and_odd_shelves():
 
 def test_what_is_no_shelf_and_no_query():
     with pytest.raises(TypeError, match="one string"): Shelf("a text")
+    with pytest.raises(TypeError, match="one string"): Shelf(["a", "b"], sources="xy")
+    for k1 in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="k1=.*at least 0"): Shelf(["a"], k1=k1)
+    with pytest.raises(TypeError, match="query is int"): why(Shelf(["a"]), 3, 0)
+    with pytest.raises(TypeError, match="FusedShelf does not search by words alone"):
+        why(FusedShelf([Shelf(["a"])]), "a", 0)
     with pytest.raises(TypeError, match=r"texts\[1\] is int"): Shelf(["a", 3])
     with pytest.raises(ValueError, match="1 sources for 2 texts"): Shelf(["a", "b"], sources=["x"])
     with pytest.raises(TypeError, match="query is list"): Shelf(["a"]).search(["a"])
@@ -77,6 +83,21 @@ def test_terms_in_several_scripts():
     assert terms("风筝") == ["风", "筝", "风筝"] and terms("GPT模型") == ["gpt", "模", "型", "模型"]
     assert terms("ひらカナ")[-1] == "カナ" and terms("naïve Straße") == ["naïve", "strasse"]
     assert terms("") == terms("。 ，") == []
+    assert "ター" in terms("コンピューター") and "人々" in terms("人々")
+    assert "ไท" in terms("ไทย") and terms("한국어 책") == ["한국어", "책"]
+
+
+def test_texts_and_queries_without_terms():
+    assert bm25(["a"], []).tolist() == [] and bm25(["a"], [[], []]).tolist() == [0, 0]
+    with np.errstate(all="raise"):   # a term counts fully, its absence nothing
+        scores = bm25(["a"], [["a", "a"], ["b"], []], k1=0)
+    assert np.allclose(scores, [math.log(1 + 2.5 / 1.5), 0, 0])
+    texts, query = ["a  b", "", "c", "a"], "a  z "   # cut at each space: "" is no term
+    shelf = Shelf(texts, lambda text: text.split(" "))
+    wanted = bm25(["a", "z"], [text.split() for text in texts], k1=0.5)
+    assert np.allclose(shelf.scores(query), wanted)
+    assert shelf.search("") == shelf.search("zz ") == []
+    assert shelf.search("a", np.int64(1)) == [(3, pytest.approx(wanted[3]))]
 
 
 def test_chinese_is_found_where_the_default_finds_nothing():
@@ -96,6 +117,7 @@ def test_the_clause_says_which_story():
     assert all(question.startswith("In the story of the solitary monarch Leo and the royal "
                                    "daughter Clara: ") for question in reworded)
     assert len(reworded) == len(story.questions)
+    with pytest.raises(ValueError, match="lang='fr'"): asked(story, "fr")
 
 
 def test_nobody_can_tell_twins_apart():
@@ -105,6 +127,8 @@ def test_nobody_can_tell_twins_apart():
     shelf = Shelf([one.text, two.text])
     pairs = [(asked(one, "en")[0], 0), (asked(one, "en")[0], 1), ("zebra", 0)]
     assert recall(shelf, pairs) == {1: 1 / 3, 5: 2 / 3, 20: 2 / 3}
+    with pytest.raises(ValueError, match="pairs is empty"): recall(shelf, [])
+    with pytest.raises(ValueError, match="places is empty"): perfect([one], [], 1)
 
 
 def test_info_nce_is_cross_entropy_both_ways():
@@ -115,6 +139,7 @@ def test_info_nce_is_cross_entropy_both_ways():
 
     assert math.isclose(info_nce(q, t, 0.2).item(), (loss(table) + loss(table.T)) / 2, rel_tol=1e-5)
     assert info_nce(q, q, 0.01) < info_nce(q, q.roll(1, 0), 0.01)
+    assert info_nce(q.to("meta"), t.to("meta")).device.type == "meta"   # wherever the vectors are
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +189,18 @@ def test_ranks_are_fused():
                                                               for i, s in wanted.items()}
 
 
+def test_only_searches_of_the_same_texts_are_fused():
+    with pytest.raises(ValueError, match="no shelf"): FusedShelf([])
+    for other in (["c"], ["c", "a"], ["a", "c", "b"]):
+        with pytest.raises(ValueError, match="different texts"):
+            FusedShelf([Shelf(["a", "c"]), Shelf(other)])
+
+
+def test_an_encoder_wants_pairs():
+    for pairs in ([], [("a", "b")]):
+        with pytest.raises(ValueError, match="at least 2"): TextEncoder(None, None, pairs)
+
+
 TEXT = st.text("ab .。!?\n字", max_size=300)
 
 
@@ -182,6 +219,8 @@ def test_passages_are_cut_where_sentences_end():
         "The bell rang.", "Nobody came! 天黑了。她睡着了。"]
     assert passages("# Mill\n\nIt stands.\n\nIt fell.", lambda some: len(some) < 50) == [
         ("paragraph 1", "# Mill\n\nIt stands."), ("paragraph 3", "It fell.")]
+    accents = cut_to_fit("e\u0301" * 20, lambda some: len(some) <= 5)
+    assert "".join(accents) == "e\u0301" * 20 and all(piece[0] == "e" for piece in accents)
     unbroken = cut_to_fit("x" * 1000, lambda some: len(some) <= 64)
     assert "".join(unbroken) == "x" * 1000 and max(map(len, unbroken)) <= 64
 

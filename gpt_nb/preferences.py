@@ -35,15 +35,18 @@ def answer_row(
     answer: list[int],   # ids, with the end token if it ends there
 ) -> Row:                # ids, and a target at each token of the answer
     "Prompt and answer as one row; only the answer is asked for."
+    if not prompt: raise ValueError("an empty prompt: give at least the token that begins a text")
     return (prompt + answer)[:-1], [-100] * (len(prompt) - 1) + answer
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-013b
 def log_probs(
     model: GPT,
     x: Tensor,     # (B, T) ids
     y: Tensor,     # (B, T) targets; -100 is not counted
 ) -> Tensor:       # (B,) nats
     "The log-probability of each whole answer."
+    device = next(model.parameters()).device
+    x, y = x.to(device), y.to(device)
     logits = model(x).float().flatten(0, 1)                                     # (B T, V)
     nats = F.cross_entropy(logits, y.flatten(), ignore_index=-100, reduction="none")
     return -nats.view(y.shape).sum(1)
@@ -94,7 +97,9 @@ class Ruled:
         mask = torch.ones_like(logits, dtype=torch.bool)
         for i, row in enumerate(self.answers):
             if not self.ended[i]: mask[i] = self.rule(self.prompts[i] + row)
-        return mask
+        if mask.any(1).all(): return mask
+        i = mask.any(1).tolist().index(False)
+        raise ValueError(f"the rule allows no token after these {self.answers[i]} of answer {i}")
 
 # %% ../nbs/16c_preferences.ipynb #16c-032
 def tell_on(
@@ -112,13 +117,29 @@ def tell_on(
     for i in range(0, len(prompts), batch_size):
         part = prompts[i:i + batch_size]
         sampler = Ruled(rule, part, tok.end_id, temperature)
-        room = model.config.context - min(map(len, part))
         rows = [torch.tensor(prompt) for prompt in part]
-        for _ in next_tokens(model, rows, min(room, most or room), sampler, seed + i):
+        limits = [room_for(prompt, model, most) for prompt in part]
+        for _ in next_tokens(model, rows, max(limits), sampler, seed + i):
             if all(sampler.ended): break
-        limits = [model.config.context - len(prompt) for prompt in part]
         answers += [row[:limit] for row, limit in zip(sampler.answers, limits)]
     return answers
+
+# %% ../nbs/16c_preferences.ipynb #16c-032f
+def room_for(prompt: list[int], model: GPT, most: int | None) -> int:
+    "How many tokens may follow a prompt; raise where it is empty or does not fit."
+    room = model.config.context - len(prompt)
+    if prompt and room >= 0: return room if most is None else min(room, most)
+    raise ValueError(f"a prompt of {len(prompt)} tokens: give 1 to {model.config.context}, "
+                     "which is the context")
+
+
+def answers_each(prompts: Sequence, *lists: Sequence) -> int:
+    "How many answers each prompt has; raise where that is no whole number, or scores are missing."
+    counts = [len(some) for some in lists]
+    n = counts[0] // max(1, len(prompts))
+    if n > 0 and set(counts) == {n * len(prompts)}: return n
+    raise ValueError(f"{len(prompts)} prompts, but {' and '.join(map(str, counts))} answers or "
+                     "scores: give each prompt as many answers, at least one, and each its score")
 
 # %% ../nbs/16c_preferences.ipynb #16c-037
 class Told(NamedTuple):
@@ -127,7 +148,7 @@ class Told(NamedTuple):
     facts: int     # facts; a sentence that is none of the world's is a false one
     whole: float   # 1.0 if beginning and told part make one whole story that holds, else 0.0
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-037b
 def told(
     lang: str,       # "en" or "zh"
     begun: str,      # whole sentences
@@ -135,14 +156,14 @@ def told(
 ) -> Told:
     "Judge what was told after a beginning."
     checker, sentence, bad = Checker(lang), [], 0
-    at = len(unit(lang).findall(begun))
-    for i, word in enumerate(unit(lang).findall(begun + answer)):
-        if i == at: known, bad = len(checker.facts), 0   # what the beginning states is not counted
+    before, after = unit(lang).findall(begun), unit(lang).findall(answer)
+    if not after: return Told(0, 0, 0.0)
+    for i, word in enumerate(before + after):
+        if i == len(before): known, bad = len(checker.facts), 0   # the beginning is not counted
         sentence.append(word)
         if word != STOP[lang]: continue
         bad += not checker.sentence(sentence)
         sentence = []
-    if not answer.strip(): return Told(0, 0, 0.0)
     facts = checker.facts[known:]
     whole = not checker.reasons and not sentence and checker.whole()
     return Told(sum(facts), len(facts) + bad, float(whole))
@@ -154,7 +175,7 @@ class Pair(NamedTuple):
     chosen: list[int]     # the one that won
     rejected: list[int]
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-040b
 def best_and_worst(
     prompts: list[list[int]],
     answers: list[list[int]],     # n to each prompt, those to one prompt together
@@ -162,7 +183,7 @@ def best_and_worst(
     least=None,                   # what the best must score, to be shown as good
 ) -> list[Pair]:                  # one a prompt; none where all its answers score alike
     "The best answer to each prompt beside the worst."
-    n, pairs = len(answers) // len(prompts), []
+    n, pairs = answers_each(prompts, answers, scores), []
     for i, prompt in enumerate(prompts):
         some = sorted(range(i * n, i * n + n), key=lambda j: scores[j])
         worst, best = some[0], some[-1]
@@ -228,7 +249,7 @@ class Preferring(GPT):
     def __init__(self, gpt: GPT, reference: GPT, beta: float = 0.1):
         torch.nn.Module.__init__(self)
         self.config, self.model, self.lm_head = gpt.config, gpt.model, gpt.lm_head
-        self.beside, self.beta, self.notes = [reference, gpt], beta, []
+        self.beside, self.beta, self.notes = [reference.eval(), gpt], beta, []
 
     @property
     def reference(self) -> GPT: return self.beside[0]
@@ -258,7 +279,7 @@ class Ranking(NamedTuple):
     rejected: float   # of those that lost
     right: float      # share of pairs in which the gain of the chosen is the larger one
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-050d
 @torch.no_grad()
 def rank_pairs(
     model: GPT,
@@ -268,10 +289,11 @@ def rank_pairs(
     batch_size: int = 64,
 ) -> Ranking:
     "Gains of chosen and rejected answers, and the share of pairs ranked right."
+    if not pairs: raise ValueError("there are no pairs to rank: give at least one")
     gains = []
     for i in range(0, len(pairs), batch_size):
         x, y = pair_rows(pairs[i:i + batch_size], pad)
-        gains.append(log_probs(model, x, y) - log_probs(reference, x, y))
+        gains.append(log_probs(model, x, y).cpu() - log_probs(reference, x, y).cpu())
     chosen, rejected = torch.cat(gains)[0::2], torch.cat(gains)[1::2]
     right = (chosen > rejected).double().mean()
     return Ranking(chosen.mean().item(), rejected.mean().item(), right.item())
@@ -294,6 +316,7 @@ def prefer(
     **settings,                  # of TrainConfig
 ) -> Run:                        # its model is a copy, trained; `.notes` tells of each step
     "Train a copy of a GPT by DPO to prefer the chosen answers."
+    if not 0 < beta < math.inf: raise ValueError(f"beta is {beta}: it should be above 0, say 0.1")
     model = Preferring(copy.deepcopy(gpt).float(), copy.deepcopy(gpt).float(), beta)
     check_pairs(model, pairs)
     about = dict(beta=beta, reference=checksum_of(gpt))
@@ -305,7 +328,8 @@ def prefer(
 # %% ../nbs/16c_preferences.ipynb #16c-052
 def checksum_of(gpt: GPT) -> int:
     "A number that hangs on the weights alone."
-    return content_hash(repr([p.double().sum().item() for p in gpt.parameters()]))
+    arrays = (p.detach().cpu().float().numpy() for p in gpt.parameters())
+    return content_hash(repr([content_hash(array.tobytes().hex()) for array in arrays]))
 
 
 def check_pairs(model: Preferring, pairs: list[Pair]) -> None:
@@ -336,7 +360,7 @@ class Distance(NamedTuple):
     sampled_error: float
     per_token: float  # kl by the tokens of an answer
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-063c
 @torch.no_grad()
 def distance(
     model: GPT,
@@ -349,10 +373,13 @@ def distance(
     batch_size: int = 64,
 ) -> Distance:
     "The KL divergence of what writes from a reference, over whole answers."
+    if not temperature > 0: raise ValueError(f"temperature is {temperature}: give one above 0")
+    answers_each(prompts, answers)
     exact, sampled, tokens = [], [], 0
+    device = next(model.parameters()).device
     rows = [answer_row(prompt, answer) for prompt, answer in zip(prompts, answers)]
     for i in range(0, len(rows), batch_size):
-        x, y = pad_rows(rows[i:i + batch_size], pad)
+        x, y = (part.to(device) for part in pad_rows(rows[i:i + batch_size], pad))
         logits, asked = model(x).float() / temperature, y != -100                  # (B, T, V)
         if rule: logits = logits.masked_fill(~allowed_at(rule, x, asked, logits), -torch.inf)
         now, was = logits.log_softmax(-1), reference(x).float().log_softmax(-1)
@@ -382,6 +409,7 @@ def least_kl(
 ) -> float:          # nats
     "The smallest KL divergence with which answers become good so much more often."
     parts = (share, before), (1 - share, 1 - before)
+    if any(s > 0 and p == 0 for s, p in parts): return math.inf   # what never was never comes
     return sum(s * math.log(s / p) for s, p in parts if s > 0)
 
 # %% ../nbs/16c_preferences.ipynb #16c-081
@@ -391,10 +419,13 @@ def best_of(
     n: int,
 ) -> list[list[int]]:           # one to each prompt
     "The best answer to each prompt; of several that are best, the first."
+    if n < 1 or len(answers) % n or len(scores) != len(answers):
+        raise ValueError(f"{len(answers)} answers, {len(scores)} scores, n is {n}: "
+                         "give n answers to each prompt, and each its score")
     starts = range(0, len(answers), n)
     return [answers[max(range(i, i + n), key=lambda j: scores[j])] for i in starts]
 
-
+# %% ../nbs/16c_preferences.ipynb #16c-081b
 def kl_of_best(
     scores: Sequence,   # of many answers of the model, one by one
     n: int,
@@ -409,7 +440,7 @@ def kl_of_best(
 # %% ../nbs/16c_preferences.ipynb #16c-091
 class TrueWords:
     "A rule that allows only tokens of words that the state of the world allows."
-    def __init__(self, world: Tales, tok: Tokenizer): 
+    def __init__(self, world: Tales, tok: Tokenizer):
         self.world, self.tok, self.left = world, tok, {}
 
     def __call__(self, ids: list[int]) -> Tensor:   # (V,)
@@ -427,6 +458,8 @@ class TrueWords:
 class NoTokens:
     "A rule that never completes one of these runs of tokens: a ban list of ids."
     def __init__(self, runs: list[list[int]], vocab_size: int):
+        if not all(run and 0 <= min(run) <= max(run) < vocab_size for run in runs):
+            raise ValueError(f"runs are {runs}: each should hold ids from 0 to {vocab_size - 1}")
         self.runs, self.vocab_size = runs, vocab_size
 
     def __call__(self, ids: list[int]) -> Tensor:   # (V,)
@@ -440,15 +473,23 @@ class NoTokens:
 class NoWords:
     "A rule that keeps words out of the text, in whatever way they are cut into tokens."
     def __init__(self, words: list[str], tok: Tokenizer):
-        self.words = [word.lower().encode() for word in words]
+        if isinstance(words, str) or not words or not all(words):
+            raise ValueError(f"words are {words!r}: give a list of words, none of them empty")
+        forms = [form for w in words for form in (w, w.lower(), w.upper(), w.capitalize())]
+        self.words = {form.encode().lower() for form in forms}
         self.pieces = [tok.shown_bytes(i).lower() for i in range(tok.vocab_size)]
-        self.reach, self.known = max(map(len, self.words)) - 1, {}
+        for i in tok.special_tokens.values(): self.pieces[i] = b"\xff"   # no text, and no word
+        self.reach, self.known = max(map(len, self.words)), {}
 
     def __call__(self, ids: list[int]) -> Tensor:   # (V,)
-        "The tokens with which the end of the text does not come to contain a word."
+        "The tokens with which no word comes to its end."
         tail = b"".join(self.pieces[i] for i in ids[-self.reach:])[-self.reach:]
         if tail not in self.known:
-            texts = [tail + piece for piece in self.pieces]
-            fine = [not any(word in text for word in self.words) for text in texts]
+            fine = [not self.ends_in(tail, piece) for piece in self.pieces]
             self.known[tail] = torch.tensor(fine)
         return self.known[tail]
+
+    def ends_in(self, tail: bytes, piece: bytes) -> bool:
+        "Whether a word ends in this piece; those that stood there before do not matter."
+        starts = ((word, max(0, len(tail) - len(word) + 1)) for word in self.words)
+        return any(word in (tail + piece)[start:] for word, start in starts)

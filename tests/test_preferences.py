@@ -12,8 +12,8 @@ from gpt_nb.finetuning import pad_rows
 from gpt_nb.model import GPT
 from gpt_nb.preferences import (NoTokens, NoWords, Pair, PairBatches, Pairs, Preferring, TrueWords,
                                 answer_row, best_and_worst, best_of, distance, dpo_loss,
-                                kl_of_best, least_kl, log_probs, pair_rows, prefer, rank_pairs,
-                                stands_still, tell_on, told)
+                                checksum_of, kl_of_best, least_kl, log_probs, pair_rows, prefer,
+                                rank_pairs, stands_still, tell_on, told)
 from gpt_nb.tales import STOP, Tales
 from gpt_nb.training import Run
 
@@ -261,3 +261,95 @@ def test_pairs_tell_what_they_are(body, pairs):
     one, other = (Pairs(pairs[i:], [], body[1], {"beta": 0.1}) for i in (0, 1))
     assert one.identity() != other.identity() and one.rows(60, 8) is None
     assert one.identity() == Pairs(pairs, [], body[1], {"beta": 0.1}).identity()
+
+
+def naive_ban(tok, words, ids):
+    "Which tokens bring a new occurrence of a word, by looking at the whole text."
+    def count(ids): return sum(tok.decode(ids).lower().count(word) for word in words)
+
+    return [count([*ids, i]) == count(ids) for i in range(tok.vocab_size)]
+
+
+@pytest.mark.parametrize("words, begun", [
+    (["stole", "too"], "Tom too"), (["stole", "took"], "Mia took"), (["a"], "a cat sa"),
+    (["end"], "Mia lost the"), (["偷", "风筝"], "米娅有一只红色的风筝"), (["kite"], "ki")])
+def test_a_word_that_stands_there_already_forbids_nothing_more(words, begun):
+    tok = load_tokenizer("tales-both")
+    ids = tok.encode(begun)
+    plain = [i for i in range(tok.vocab_size) if i != tok.end_id]   # the end is no text: allowed
+    rule, naive = NoWords(words, tok)(ids), naive_ban(tok, words, ids)
+    assert [rule[i].item() for i in plain] == [naive[i] for i in plain] and rule[tok.end_id]
+    assert rule[plain].any()
+
+
+def test_capitals_beyond_ascii():
+    tok = load_tokenizer("tales-both")
+    for text in ("ÉTÉ", "été", "Été"):
+        *start, last = tok.encode(text)
+        assert all(not NoWords([word], tok)(start)[last] for word in ("ÉTÉ", "été"))
+
+
+def test_rules_that_leave_nothing_or_make_no_sense(body):
+    gpt, tok = body
+    prompt = [tok.end_id, *tok.encode("Once")]
+    nothing = torch.zeros(tok.vocab_size, dtype=torch.bool)
+    for temperature in (0, 1):   # the likeliest of nothing would be token 0
+        with pytest.raises(ValueError, match="allows no token"):
+            tell_on(gpt, tok, [prompt], temperature=temperature, rule=lambda ids: nothing)
+    for words in ("stole", [], ["stole", ""]):
+        with pytest.raises(ValueError, match="a list of words"): NoWords(words, tok)
+    for runs in ([[]], [[tok.vocab_size]], [[-1]]):
+        with pytest.raises(ValueError, match="each should hold ids"): NoTokens(runs, tok.vocab_size)
+
+
+def test_prompts_that_do_not_fit(body):
+    gpt, tok = body
+    full = [tok.end_id, *tok.encode(Tales().sample(0).text * 3)][:gpt.config.context]
+    assert [len(a) for a in tell_on(gpt, tok, [full, full[:-2]], most=9)] == [0, 2]
+    assert tell_on(gpt, tok, [full[:5]], most=0) == [[]] and tell_on(gpt, tok, []) == []
+    alone, = tell_on(gpt, tok, [full[:9]], most=4)
+    assert tell_on(gpt, tok, [full[:9], full[:30]], most=4)[0] == alone
+    for prompt in ([], full + [1]):
+        with pytest.raises(ValueError, match="which is the context"): tell_on(gpt, tok, [prompt])
+    with pytest.raises(ValueError, match="empty prompt"): answer_row([], [1])
+
+
+def test_answers_and_scores_that_do_not_match(body):
+    gpt, tok = body
+    for prompts, answers, scores in (([[0], [1]], [[1]] * 3, [1] * 3), ([[0]], [[1]] * 2, [1]),
+                                     ([], [], []), ([[0], [1]], [[1]], [1])):
+        with pytest.raises(ValueError, match="each its score"):
+            best_and_worst(prompts, answers, scores)
+    for n in (0, 2):
+        with pytest.raises(ValueError, match="give n answers"): best_of([[1]] * 3, [1] * 3, n)
+    with pytest.raises(ValueError, match="2 prompts, but 1"):
+        distance(gpt, gpt, [[1]] * 2, [[1]], 0)
+    with pytest.raises(ValueError, match="temperature is 0"):
+        distance(gpt, gpt, [[1]], [[1]], 0, temperature=0)
+    with pytest.raises(ValueError, match="no pairs"): rank_pairs(gpt, gpt, [], 0)
+
+
+@pytest.mark.parametrize("beta", [0, -1, math.nan, math.inf])
+def test_a_beta_that_stands_still_or_turns_round(body, pairs, beta):
+    with pytest.raises(ValueError, match="beta is"): prefer(*body, pairs, beta)
+
+
+def test_least_kl_of_what_never_was():
+    assert least_kl(0.5, 0) == least_kl(0.5, 1) == math.inf and least_kl(0, 0) == 0
+
+
+def test_told_where_a_word_goes_on():
+    assert told("en", "Once a kind girl named Mia lived in the mill", "ed").facts == 0
+    assert told("zh", "从前", "  ") == (0, 0, 0.0)
+
+
+def test_the_reference_is_the_weights_in_their_places(body):
+    other = copy.deepcopy(body[0])
+    with torch.no_grad(): other.lm_head.weight.copy_(other.lm_head.weight.flip(0))
+    assert checksum_of(other) != checksum_of(body[0]) == checksum_of(copy.deepcopy(body[0]))
+
+
+def test_the_reference_has_no_dropout(body):
+    gpt = copy.deepcopy(body[0]).train()
+    learner = Preferring(copy.deepcopy(gpt), gpt).train()
+    assert learner.lm_head.training and not learner.reference.training

@@ -22,7 +22,7 @@ from gpt_nb.training import TrainConfig, train
 FILE = Path(__file__).parent.parent / "nbs" / "results" / "preferences.json"
 SEEDS, BODY = (0, 1, 2), "growing/000800"
 BEGINNINGS, EACH, TESTED, STEPS = 1000, 4, 400, 60
-BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0), (4, 16), (0.7, 0.4), (10, 30, 60)
+BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0, 10.0), (4, 16), (0.7, 0.4), (10, 30, 60)
 
 
 def write(found: dict) -> None:
@@ -168,7 +168,7 @@ if __name__ == "__main__":
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
     for seed in SEEDS:
         here = found.setdefault(BODY, {}).setdefault(str(seed), {})
-        if "longer" in here: continue   # the last that is measured
+        if "longer" in here and f"DPO, beta {BETAS[-1]:g}" in here: continue   # all is measured
         for name, value in one_seed(here, seed):
             here[name] = rounded(value)
             write(found)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['answer_row', 'log_probs', 'dpo_loss', 'Ruled', 'tell_on', 'Told', 'told', 'Pair', 'best_and_worst', 'PairBatches',
            'pair_rows', 'Pairs', 'Preferring', 'Ranking', 'rank_pairs', 'prefer', 'Distance', 'distance', 'least_kl',
-           'best_of', 'kl_of_best', 'TrueWords', 'NoTokens', 'NoWords']
+           'best_of_n', 'kl_of_best', 'TrueWords', 'NoTokens', 'NoWords']
 
 # %% ../nbs/16c_preferences.ipynb #16c-002
 import copy
@@ -413,7 +413,7 @@ def least_kl(
     return sum(s * math.log(s / p) for s, p in parts if s > 0)
 
 # %% ../nbs/16c_preferences.ipynb #16c-081
-def best_of(
+def best_of_n(
     answers: list[list[int]],   # n to each prompt, those to one prompt together
     scores: Sequence,           # of each; anything that can be compared
     n: int,

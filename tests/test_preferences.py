@@ -11,7 +11,7 @@ from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.finetuning import pad_rows
 from gpt_nb.model import GPT
 from gpt_nb.preferences import (NoTokens, NoWords, Pair, PairBatches, Pairs, Preferring, TrueWords,
-                                answer_row, best_and_worst, best_of, distance, dpo_loss,
+                                answer_row, best_and_worst, best_of_n, distance, dpo_loss,
                                 checksum_of, kl_of_best, least_kl, log_probs, pair_rows, prefer,
                                 rank_pairs, stands_still, tell_on, told)
 from gpt_nb.tales import STOP, Tales
@@ -194,7 +194,7 @@ def test_best_and_worst():
     pairs = best_and_worst([[0], [9]], answers, [0.1, 0.9, 0.5, 1, 1, 1])
     assert pairs == [Pair([0], [2], [1])]   # the three of the second prompt are alike
     assert best_and_worst([[0], [9]], answers, [0.1, 0.9, 0.5, 1, 1, 1], least=1) == []
-    assert best_of(answers, [0.1, 0.9, 0.5, 1, 1, 1], 3) == [[2], [4]]
+    assert best_of_n(answers, [0.1, 0.9, 0.5, 1, 1, 1], 3) == [[2], [4]]
 
 
 def test_least_and_bound():
@@ -321,7 +321,7 @@ def test_answers_and_scores_that_do_not_match(body):
         with pytest.raises(ValueError, match="each its score"):
             best_and_worst(prompts, answers, scores)
     for n in (0, 2):
-        with pytest.raises(ValueError, match="give n answers"): best_of([[1]] * 3, [1] * 3, n)
+        with pytest.raises(ValueError, match="give n answers"): best_of_n([[1]] * 3, [1] * 3, n)
     with pytest.raises(ValueError, match="2 prompts, but 1"):
         distance(gpt, gpt, [[1]] * 2, [[1]], 0)
     with pytest.raises(ValueError, match="temperature is 0"):

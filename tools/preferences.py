@@ -14,7 +14,7 @@ import torch
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.finetuning import Examples
 from gpt_nb.model import GPT
-from gpt_nb.preferences import (Pair, TrueWords, answer_row, best_and_worst, best_of, distance,
+from gpt_nb.preferences import (Pair, TrueWords, answer_row, best_and_worst, best_of_n, distance,
                                 kl_of_best, prefer, tell_on, told)
 from gpt_nb.tales import STOP, Tales
 from gpt_nb.training import TrainConfig, train
@@ -101,7 +101,7 @@ def most_of(body: Body) -> Iterator[tuple[str, dict]]:
     scores = body.scores(starts, answers)
     for m in COUNTS:
         at = [i + j for i in range(0, len(answers), n) for j in range(m)]
-        kept = best_of([answers[i] for i in at], [scores[i] for i in at], m)
+        kept = best_of_n([answers[i] for i in at], [scores[i] for i in at], m)
         far = [kl_of_best(scores[i:i + n], m) for i in range(0, len(scores), n)]
         error = float(np.std(far)) / len(far) ** 0.5
         yield f"best of {m}", body.judged(kept, m) | dict(kl=float(np.mean(far)), error=error)
@@ -126,7 +126,7 @@ def ways(body: Body, answers: list) -> dict[str, Callable[[], dict]]:
     "Each way to more truth, by its name, as something to call."
     scores = body.scores(body.repeated(body.starts, EACH), answers)
     pairs = best_and_worst(body.starts, answers, scores, least=(1.0, 0.0))
-    kept = best_of(answers, scores, EACH)
+    kept = best_of_n(answers, scores, EACH)
     ends = [[*body.tok.encode(rest), body.tok.end_id] for _, rest in body.stories]
 
     def by_dpo(beta: float) -> dict:

@@ -180,7 +180,7 @@ def best_and_worst(
     prompts: list[list[int]],
     answers: list[list[int]],     # n to each prompt, those to one prompt together
     scores: Sequence,             # of each answer; anything that can be compared
-    least=None,                   # what the best must score, to be shown as good
+    least: object = None,         # what the best must score, to be shown as good
 ) -> list[Pair]:                  # one a prompt; none where all its answers score alike
     "The best answer to each prompt beside the worst."
     n, pairs = answers_each(prompts, answers, scores), []

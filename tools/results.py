@@ -607,7 +607,7 @@ def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
     gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
     return one_tagger(gpt, body.tok, rows, test, epochs, seed)
 LABELS = 64   # stories to learn from: enough for a body that was trained, few for its head alone
-MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
+MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False, optimizer="adamw")
 
 
 def ways() -> dict[tuple, tuple]:

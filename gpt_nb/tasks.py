@@ -728,7 +728,7 @@ def rehearse(
 
 # %% ../nbs/15b_tasks.ipynb #15b-s70
 def changed(
-    rows: list[dict],   # English stories cut at the name, and their moods
+    rows: list[dict],   # English stories cut at the home, and their moods
     seed: int = 0,
 ) -> dict[str, list[dict]]:
     "The same stories told a little differently; none of the changes touches the mood."

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gpt_nb import tasks
-from gpt_nb.finetuning import (Classifier, Encoder, RowBatches, cut_at_name, finetune, mood_of,
+from gpt_nb.finetuning import (Classifier, Encoder, RowBatches, cut_at_home, finetune, mood_of,
                                mood_rows)
 from gpt_nb.tasks import (Rehearsing, Tastes, between, changed, cusum, evidence,
                           first_alarm, follow, hit_rate, log_probs_of, ndcg, next_rows,
@@ -241,14 +241,14 @@ def test_a_file_is_closed_when_nobody_reads_on(tmp_path, monkeypatch):
 def test_mood_is_read_off_a_story(level):
     for seed in range(50):
         story = Tales(level=level).sample(seed)
-        assert mood_of(story.text) == mood_of(cut_at_name(story.text)) == story.mood
-        assert story.text.startswith(cut_at_name(story.text))
-    assert cut_at_name("nobody smiles") == cut_at_name("") == ""
+        assert mood_of(story.text) == mood_of(cut_at_home(story.text)) == story.mood
+        assert story.text.startswith(cut_at_home(story.text))
+    assert cut_at_home("nobody smiles") == cut_at_home("") == ""
 
 
 def test_changes_leave_the_mood():
     stories = [Tales(level=2).sample(seed) for seed in range(40)]
-    rows = [dict(text=cut_at_name(story.text), label=story.mood) for story in stories]
+    rows = [dict(text=cut_at_home(story.text), label=story.mood) for story in stories]
     ways, people = changed(rows), ("female", "male", "either")
     names = {entry.en for entry, kind in KIND.items() if kind in people}
     assert ways["as told"] == rows

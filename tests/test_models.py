@@ -23,7 +23,8 @@ from gpt_nb.training import Run
 
 HOUSE = Path(gpt_nb.__file__).parent / "models"
 TALES = {"tales-en": "tales:2", "tales-zh": "tales-zh:2"}
-ABOVE_FLOOR = 0.07   # nats over the best possible, as a share
+ABOVE_FLOOR = {"tales-en": 0.03, "tales-zh": 0.07}   # nats over the best possible, as a share
+HOLD = {"tales-en": (0.93, 0.45), "tales-zh": (0.8, 0.05)}   # facts, whole stories: at least
 
 
 def unseen(data: str, tok, n: int = 300) -> np.ndarray:
@@ -47,9 +48,10 @@ def test_tales_models_are_near_the_floor(name):
     ids = unseen(data, run.tok)
     result, best = evaluate(run.model, ids, run.tok), floor(world_of(data), ids, run.tok.end_id)
     assert result.loss == pytest.approx(run.val_loss, rel=0.02)
-    assert result.loss < (1 + ABOVE_FLOOR) * best
-    holds = share_that_holds(world_of(data), write_stories(run.model, run.tok, 100, seed=5))
-    assert holds.sentences > 0.97 and holds.facts > 0.8
+    assert result.loss < (1 + ABOVE_FLOOR[name]) * best
+    holds = share_that_holds(world_of(data), write_stories(run.model, run.tok, 200, seed=5))
+    facts, story = HOLD[name]
+    assert holds.sentences > 0.97 and holds.facts > facts and holds.story > story
 
 
 @pytest.mark.parametrize("name, data", [("tales-both", "tales:2"), ("tales-both", "tales-zh:2"),

@@ -4,7 +4,8 @@ prompts, stream, tags, finetuning, adapters, speedrun.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
-saved state in runs/results; take the file away to measure anew."""
+saved state in runs/results; take the file away to measure anew. A row that says `earlier` was
+measured with a body that is no longer there: it gives way to a new measurement."""
 import copy
 import json
 import shutil
@@ -31,7 +32,7 @@ from gpt_nb.data import Tokens, load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import (PythonHolds, check_python, share_that_holds, write_functions,
                               write_stories)
 from gpt_nb.evaluation import counted_rungs, evaluate, floor, rungs, trained_rungs
-from gpt_nb.finetuning import Examples, cut_at_name, finetune, mood_of, mood_rows, predict
+from gpt_nb.finetuning import Examples, cut_at_home, finetune, mood_of, mood_rows, predict
 from gpt_nb.tasks import (TEXT_TASKS, Tastes, changed, choices_for, hit_rate,
                           in_own_words, likeliest, ndcg, next_rows, pairs_of, recommend,
                           rehearse, text_scores, with_shots)
@@ -72,6 +73,17 @@ def so_far(name: str) -> dict:
     "What an earlier run has measured."
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def stands(rows: list[dict], job: dict) -> bool:
+    "Whether this was measured with the body that is there now."
+    return any(job.items() <= row.items() and "earlier" not in row for row in rows)
+
+
+def put(rows: list[dict], job: dict, new: list[dict]) -> None:
+    "New rows; those of an earlier body that tell the same of any seed go."
+    same = {name: value for name, value in job.items() if name != "seed"}
+    rows[:] = [row for row in rows if "earlier" not in row or not same.items() <= row.items()] + new
 
 
 def start_ladder(data: str, tok, tokens: Tokens, context: int) -> dict:
@@ -370,7 +382,7 @@ def text() -> None:
 HOWS = {   # what is trained, and how: what it forgets against what it learns
     "all": dict(lr=1e-3, epochs=8), "head": dict(lr=0.02, epochs=16, learn="head"),
     "rehearsal": dict(lr=1e-3, epochs=8), "small rate": dict(lr=5e-4, epochs=8),
-    "last block": dict(lr=1e-3, epochs=8, learn=1)}
+    "last block": dict(lr=3e-3, epochs=8, learn=1)}
 MOODS_TESTED = range(3_000_000, 3_000_400)
 
 
@@ -421,7 +433,7 @@ def one_mood(gpt: GPT, tok, how: str, seed: int, ids: np.ndarray, tests: dict) -
     accuracy = {name: right(odds[name], tests[name]) for name in tests}
     row = dict(accuracy=accuracy)
     row |= held(as_teller(gpt, run.model.model), tok, ids)
-    if how in ("all", "head"): row["odds"] = [round(x, 2) for x in odds["as told"].tolist()]
+    if how in ("all", "last block"): row["odds"] = [round(x, 2) for x in odds["as told"].tolist()]
     if how == "all": row["between"] = [one_between(gpt, tok, run, s, ids, tests["as told"])
                                        for s in (0.25, 0.5, 0.75)]
     return row
@@ -442,9 +454,9 @@ def one_augmented(gpt: GPT, tok, labels: int, seed: int, written: list[str],
     world, real = Tales(level=2), moods(labels, seed)
     spec = dict(lr=1e-3, epochs=8, val=0.0, seed=seed, show=False, optimizer="adamw")
     first = finetune(gpt, real, "classify", tok, **spec)
-    texts = [text for text in written if cut_at_name(text)]
-    said = predict(first, [cut_at_name(text) for text in texts])
-    guessed = [dict(text=cut_at_name(text), label=mood) for text, mood in zip(texts, said)]
+    texts = [text for text in written if cut_at_home(text)]
+    said = predict(first, [cut_at_home(text) for text in texts])
+    guessed = [dict(text=cut_at_home(text), label=mood) for text, mood in zip(texts, said)]
     whole = [world.check(text).story == 1 for text in texts]
     truth = [mood_of(text) for text in texts]
     agreed = [r for r, ok, mood in zip(guessed, whole, truth) if ok and mood == r["label"]]
@@ -479,8 +491,9 @@ def one_taste(gpt: GPT, tok, body: str, seed: int) -> dict:
 def add_new(result: dict, part: str, seed: int, names: Iterable[str], measure) -> None:
     "Measure what is not there yet, and keep each as it comes."
     for name in names:
-        if any((r["name"], r["seed"]) == (name, seed) for r in result[part]): continue
-        result[part].append(dict(name=name, seed=seed) | measure(name, seed))
+        job = dict(name=name, seed=seed)
+        if stands(result[part], job): continue
+        put(result[part], job, [job | measure(name, seed)])
         write("stream", result)
 
 
@@ -495,19 +508,20 @@ def stream() -> None:
     texts = [[*tok.encode(text), tok.end_id] for text in world.texts(150, seed=4_000_000)]
     ids = np.concatenate([[tok.end_id], *texts])
     result["sad"] = [int(row["label"] == "sad") for row in told]
-    if "start" not in result:
+    if "earlier" in result.get("start", ["earlier"]):
         result["start"] = held(gpt, tok, ids, 300) | dict(floor=floor(world, ids, tok.end_id))
     for seed in SEEDS:
         add_new(result, "tastes", seed, ("pretrained", "from scratch"),
                 lambda body, seed: one_taste(short.model.float(), short.tok, body, seed))
         add_new(result, "moods", seed, HOWS,
                 lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
-        have = {(row["labels"], row["seed"]) for row in result["augmented"]}
-        missing = [labels for labels in (64, 24) if (labels, seed) not in have]
+        jobs = [dict(labels=labels, seed=seed) for labels in (64, 24)]
+        missing = [job for job in jobs if not stands(result["augmented"], job)]
         if not missing: continue
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
-        for labels in missing:
-            result["augmented"] += one_augmented(gpt, tok, labels, seed, written, told)
+        for job in missing:
+            arms = one_augmented(gpt, tok, **job, written=written, test=told)
+            put(result["augmented"], job, arms)
             write("stream", result)
 
 
@@ -521,8 +535,8 @@ def rows_of_tasks() -> None:
     result.setdefault("rates", [])
     for job in plan():
         part = "rates" if "lr" in job else "rows" if "task" in job else "labels"
-        if any(job.items() <= row.items() for row in result[part]): continue
-        result[part].append(job | measured(job, result["rates"]))
+        if stands(result[part], job): continue
+        put(result[part], job, [job | measured(job, result["rates"])])
         write("finetuning", result)
 
 
@@ -593,7 +607,7 @@ def one_dreamer(body: Run, how: str, n: int, epochs: int, seed: int) -> dict:
     gpt = finetuning.two_sided(body.model) if how == "no mask" else body.model
     return one_tagger(gpt, body.tok, rows, test, epochs, seed)
 LABELS = 64   # stories to learn from: enough for a body that was trained, few for its head alone
-MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False)
+MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False, optimizer="adamw")
 
 
 def ways() -> dict[tuple, tuple]:
@@ -618,21 +632,21 @@ def adapters() -> None:
     body = GPT.from_pretrained("tales-en", dtype=torch.float32)
     test = mood_rows(world, range(3_000_000, 3_000_250))
     found = so_far("adapters") or dict(labels=LABELS, test=len(test), rows=[])
-    have = {(row["method"], row["size"], row["seed"]) for row in found["rows"]}
     for seed in SEEDS:
         first = 1_000_000 + 1000 * seed
         rows = mood_rows(world, range(first, first + LABELS))
         for (method, size), (add, rate, learn) in ways().items():
-            if (method, size, seed) in have: continue
+            job = dict(method=method, size=size, seed=seed)
+            if stands(found["rows"], job): continue
             torch.manual_seed(seed)
             model = add(copy.deepcopy(body)) if add else body
             start = process_time()
             run = finetune(model, rows, tok=tok, learn=learn, lr=rate, seed=seed, **MOODS)
             seconds = process_time() - start
             trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-            found["rows"].append(dict(method=method, size=size, seed=seed, rate=rate,
-                                      trained=trained, score=share_right(run, test),
-                                      loss=run.history[-1]["loss"], seconds=round(seconds, 1)))
+            put(found["rows"], job, [job | dict(
+                rate=rate, trained=trained, score=share_right(run, test),
+                loss=run.history[-1]["loss"], seconds=round(seconds, 1))])
             if method == "all" and not seed: found |= low_rank(run, body, test)
             write("adapters", found)
 

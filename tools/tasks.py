@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.finetuning import (Best, best_mood, best_noised, cut_at_name, dreamer_tags, entity_f1,
+from gpt_nb.finetuning import (Best, best_mood, best_noised, cut_at_home, dreamer_tags, entity_f1,
                                finetune, first_sentences, mood_rows, noised, predict, tags_of)
 from gpt_nb.tasks import (Tastes, hit_rate, next_rows, pairs_of, recommend, text_baselines,
                           text_scores)
@@ -36,6 +36,7 @@ LEARN = {"all": "all", "from scratch": "all", "head": "head", "last block": 1}
 MUON = dict(optimizer="muon", lr=0.01, muon_lr=0.02)
 ADAMW = dict(optimizer="adamw", lr=1e-3)
 HEAD = dict(optimizer="adamw", lr=0.02, epochs=16)
+PART = {"head": dict(lr=0.05), "last block": dict(lr=3e-3)}   # of what reads moods
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def half_told(seeds) -> list[dict]:
 
 @lru_cache(1)
 def told_on(n: int) -> list[list[str]]:
-    "The first n stories of the test as the house model goes on with them, up to whoever smiles."
+    "The first n stories of the test as the house model goes on with them, up to the home."
     model, tok = body_for("tales-en"), load_tokenizer("tales-en")
     begun = [row["text"] for row in half_told(range(TEST, TEST + n))]
     result = []
     for draw in range(DRAWN):
-        whole = [a + b for a, b in zip(begun, generate(model, begun, 50, tok=tok, seed=draw))]
-        result.append([cut_at_name(text) or text for text in whole])
+        whole = [a + b for a, b in zip(begun, generate(model, begun, 60, tok=tok, seed=draw))]
+        result.append([cut_at_home(text) or text for text in whole])
     return result
 
 
@@ -241,6 +242,7 @@ def fit(task: Task, rows: list[dict], learn: str, seed: int, **settings) -> tupl
     how = dict(batch_size=16, warmup=10, decay=0.7)
     how |= task.scratch if learn == "from scratch" else task.how
     if learn == "head": how |= HEAD
+    if task.kind == "classify": how |= PART.get(learn, {})
     start = time.process_time()
     run = finetune(body, rows, task.kind, load_tokenizer(task.body), learn=LEARN[learn], val=0,
                    seed=seed, show=False, compile=False, **how | settings)

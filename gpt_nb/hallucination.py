@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIMES', 'good_turing', 'Birthplaces', 'as_tokens', 'learner', 'study', 'question_rows', 'place_tokens', 'Said',
-           'what_it_says', 'Judged', 'how_true', 'true_place', 'by_times', 'what_counting_says', 'miscalibration',
+           'what_it_says', 'true_place', 'by_times', 'what_counting_says', 'Judged', 'how_true', 'miscalibration',
            'Answers', 'refuse_below', 'points_won']
 
 # %% ../nbs/17c_hallucination.ipynb #17c-002
@@ -28,8 +28,9 @@ def good_turing(
 ) -> float:                  # 0 to 1
     "The share of sentences whose fact stands nowhere else (Good 1953): so much was never said."
     counts = np.asarray(counts)
-    if not counts.size or counts.min() < 0 or not counts.sum():
-        raise ValueError("counts are none below 0 and not all 0: give how often each fact stands")
+    if counts.dtype.kind not in "iu" or counts.min() < 0 or not counts.sum():
+        raise ValueError("counts are whole numbers, none below 0, not all 0: give how often each "
+                         "fact stands")
     return float((counts == 1).sum() / counts.sum())
 
 # %% ../nbs/17c_hallucination.ipynb #17c-c017
@@ -39,6 +40,7 @@ CHARACTERS = ("阿巴贝比波布达德迪多杜法菲戈古哈赫基卡科克�
 PLACES = dict(en="tower mill barn garden castle village valley forest inn market".split(),
               zh="塔楼 磨坊 谷仓 花园 城堡 村庄 山谷 森林 客栈 集市".split())
 SENTENCE = dict(en="{name} was born in the {place}.", zh="{name}出生在{place}。")
+# what the section "To look it up" needs
 BOOK = dict(en="Book: {line} {question}", zh="书上写着：{line}{question}")
 
 
@@ -69,7 +71,7 @@ class Birthplaces:
         if not 1 <= people <= 4900:
             raise ValueError(f"people is {people}: there are names for 1 to 4,900")
         rng = np.random.default_rng([seed, 17])
-        self.lang, self.places, self.names = lang, PLACES[lang], invent(lang, rng)
+        self.lang, self.places, self.names = lang, list(PLACES[lang]), invent(lang, rng)
         self.who = rng.permutation(len(self.names))[:people]   # (N,) their names, by number
         self.born = rng.integers(len(self.places), size=people)   # (N,) their places
         self.share = 1 / np.arange(1, people + 1)   # (N,) Zipf: how often they are talked of
@@ -101,23 +103,26 @@ def as_tokens(
     "Documents to train on, parted by the end token."
     parts = []
     for documents in (texts, later):
+        if isinstance(documents, str): raise TypeError("one text: give a list of texts")
         ids = [world.tok.end_id]
         for text in documents: ids += [*world.tok.encode(text), world.tok.end_id]
+        if world.tok.unk_id in ids:
+            raise ValueError(f"a text has words that {world} does not know: give its own texts")
         parts.append(np.array(ids))
     return Tokens(*parts, world.tok.end_id, world.tok.vocab_size, Path())
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c35b
 def learner(world: Birthplaces, d_model: int = 64, seed: int = 0) -> GPT:
     "A small GPT that knows nothing yet."
     torch.manual_seed(seed)
     return GPT(GPTConfig(arch="qwen3", vocab_size=world.tok.vocab_size, context=24, n_layer=2,
                          n_head=2, d_model=d_model))
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c35c
 def study(model: GPT, tokens: Tokens, seed: int = 0, steps: int = 40) -> Run:
     "A sitting: so many batches of 64 sentences. The seed deals them."
     config = TrainConfig(steps=steps, batch_size=64, lr=0.01, muon_lr=0.02, decay=0.5,
-                         eval_every=steps, seed=seed)
+                         eval_every=steps, seed=seed, device="cpu")
     return train(model, tokens, config, show=False)
 
 # %% ../nbs/17c_hallucination.ipynb #17c-c038
@@ -129,7 +134,7 @@ def question_rows(
     tok = world.tok
     return np.array([[tok.end_id, *tok.encode(before.format(name=name))] for name in world.names])
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c38b
 def place_tokens(world: Birthplaces) -> np.ndarray:   # (K,)
     "The tokens that tell the places apart: for each the first after a question."
     length = question_rows(world).shape[1] - 1
@@ -145,7 +150,7 @@ class Said(NamedTuple):
     def statements(self) -> np.ndarray:   # (P, K) that a text begins with this statement
         return self.name[:, None] * self.place
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c41b
 @torch.no_grad()
 def what_it_says(
     model: GPT,
@@ -153,33 +158,18 @@ def what_it_says(
     temperature: float = 1.0,   # of each token; 0 takes the likeliest
 ) -> Said:
     "The probability of every statement, true or false: 4,900 names times 10 places."
-    sampler, rows = Sampler(temperature), torch.from_numpy(question_rows(world))
-    ends, name, place = place_tokens(world), [], []
+    sampler, device = Sampler(temperature), next(model.parameters()).device
+    rows, ends = torch.from_numpy(question_rows(world)).to(device), place_tokens(world)
+    name, place = [], []
     for ids in rows.split(700):                                              # (B, T)
         logits = model(ids)                                                  # (B, T, V)
         p = sampler.probabilities(logits.flatten(0, 1)).view_as(logits).double()
         said = p[:, :-1].gather(2, ids[:, 1:, None])[..., 0]                 # (B, T - 1)
         name.append(said.prod(1))
         place.append(p[:, -1, ends])                                         # (B, K)
-    return Said(torch.cat(name).numpy(), torch.cat(place).numpy())
+    return Said(torch.cat(name).cpu().numpy(), torch.cat(place).cpu().numpy())
 
 # %% ../nbs/17c_hallucination.ipynb #17c-c044
-class Judged(NamedTuple):
-    "What becomes of a text that a model writes: shares, which add up to 1."
-    true: float
-    false: float     # about somebody who exists
-    nobody: float    # false too: the name belongs to nobody
-    nothing: float   # no statement at all
-
-
-def how_true(said: Said, world: Birthplaces) -> Judged:
-    "How much of what a model says unasked is true."
-    known = said.statements[world.who]                                       # (N, K)
-    true = known[np.arange(len(known)), world.born].sum()
-    every = said.statements.sum()
-    return Judged(true, known.sum() - true, every - known.sum(), 1 - every)
-
-
 def true_place(said: Said, world: Birthplaces) -> np.ndarray:   # (N,)
     "Asked about each person: the probability of the true place."
     return said.place[world.who, world.born]
@@ -188,12 +178,13 @@ def true_place(said: Said, world: Birthplaces) -> np.ndarray:   # (N,)
 TIMES = {"never": (0, 0), "once": (1, 1), "twice": (2, 2), "3 to 5": (3, 5), "6 to 10": (6, 10),
          "oftener": (11, 10**9)}
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c45b
 def by_times(
     values: np.ndarray,   # (N,) one of each fact
     counts: np.ndarray,   # (N,) how often it stands in the text
 ) -> dict[str, float]:
     "The mean of the facts that stand never, once, twice, ...; a group without any is left out."
+    values, counts = np.asarray(values), np.asarray(counts)
     groups = {name: (least <= counts) & (counts <= most) for name, (least, most) in TIMES.items()}
     return {name: float(values[inside].mean()) for name, inside in groups.items() if inside.any()}
 
@@ -205,12 +196,29 @@ def what_counting_says(gram: NGram, world: Birthplaces) -> Said:
     place = [gram.next(row)[ends] for row in rows]
     return Said(np.exp(each[:, 1:].sum(1)), np.array(place))
 
+# %% ../nbs/17c_hallucination.ipynb #17c-c59d
+class Judged(NamedTuple):
+    "What becomes of a text that a model writes: shares, which add up to 1."
+    true: float
+    false: float     # about somebody who exists
+    nobody: float    # false too: the name belongs to nobody
+    nothing: float   # no statement at all
+
+# %% ../nbs/17c_hallucination.ipynb #17c-c59e
+def how_true(said: Said, world: Birthplaces) -> Judged:
+    "How much of what a model says unasked is true."
+    known = said.statements[world.who]                                       # (N, K)
+    true = known[np.arange(len(known)), world.born].sum()
+    every = said.statements.sum()
+    return Judged(true, known.sum() - true, every - known.sum(), 1 - every)
+
 # %% ../nbs/17c_hallucination.ipynb #17c-c067
 def miscalibration(said: Said, world: Birthplaces) -> float:   # 0 to 1
     "Half the sum over bins of |what the model says - what is said| (Kalai & Vempala 2024)."
-    true = np.zeros_like(said.place)
+    g = said.statements.ravel()
+    if not g.sum() > 0: raise ValueError("no statement is likelier than 0: none can be weighed")
+    g, true = g / g.sum(), np.zeros_like(said.place)
     true[world.who, world.born] = world.share
-    g = said.statements.ravel() / said.statements.sum()
     bins = np.floor(np.log2(np.maximum(g, 2.0**-60))).astype(int)   # each up to twice as likely
     return float(np.abs(np.bincount(bins + 60, g - true.ravel())).sum() / 2)
 
@@ -221,18 +229,23 @@ class Answers(NamedTuple):
     coverage: np.ndarray   # the share of questions that get an answer
     error: np.ndarray      # the share of all questions that get a wrong one
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c99b
 def refuse_below(
     sure: np.ndarray,     # (n,) of each question the probability of the likeliest answer
     correct: np.ndarray,  # (n,) whether that answer is right
     share: np.ndarray,    # (n,) how often each question is asked
 ) -> Answers:
     "Answer the question it is surest of, then the next, and so on; say 'I do not know' to others."
-    order = np.argsort(-np.asarray(sure), kind="stable")
-    share, wrong = np.asarray(share)[order], ~np.asarray(correct, bool)[order]
-    return Answers(np.asarray(sure)[order], share.cumsum(), (share * wrong).cumsum())
+    sure, wrong, share = np.asarray(sure), ~np.asarray(correct, bool), np.asarray(share)
+    if not 0 < len(sure) == len(wrong) == len(share):
+        raise ValueError(f"{len(sure)}, {len(wrong)} and {len(share)} numbers: give three for "
+                         "each question, and a question at least")
+    order, share = np.argsort(-sure), share / share.sum()
+    last = np.append(np.diff(sure[order]) != 0, True)   # the equally sure answer together
+    curve = Answers(sure[order], share[order].cumsum(), (share * wrong)[order].cumsum())
+    return Answers(*[column[last] for column in curve])
 
-
+# %% ../nbs/17c_hallucination.ipynb #17c-c99c
 def points_won(found: Answers, penalty: float) -> np.ndarray:   # one a threshold
     "A point for a right answer, -penalty for a wrong one, nothing for 'I do not know'."
     return found.coverage - found.error - penalty * found.error

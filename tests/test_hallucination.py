@@ -1,5 +1,7 @@
 "What a model makes up: counts, exact probabilities, calibration, refusals."
 import json
+import math
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from gpt_nb.hallucination import (
     BOOK, CHARACTERS, PLACES, Birthplaces, Said, as_tokens, by_times, good_turing, how_true, invent,
     learner, miscalibration, place_tokens, points_won, question_rows, refuse_below, study,
-    true_place, what_counting_says, what_it_says)
+    true_place, what_counting_says, what_it_says, words_of)
 from gpt_nb.ngram import NGram
 from gpt_nb.sampling import generate
 
@@ -75,7 +77,8 @@ def test_the_share_that_stands_once_is_a_share(counts):
     assert good_turing([*counts, 0, 0]) == good_turing(counts)
 
 
-@pytest.mark.parametrize("counts", [[], [0, 0], [3, -1]])
+@pytest.mark.parametrize("counts", [
+    [], [0, 0], [3, -1], [0.2, 0.8], [float("nan"), 1], ["Mora", "Bako"], {"Mora": 2}, None])
 def test_counts_that_are_none(counts):
     with pytest.raises(ValueError, match="how often each fact stands"): good_turing(counts)
 
@@ -240,6 +243,7 @@ def test_means_by_how_often_a_fact_stands():
     counts = np.array([0, 0, 1, 2, 4, 11])
     found = by_times(np.array([1.0, 0, 2, 3, 4, 5]), counts)
     assert found == {"never": 0.5, "once": 2, "twice": 3, "3 to 5": 4, "oftener": 5}
+    assert by_times([1.0, 3], [1, 1]) == {"once": 2}
 
 
 def test_answers_are_right_where_the_true_place_is_said(world):
@@ -275,7 +279,94 @@ def test_the_kept_results_are_of_these_worlds():
     assert set(results) == {f"{kind} {seed}" for kind in kinds for seed in range(3)}
     assert {"series en", "series zh", "width 64", "same people 2000"} <= kinds
     for found in results.values():
+        if "temperatures" in found:   # equally sure of all: who answers half answers the rest too
+            cold = found["temperatures"]["0.0"]["refused"]
+            assert cold["0.5"] == cold["0.7"] == cold["0.8"]
         world = Birthplaces(found["lang"], found["people"], found["seed"])
         counts = world.count(world.draw(found["n"], found["seed"]))
         assert good_turing(counts) == pytest.approx(found["once"], abs=1e-4)
         assert world.share[counts == 0].sum() == pytest.approx(found["missing"], abs=1e-4)
+
+
+def test_texts_that_are_none_of_this_world(world):
+    foreign = Birthplaces("zh" if world.lang == "en" else "en", people=5)
+    with pytest.raises(TypeError, match="list of texts"): as_tokens(world, world.fact(0))
+    with pytest.raises(TypeError, match="list of texts"): as_tokens(world, [], world.fact(0))
+    for texts in ([foreign.fact(0)], [world.fact(0), foreign.fact(1)]):
+        with pytest.raises(ValueError, match="words that Birthplaces"): as_tokens(world, texts)
+
+
+def test_one_world_does_not_change_another(world):
+    "A place more in one, as an exercise wants it."
+    one = Birthplaces(world.lang, people=20)
+    one.places.append("fog" if world.lang == "en" else "雾")
+    one.tok = words_of(one)
+    assert len(PLACES[world.lang]) == len(Birthplaces(world.lang, people=20).places) == 10
+    assert len(set(place_tokens(one))) == 11
+    said = what_it_says(learner(one), one)
+    assert said.place.shape == (4900, 11) and sum(how_true(said, one)) == pytest.approx(1)
+    assert one.tok.unk_id not in as_tokens(one, [one.text(3, 10)]).train
+
+
+def test_a_sitting_stays_where_the_questions_are(world):
+    "A GPU, if there is one, would leave the model where no question reaches it."
+    run = study(learner(world), as_tokens(world, map(world.fact, range(50))), steps=1)
+    assert run.config.device == "cpu"
+    assert {p.device.type for p in run.model.parameters()} == {"cpu"}
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=8, deadline=None)
+def test_miscalibration_of_a_loop(seed):
+    "Each statement by itself into a bin; what it says below 2^-60 is one bin."
+    world, rng = Birthplaces(people=30), np.random.default_rng(seed)
+    said = Said(rng.exponential(size=4900) ** 4 * (rng.random(4900) < 0.3), rng.random((4900, 10)))
+    truths, total = dict(zip(world.who, zip(world.born, world.share))), said.statements.sum()
+    says, holds = Counter(), Counter()
+    for name, row in enumerate(said.statements):
+        place, share = truths.get(name, (None, 0))
+        for k, mass in enumerate(row / total):
+            bin = math.floor(math.log2(mass)) if mass > 2.0**-60 else -60
+            says[bin] += mass
+            holds[bin] += share if k == place else 0
+    expected = sum(abs(says[bin] - holds[bin]) for bin in says) / 2
+    assert miscalibration(said, world) == pytest.approx(expected, abs=1e-9)
+
+
+def test_who_says_nothing_cannot_be_weighed():
+    silent = Said(np.zeros(4900), np.zeros((4900, 10)))
+    with pytest.raises(ValueError, match="no statement"): miscalibration(silent, Birthplaces())
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9, 1.0]), st.booleans(),
+                          st.integers(1, 9)), min_size=1, max_size=30), st.randoms())
+def test_the_equally_sure_answer_together(rows, random):
+    "One entry a threshold, whatever the order: those who are at least so sure."
+    curves = []
+    for _ in range(2):
+        sure, correct, share = map(np.array, zip(*rows))
+        curves.append(refuse_below(sure, correct, share))
+        random.shuffle(rows)
+    for one, other in zip(*curves): assert np.allclose(one, other)
+    assert curves[0].threshold.tolist() == sorted(set(sure), reverse=True)
+    for threshold, coverage, error in zip(*curves[0]):
+        answered = sure >= threshold
+        assert coverage == pytest.approx(share[answered].sum() / share.sum())
+        assert error == pytest.approx(share[answered & ~correct].sum() / share.sum())
+
+
+def test_at_temperature_0_there_is_nothing_to_choose_by(world, model):
+    "It is sure of every place that it names: they are answered together."
+    place = what_it_says(model, world, 0).place[world.who]
+    sure, correct = place.max(1), place.argmax(1) == world.born
+    found = refuse_below(sure, correct, world.share)
+    assert found.threshold.tolist() == sorted(set(sure), reverse=True) and len(found.error) <= 2
+    named = sure == 1   # else a word that is no place
+    assert found.coverage[0] == pytest.approx(world.share[named].sum())
+    assert found.error[0] == pytest.approx(world.share[named & ~correct].sum())
+
+
+@pytest.mark.parametrize("rows", [([], [], []), ([0.5, 0.4], [True], [1, 1]),
+                                  ([0.5, 0.4], [True, False], [1, 1, 1])])
+def test_refusing_wants_three_numbers_a_question(rows):
+    with pytest.raises(ValueError, match="three for each question"): refuse_below(*rows)

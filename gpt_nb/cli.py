@@ -654,8 +654,8 @@ def talk_by_hand(chat: "Chat") -> None:
     "Ask, answer, until the person ends it."
     import signal
 
-    with suppress(ImportError): import readline   # noqa: F401 -- arrow keys for `input`
     signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's `&` turns it off
+    with suppress(ImportError): import readline   # noqa: F401 -- arrow keys for `input`
     say("Type a message and Enter. Ctrl-C stops an answer, Ctrl-D ends the talk, /help tells more.")
     while True:
         try: line = ask_line("> ")

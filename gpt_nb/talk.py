@@ -301,7 +301,7 @@ def as_html(exchanges: list[Exchange]) -> str:
     "A talk for the eye; what is not read any more is pale."
     gone, parts = exchanges[-1].forgotten if exchanges else 0, []
     for i, each in enumerate(exchanges):
-        pale = ' style="opacity: 0.4"' if i < gone else ""
+        pale = ' style="opacity: 0.7"' if i < gone else ""
         said = [f"<b>{html.escape(each.question)}</b>", html.escape(each.answer)]
         said += [f"<details><summary>read: {html.escape(source.name)}</summary>"
                  f"{html.escape(source.text)}</details>" for source in each.sources]

@@ -36,7 +36,7 @@ from .preferences import dpo_loss  # noqa: F401  a talk's whole kit is found her
 from .retrieval import Shelf, clause
 from .sampling import generate
 from .tales import KIND, PRONOUNS, Entry, Story, Tales, called, lists_of
-from .tasks import plain_words
+from .tasks import language_of, plain_words
 from .tokenizer import Tokenizer, alternatives
 
 # %% ../nbs/17_chat.ipynb #17-015
@@ -624,16 +624,6 @@ AND = dict(en=("And {a}?", "And the {a}?", "Did it come true?"),
            zh=("那{a}呢？", "那{a}呢？", "实现了吗？"))
 LEANING = ("at", "home", "role", "trait", "dream")   # "And Mia?" can follow these
 
-# %% ../nbs/17_chat.ipynb #17-d09
-BEGINS = dict(
-    en=r"Once a (\w+) (\w+) named (\w+) lived in the \w+\. \w+ friend was a (\w+) named (\w+)\.",
-    zh=r"从前.+?里住着一个(.+?)的(.+?，名叫.+?)。.的朋友是(.+?)。")
-
-
-def lang_of(text: str) -> str:
-    "The language of a text: any Chinese character makes it Chinese."
-    return "zh" if re.search("[\u4e00-\u9fff]", text) else "en"
-
 # %% ../nbs/17_chat.ipynb #17-d10
 def fits(story: Story, question: str) -> bool:   # a clause, or a question behind one
     "Whether a question means this story."
@@ -646,16 +636,15 @@ def with_clause(story: Story, question: str) -> str:
 
 # %% ../nbs/17_chat.ipynb #17-d11
 WHOM = dict(en=("Who is the story about?", "The story is about the {} {} {} and the {} {}."),
-            zh=("故事讲的是谁？", "故事讲的是{}的{}和{}。"))
+            zh=("故事讲的是谁？", "故事讲的是{}的{}{}和{}{}。"))
 AGAIN = dict(en="Tell me the story again.", zh="把故事再讲一遍。")
 
 # %% ../nbs/17_chat.ipynb #17-d12
 def retold(world: Tales, seed: int) -> list[Message]:
     "A talk in which the text is said again: whom it is about, then all of it."
     story = world.sample(seed)
-    found = re.match(BEGINS[world.lang], story.text)
     question, answer = WHOM[world.lang]
-    about = answer.format(*(word.replace("，名叫", "") for word in found.groups()))
+    about = answer.format(*(called(story, *slot) for slot in MET))
     said = (story.text, question, about, AGAIN[world.lang], story.text)
     roles = ("system", "user", "assistant", "user", "assistant")
     return [dict(role=role, content=text) for role, text in zip(roles, said)]
@@ -879,7 +868,7 @@ def dialogue(world: Tales, seed: int, refuse: bool = True) -> list[Message]:
 # the checker
 def plain(said: str) -> str:
     "Words without capitals, marks, articles and what only leads to them."
-    words = plain_words(re.sub(LEADS[lang_of(said)], "", said.strip().lower()))
+    words = plain_words(re.sub(LEADS[language_of(said)], "", said.strip().lower()))
     return " ".join(words)
 
 # %% ../nbs/17_chat.ipynb #17-d31

@@ -372,10 +372,9 @@ def finetune(
 # %% ../nbs/15_finetuning.ipynb #15-c27
 def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Module, Tokenizer]:
     "The model that was meant, and its tokenizer."
+    model = as_run(model)
     if isinstance(model, (str, Path)):
-        folder = local_folder(model)
-        if folder and (folder / "training.json").is_file(): model = Run.open(folder)
-        else: model, tok = GPT.from_pretrained(model), tok or load_tokenizer(model)
+        model, tok = GPT.from_pretrained(model), tok or load_tokenizer(model)
     if isinstance(model, Run): model, tok = model.model, tok or model.tok
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}: give a Run, a GPT or a folder")
@@ -386,6 +385,12 @@ def body_of(model: Run | GPT | str | Path, tok: Tokenizer | None) -> tuple[nn.Mo
         raise ValueError(f"tok has {tok.vocab_size} tokens and the model "
                          f"{model.config.vocab_size}: give the one the model was trained with")
     return model, tok
+
+
+def as_run(model: Run | nn.Module | str | Path) -> Run | nn.Module | str | Path:
+    "The run that a folder holds; all else as it is."
+    folder = local_folder(model) if isinstance(model, (str, Path)) else None
+    return Run.open(folder) if folder and (folder / "training.json").is_file() else model
 
 
 def pad_of(tok: Tokenizer) -> int:
@@ -1040,7 +1045,8 @@ def assess(
     tok: Tokenizer | None = None,           # None: that of the run or folder
 ) -> dict:   # examples, loss and accuracy, F1 or exact match; for labels, what the commonest gives
     "How well a fine-tuned model answers examples whose answers are known."
-    told = told_task(model)
+    model = as_run(model)
+    told = model.options.get("task") if isinstance(model, Run) else None
     model, tok = body_of(model, tok)
     task = told if told in WRITES else TASKS[kind_of(model)]
     labels = getattr(model, "labels", ())
@@ -1060,13 +1066,6 @@ TASKS = {"SequenceClassification": "classify", "TokenClassification": "tag", "Ca
 SCORE_NAMES = {"classify": "accuracy", "tag": "entity F1", "generate": "token accuracy"}
 
 # %% ../nbs/15_finetuning.ipynb #15-d35
-def told_task(model: Run | nn.Module | str | Path) -> str | None:
-    "What a run says that it was turned to."
-    folder = local_folder(model) if isinstance(model, (str, Path)) else None
-    if folder and (folder / "training.json").is_file(): model = Run.open(folder)
-    return model.options.get("task") if isinstance(model, Run) else None
-
-
 def in_full(model: nn.Module, tok: Tokenizer, task: str, examples: list[dict]) -> dict:
     "Beside a score: what the commonest label gives, or how many texts are right from end to end."
     if task == "classify":

@@ -129,13 +129,9 @@ def widened(row: Row, pad: int) -> Row:
 
 
 def body() -> tuple[GPT, Tokenizer]:
-    "`tales-short` with room for talks; the marks of messages start as the token that ends texts."
+    "`tales-short` with the marks of messages, and room for talks."
     model = GPT.from_pretrained("tales-short", dtype=torch.float32)
-    old = model.config.vocab_size
     model, tok = for_chat(model, load_tokenizer("tales-short"))
-    with torch.no_grad():
-        for layer in (model.model.embed_tokens, model.lm_head):
-            layer.weight[old:] = layer.weight[tok.end_id]
     model.config = model.model.config = replace(model.config, context=WIDTHS[-1])
     return model, tok
 

@@ -2,20 +2,15 @@
 width and by the length of the text: `python tools/hallucination.py` writes
 nbs/results/hallucination.json, which chapter 17c draws. What stands in that file is kept, so a
 series that was stopped goes on; take the file away to measure anew."""
-import json
-from pathlib import Path
-
 import numpy as np
+from results import SEEDS, round_all, so_far, write
 
 from gpt_nb.evaluation import Calibration
 from gpt_nb.hallucination import (Birthplaces, Said, as_tokens, by_times, good_turing, how_true,
                                   learner, miscalibration, refuse_below, study, true_place,
                                   what_counting_says, what_it_says)
 from gpt_nb.ngram import NGram
-from gpt_nb.tokenizer import write_beside
 
-FILE = Path(__file__).parent.parent / "nbs" / "results" / "hallucination.json"
-SEEDS = 0, 1, 2
 SITTING = 40 * 64                    # sentences read in a sitting
 TEMPERATURES = 0.0, 0.5, 0.7, 1.0, 1.3
 WIDTHS = 16, 32, 64, 128
@@ -96,21 +91,13 @@ def plan():
             yield f"more people {n} {seed}", lambda a=(n, n, seed, 64, 16): final(*a)
 
 
-def rounded(x, digits: int = 4):
-    "Fewer digits, everywhere."
-    if isinstance(x, float): return round(x, digits)
-    if isinstance(x, dict): return {key: rounded(value) for key, value in x.items()}
-    return [rounded(value) for value in x] if isinstance(x, list) else x
-
-
 def main() -> None:
     "Measure what is not yet measured."
-    found = json.loads(FILE.read_text("utf-8")) if FILE.is_file() else {}
+    found = so_far("hallucination")
     for name, measure in plan():
         if name in found: continue
-        found[name] = rounded(measure())
-        text = json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n"
-        write_beside(FILE, lambda part: part.write_text(text, encoding="utf-8"))
+        found[name] = round_all(measure(), 4)
+        write("hallucination", found)
         print(name, found[name].get("error"), flush=True)
 
 

@@ -58,8 +58,8 @@ corpus = lru_cache(1)(prepare)
 def round_all(x, digits: int = 5):
     "Numbers as short as they mean something."
     if isinstance(x, float): return round(x, digits)
-    if isinstance(x, dict): return {k: round_all(v) for k, v in x.items()}
-    return [round_all(v) for v in x] if isinstance(x, (list, tuple)) else x
+    if isinstance(x, dict): return {k: round_all(v, digits) for k, v in x.items()}
+    return [round_all(v, digits) for v in x] if isinstance(x, (list, tuple)) else x
 
 
 def write(name: str, content: dict) -> None:

@@ -5,7 +5,6 @@ Each teaches `tales-short` to answer about a text, from seeds 0, 1 and 2 (the la
 broken on purpose, from seed 0), and writes what it says to questions about unseen stories to
 nbs/results/chat.json. What stands there is kept; a training that was stopped goes on. Seed 0 of
 `chat` becomes the house model `tales-chat`."""
-import json
 import random
 import shutil
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 from models import CARD, ROOT, choose, store
+from results import so_far, write
 
 from gpt_nb.chat import (MARKS, SAID, UNSEEN, Turn, answerable, as_messages, ask, chat_rows,
                          clause, dialogue, facts_in, for_chat, judge, near_miss, new_turn, outside,
@@ -28,7 +28,6 @@ from gpt_nb.tales import STOP, Story, Tales, called
 from gpt_nb.tokenizer import Tokenizer
 from gpt_nb.training import Run, TrainConfig, check_new, train
 
-RESULTS = ROOT / "nbs" / "results" / "chat.json"
 LANGS = ("en", "zh")
 TEST, LEARN = 3_000_000, 5_000_000   # seeds of stories, the first of many
 STAGES = [   # what is read, and how: one skill after the other, then all together
@@ -343,12 +342,6 @@ def baselines(lang: str) -> dict:
 
 
 # ---- writing
-def keep(content: dict) -> None:
-    "Write what is known so far."
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    RESULTS.write_text(text + "\n", encoding="utf-8")
-
-
 def percent(some: list[int], name: str) -> str:
     "The share of one verdict."
     return f"{some[VERDICTS.index(name)] / sum(some):.1%}"
@@ -378,11 +371,11 @@ def put_into_the_house(run: Run, row: dict) -> None:
 
 def main() -> None:
     "Measure what is not measured yet."
-    content = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else dict(runs=[])
+    content = so_far("chat") or dict(runs=[])
     names = choose(HOW, "training", __doc__)
     if "baselines" not in content:
         content["baselines"] = {lang: baselines(lang) for lang in LANGS}
-        keep(content)
+        write("chat", content)
     for how, seed in [(how, seed) for how in names for seed in HOW[how]]:
         if any((row["how"], row["seed"]) == (how, seed) for row in content["runs"]): continue
         start = time.process_time()
@@ -390,7 +383,7 @@ def main() -> None:
         row = dict(how=how, seed=seed, seconds=round(time.process_time() - start))
         row |= {lang: measure(run, lang) for lang in LANGS}
         content["runs"].append(row)
-        keep(content)
+        write("chat", content)
         print(how, seed, {lang: row[lang]["talks"] for lang in LANGS})
         if (how, seed) == ("chat", 0): put_into_the_house(run, row)
 

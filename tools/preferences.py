@@ -2,14 +2,13 @@
 `python tools/preferences.py` (`make preferences`) writes nbs/results/preferences.json from seeds 0,
 1 and 2. What stands in that file is kept; take it away to measure anew."""
 import copy
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
+from results import SEEDS, so_far, write
 
 from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.finetuning import Examples
@@ -19,16 +18,9 @@ from gpt_nb.preferences import (Pair, TrueWords, answer_row, best_and_worst, bes
 from gpt_nb.tales import STOP, Tales
 from gpt_nb.training import TrainConfig, train
 
-FILE = Path(__file__).parent.parent / "nbs" / "results" / "preferences.json"
-SEEDS, BODY = (0, 1, 2), "growing/000800"
+BODY = "growing/000800"
 BEGINNINGS, EACH, TESTED, STEPS = 1000, 4, 400, 60
 BETAS, COUNTS, TEMPERATURES, LOOKS = (0.1, 0.3, 1.0, 10.0), (4, 16), (0.7, 0.4), (10, 30, 60)
-
-
-def write(found: dict) -> None:
-    "Keep what was measured so far."
-    text = json.dumps(found, separators=(",", ":"))
-    FILE.write_text(text + "\n", encoding="utf-8")
 
 
 class Body:
@@ -165,11 +157,11 @@ def rounded(x):
 
 
 if __name__ == "__main__":
-    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    found = so_far("preferences")
     for seed in SEEDS:
         here = found.setdefault(BODY, {}).setdefault(str(seed), {})
         if "longer" in here and f"DPO, beta {BETAS[-1]:g}" in here: continue   # all is measured
         for name, value in one_seed(here, seed):
             here[name] = rounded(value)
-            write(found)
+            write("preferences", found)
             print(f"seed {seed}: {name}", flush=True)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'CHATML', 'OLD_NAMES', 'REFUSAL', 'with_special', 'stand_ins', 'hidden', 'pieces_of', 'sandbox',
-           'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'end_of_answer', 'chat_row', 'chat_rows',
-           'learned_text', 'as_messages_of', 'as_message', 'pack_rows', 'packed_logits', 'Reply', 'replies',
-           'answer_targets', 'coverage', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk', 'as_messages',
-           'dialogue', 'judge']
+           'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'shared_start', 'end_of_answer', 'chat_row',
+           'chat_rows', 'learned_text', 'as_messages_of', 'as_message', 'pack_rows', 'packed_logits', 'Reply',
+           'replies', 'answer_targets', 'coverage', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk',
+           'as_messages', 'dialogue', 'judge']
 
 # %% ../nbs/17_chat.ipynb #17-002
 import copy
@@ -212,12 +212,18 @@ def answers_in(
     for i, message in enumerate(messages):
         if message["role"] != "assistant": continue
         asked = apply_chat_template(tok, messages[:i], add_generation_prompt=True)
-        start = next((k for k, (a, b) in enumerate(zip(asked, ids)) if a != b), len(asked))
+        start = shared_start(asked, ids)
         if end not in ids[start:]:
             raise ValueError(f"messages[{i}]: the template does not end it with the token "
                              f"{tok.config['eos_token']!r:.60}, the eos_token of the tokenizer")
         places.append((start, ids.index(end, start) + 1))
     return ids, places
+
+
+def shared_start(a: list[int], b: list[int]) -> int:
+    "How many tokens at the start of two rows are the same."
+    differ = (i for i, (x, y) in enumerate(zip(a, b)) if x != y)
+    return next(differ, min(len(a), len(b)))
 
 
 def end_of_answer(tok: Tokenizer) -> int:

@@ -20,17 +20,11 @@ import torch
 from torch import Tensor
 
 from .attention import KVCache
-from .chat import REFUSAL, apply_chat_template
+from .chat import REFUSAL, apply_chat_template, shared_start
 from .model import GPT
 from .retrieval import Shelf
 from .sampling import Sampler, _evaluating, pieces, row_darts, text_stops
 from .tokenizer import Tokenizer, write_beside
-
-# %% ../nbs/17b_talk.ipynb #17b-r02
-def shared_start(a: list[int], b: list[int]) -> int:
-    "How many tokens at the start of two rows are the same."
-    differ = (i for i, (x, y) in enumerate(zip(a, b)) if x != y)
-    return next(differ, min(len(a), len(b)))
 
 # %% ../nbs/17b_talk.ipynb #17b-r01
 class Reader:

@@ -8,6 +8,7 @@ from gpt_nb.attention import *
 from gpt_nb.block import *
 from gpt_nb.checkpoint import *
 from gpt_nb.model import *
+from gpt_nb.faults import *
 from gpt_nb.training import *
 from gpt_nb.sampling import *
 from gpt_nb.evaluation import *

@@ -71,7 +71,7 @@ def seal_of(about: dict) -> str:
     "The checksum of a header."
     return str(zlib.crc32((about["info"] + about["sums"]).encode()))
 
-# %% ../nbs/08b_faults.ipynb #08b-c025
+# %% ../nbs/08b_faults.ipynb #08b-c027
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict]:
     "What `write_state` was given; a ValueError that names what is damaged."
     path = folder / "state.safetensors"
@@ -90,7 +90,7 @@ def read_state(folder: Path) -> tuple[dict[str, Tensor], dict]:
 ADVICE = ("Put a copy of it back, or begin a new run with the model that lies in the folder above "
           "it (gpt-nb train --from)")
 
-# %% ../nbs/08b_faults.ipynb #08b-c026
+# %% ../nbs/08b_faults.ipynb #08b-c028
 def damage_of(tensors: dict[str, Tensor], about: dict) -> str:   # "" where there is none
     "What is not as it was written."
     if "sums" not in about: return ""   # of a time before there were any
@@ -101,7 +101,7 @@ def damage_of(tensors: dict[str, Tensor], about: dict) -> str:   # "" where ther
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more} {'is' if len(names) == 1 else 'are'} not what was saved"
 
-# %% ../nbs/08b_faults.ipynb #08b-c036
+# %% ../nbs/08b_faults.ipynb #08b-c038
 BEAT, SILENT = 10.0, 600.0   # seconds from a sign of life to the next; after which one is dead
 
 class Lock:
@@ -138,7 +138,7 @@ class Lock:
         os.utime(self.file)
         self.told = time.monotonic()
 
-# %% ../nbs/08b_faults.ipynb #08b-c037
+# %% ../nbs/08b_faults.ipynb #08b-c039
 def open_locked(path: Path) -> tuple[int, bool | None]:   # the file, whether the kernel gave it
     "The file of a lock, made where there is none; None where the kernel cannot tell."
     while True:
@@ -162,7 +162,7 @@ def machine_now() -> str:
     try: return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError: return socket.gethostname()
 
-# %% ../nbs/08b_faults.ipynb #08b-c038
+# %% ../nbs/08b_faults.ipynb #08b-c040
 def is_alive(file: int, path: Path, me: dict, alone: bool | None) -> bool:
     "Whether who is noted in a lock that is not held here still writes, on another machine, say."
     held = noted(file)
@@ -195,7 +195,7 @@ def refusal_of(path: Path, file: int, me: dict) -> str:
     return (f"{words}; its last sign of life was {ago:.0f} s ago. If that one is dead, try again "
             f"in {(SILENT - ago) / 60:.0f} minutes, or remove {path}")
 
-# %% ../nbs/08b_faults.ipynb #08b-c047
+# %% ../nbs/08b_faults.ipynb #08b-c049
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
@@ -223,7 +223,7 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(words)
         self.number = number   # the signal
 
-# %% ../nbs/08b_faults.ipynb #08b-c053
+# %% ../nbs/08b_faults.ipynb #08b-c055
 def spike_limit(
     means: list[float],   # losses of the newest lines of a log
 ) -> float:               # infinity where there are fewer than ten: too little is known
@@ -232,7 +232,7 @@ def spike_limit(
     high, low = max(means[-10:]), min(means[-10:])
     return high + 4 * (high - low) + 1.0
 
-# %% ../nbs/08b_faults.ipynb #08b-c059
+# %% ../nbs/08b_faults.ipynb #08b-c061
 class Instead:
     "Batches, some of which are replaced by ones from far ahead."
     FAR = 2**40   # steps
@@ -242,7 +242,7 @@ class Instead:
     def __getitem__(self, step: int):
         return self.batches[step + self.FAR * (step in self.steps)]
 
-# %% ../nbs/08b_faults.ipynb #08b-c067
+# %% ../nbs/08b_faults.ipynb #08b-c069
 NO_LINK = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 
 def open_plain(
@@ -278,7 +278,7 @@ def make_folder(
     path.mkdir(parents=True, exist_ok=True)
     return path
 
-# %% ../nbs/08b_faults.ipynb #08b-c070
+# %% ../nbs/08b_faults.ipynb #08b-c072
 def check_new(
     folder: Path,   # where a run is to be written
 ) -> None:
@@ -291,7 +291,7 @@ def check_new(
     if not held: return
     raise FileExistsError(f"{folder} is not empty ({', '.join(held[:5])}): choose another folder")
 
-# %% ../nbs/08b_faults.ipynb #08b-c071
+# %% ../nbs/08b_faults.ipynb #08b-c073
 Count, Number = Annotated[int, Ge(0)], Annotated[float, Ge(0)]
 
 @settings
@@ -328,7 +328,7 @@ def parse_log(data: bytes, name: str) -> list[dict]:
                              "those after it, and the rest is read") from e
     return rows
 
-# %% ../nbs/08b_faults.ipynb #08b-c072
+# %% ../nbs/08b_faults.ipynb #08b-c074
 def to_bytes(rows: list[dict]) -> Tensor:   # (n,) uint8
     "Lines of a log as a tensor, for a state."
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -341,7 +341,7 @@ def from_bytes(tensor: Tensor) -> list[dict]:
     if data and data[-1:] != b"\n": raise ValueError("its log is cut off")
     return parse_log(data, "its log")
 
-# %% ../nbs/08b_faults.ipynb #08b-c074
+# %% ../nbs/08b_faults.ipynb #08b-c076
 KEPT = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 
 def check_tensors(

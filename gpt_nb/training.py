@@ -1191,7 +1191,8 @@ def go_back(folder: RunFolder, broken: Broken) -> None:
     with folder.writing():
         make_folder(path.parent)
         write_text(path, json.dumps(dict(why=str(broken), rows=rows), ensure_ascii=False))
-    tell(f"{broken}: back to step {t.progress.step}, and on without that batch, which is in {path}")
+    tell(f"{broken}: back to step {t.progress.step}, and on without that batch, which is kept as "
+         f"{path.parent.name}/{path.name} in the run's folder")
 
 
 def in_words(x: Tensor, tok: Tokenizer | None) -> list:   # x (B, T) ids

@@ -444,7 +444,7 @@ def test_a_broken_batch_is_kept_and_the_run_goes_on_without_it(tmp_path, capsys,
     batches = TOKENS.batches(CONFIG.batch_size, 16, CONFIG.seed)
     run = go(tmp_path / "run", LONG, backend=Burst(37, BROKEN[kind]))
     err = capsys.readouterr().err
-    assert "at step 38: back to step 35, and on without that batch, which is in" in err
+    assert "at step 38: back to step 35, and on without that batch, which is kept as " in err
     kept = json.loads((tmp_path / "run" / "broken" / "000038.json").read_text())
     assert kept["rows"] == batches[37][0].tolist()
     assert "step 38" in kept["why"] and run.history[-1]["step"] == 60

@@ -364,7 +364,8 @@ def test_answers_where_the_beginning_is_told_otherwise_when_a_talk_goes_on(tok, 
 
 @pytest.mark.parametrize("said", [" a hat", "\n a hat", "<think>a cap?</think> a hat"])
 def test_answers_whose_beginning_is_left_out(tok, said):
-    form = LATE.replace("m.content + '<|eot|>'", "m.content.split('</think>')[-1].strip() + '<|eot|>'")
+    said_last = "m.content.split('</think>')[-1].strip()"
+    form = LATE.replace("m.content + '<|eot|>'", said_last + " + '<|eot|>'")
     mine = with_template(tok, form)
     messages = talk_of(["Be kind.", "a kite", said, "a map", said], system=True)
     assert learned_text(mine, chat_row(mine, messages)).replace(" ", "") == "ahat<|eot|>" * 2

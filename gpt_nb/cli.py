@@ -15,7 +15,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -260,6 +260,8 @@ RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="
 Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
 Tune = option(int, "try so many settings one after the other, print the table, keep the best run",
               COMMON, min=1, metavar="N")
+Track = option(str, "wandb: the curves go to Weights & Biases too; WANDB_MODE=offline keeps them "
+               "here  [default: TensorBoard's files alone]", COMMON, metavar="NAME")
 
 # %% ../nbs/22_cli.ipynb #22-025b
 Column = option(str, "of a table: which holds the text, if not text or the only one", TEXT,
@@ -296,11 +298,12 @@ def train_command(
     lr: Rate = None, muon_lr: MuonRate = None, batch_size: Rows = None,
     optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
-    settings: Settings = None, tune: Tune = None,
+    settings: Settings = None, tune: Tune = None, track: Track = None,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items()
-             if name not in ("out", "resume", "tune")}
+             if name not in ("out", "resume", "tune", "track")}
+    check_track(track, tune)
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -309,7 +312,7 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
-    run, tokens = train_run(options, out, resume, tune)
+    run, tokens = train_run(options, out, resume, tune, track)
     report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
 
@@ -336,7 +339,8 @@ def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, 
     return options, tok, tokens, model or GPT(shape_for(options, tok))
 
 # %% ../nbs/22_cli.ipynb #22-022
-def train_run(options: dict, out: Path, resume: bool, trials: int | None = None):
+def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
+              track: str | None = None):
     "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
@@ -352,8 +356,9 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None)
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
-    with stopping(out, f"gpt-nb train --out {quote(str(out))}", trials):
-        if not trials: run = train(model, tokens, config, tok, out=out, **how)
+    stops = stopping(out, f"gpt-nb train --out {quote(str(out))}", trials)
+    with stops, tracking(track, out, config, model) as watch:
+        if not trials: run = train(model, tokens, config, tok, out=out, watch=watch, **how)
         else:
             if options["minutes"]: say(f"{trials} trials, each of up to {options['minutes']:g} "
                                        f"minutes")
@@ -377,6 +382,39 @@ def check_text(options: dict, tokens: "Tokens", out: Path) -> None:
     raise ValueError(f"--data {options['data']} is not what it was when this run began: put it "
                      f"back, or give --from {quote(str(out))} and a new --out, which goes on with "
                      "the model on the text as it is now")
+
+# %% ../nbs/22_cli.ipynb #22-p11
+def check_track(track: str | None, trials: int | None) -> None:
+    "Refuse to follow a run by what is not there, before anything is read."
+    if track is None: return
+    if track != "wandb": raise ValueError(f"--track {track}: expected wandb")
+    if trials: raise ValueError("--track follows one run: leave out --tune")
+    try: from wandb import init   # noqa: F401
+    except ImportError: raise ValueError(
+        "--track wandb: its package is not installed: pip install 'gpt_nb[track]', or leave it "
+        "out: every run has TensorBoard's files") from None
+
+
+ONLY_CURVES = dict(disable_git=True, disable_code=True, save_code=False, console="off", silent=True,
+                   x_disable_meta=True, x_disable_stats=True, x_save_requirements=False)
+
+# %% ../nbs/22_cli.ipynb #22-p12
+@contextmanager
+def tracking(track: str | None, out: Path, config: "TrainConfig",
+             model: "GPT"):   # a function of a line of the log, or None
+    "What follows a run while it lasts; of several processes the first one speaks."
+    if track is None or os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    import wandb
+
+    told = dict(asdict(config), parameters=model.n_params, shape=asdict(model.config))
+    try: followed = wandb.init(project="gpt_nb", name=out.name, group=out.name, config=told,
+                               settings=wandb.Settings(**ONLY_CURVES))
+    except (wandb.Error, ValueError) as e: raise ValueError(f"--track wandb: {e}") from e
+    where = followed.settings.sync_dir if followed.offline else followed.url
+    say(f"Weights & Biases: {where}")
+    with followed: yield lambda row: followed.log(given(row), step=row["step"])
 
 # %% ../nbs/22_cli.ipynb #22-027
 Text = option(list[str], "as for train; of the run's own text its validation part is read  "

@@ -1,4 +1,4 @@
-"""What comes from outside: packages within bounds, workflows that may do little and run only what is
+"""What comes from outside: packages within bounds, workflows that may do little and run what is
 pinned, and no secret where it could be read."""
 import ast
 import re

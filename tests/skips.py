@@ -126,9 +126,11 @@ def by_reason(skips: list[Skip]) -> dict[str, list[Skip]]:
 
 
 def in_short(skips: list[Skip]) -> str:
-    "Which tests, file by file; of a whole file only how many."
+    "Which tests, file by file, as Markdown; of many only how many."
     files = {}
     for skip in skips: files.setdefault(skip.file, {}).update(dict.fromkeys(skip.tests))
-    said = [f"{file}: {', '.join(names) if len(names) <= 4 else f'{len(names)} tests'}"
-            for file, names in files.items()]
+    said = []
+    for file, names in files.items():
+        some = ", ".join(f"`{name}`" for name in names)
+        said.append(f"{file}: {some if len(names) <= 4 else f'{len(names)} tests'}")
     return "; ".join(said)

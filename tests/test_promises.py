@@ -1,7 +1,6 @@
 """The page "What we promise, and how it is tested": every test that it names exists, every test
 that may be skipped stands on it with its reason; and promises that no other file holds."""
 import ast
-import html
 import json
 import re
 import socket
@@ -27,8 +26,7 @@ def shown():
     "What its cells show."
     cells = json.loads(PAGE.read_text("utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    texts = [output.get("data", {}).get("text/html", "") for output in outputs]
-    return html.unescape("".join("".join(text) for text in texts))
+    return "".join("".join(output.get("data", {}).get("text/markdown", "")) for output in outputs)
 
 
 # ---- the page

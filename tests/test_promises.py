@@ -143,6 +143,16 @@ FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "importlib.import_module", "yaml.load"}
 
 
+PICKLES = {"pickle", "marshal", "dill", "cloudpickle", "joblib", "shelve"}
+
+
+def modules_in(path):
+    "The modules that a module imports."
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import): yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom): yield node.module or ""
+
+
 def calls_in(path):
     "Each call in a module: what is called, and the call."
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -151,6 +161,7 @@ def calls_in(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "gpt_nb").glob("*.py")), ids=lambda path: path.stem)
 def test_the_library_opens_no_pickle_runs_no_code_and_starts_no_shell(path):
+    assert not PICKLES & {name.partition(".")[0] for name in modules_in(path)}
     for name, call in calls_in(path):
         words = {each.arg: ast.unparse(each.value) for each in call.keywords}
         assert name not in FORBIDDEN, f"{path.name}:{call.lineno} calls {name}"
@@ -161,7 +172,8 @@ def test_the_library_opens_no_pickle_runs_no_code_and_starts_no_shell(path):
 
 def test_such_a_call_would_be_seen(tmp_path):
     path = tmp_path / "module.py"
-    path.write_text("import torch\ndef f(x): return torch.load(x), model.eval()\n")
+    path.write_text("import torch, pickle\ndef f(x): return torch.load(x), model.eval()\n")
+    assert PICKLES & set(modules_in(path)) == {"pickle"}
     assert {name for name, _ in calls_in(path)} & FORBIDDEN == {"torch.load"}
 
 

@@ -992,6 +992,14 @@ class Texts(Sequence):
         return f"Texts({len(self):,} documents, {self.bytes / 1e6:.1f} MB on disk)"
 
 # %% ../nbs/02_data.ipynb #02-063
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    "Inside it, what is written may be read by this user alone: a copy of a text is no less secret."
+    before = os.umask(0o077)
+    try: yield
+    finally: os.umask(before)
+
+
 def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     "What a generator yields, in an Arrow file that is found again when the arguments are the same."
     from datasets import Dataset, Features, Value
@@ -999,8 +1007,9 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     features = Features({"text": Value("large_string")})
     arguments |= dict(version=__version__)
     try:
-        return Texts(Dataset.from_generator(generator, gen_kwargs=arguments, features=features,
-                                            writer_batch_size=batch))
+        with private():
+            return Texts(Dataset.from_generator(generator, gen_kwargs=arguments, features=features,
+                                                writer_batch_size=batch))
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
@@ -1300,7 +1309,7 @@ def tokenize(
     hashes, lengths = hash_documents(texts)
     plan = plan_reading(texts, hashes, lengths, val)
     folder = root / name_of(hashes, lengths, tok, val, plan)
-    with FileLock(root / "lock"):
+    with FileLock(root / "lock"), private():
         if open_tokens(folder) is None:
             pieces, note = pieces_of(deal(texts, plan), tok), take_up(folder, tok)
             done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))

@@ -875,9 +875,12 @@ def tokenizer_config(special_tokens: Collection[str]) -> dict:
 
 # %% ../nbs/01_tokenizer.ipynb #01-156
 def write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    "Let `write` fill a file beside `path`, then rename it: `path` is always a whole file."
+    "Let `write` fill a new file beside `path`, then rename it: `path` is always a whole file."
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)   # left by a kill; of a link, only the link itself
     try:
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        os.close(os.open(part, new, 0o666))
         write(part)
         mask = os.umask(0)
         os.umask(mask)

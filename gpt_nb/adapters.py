@@ -418,7 +418,7 @@ class Bottleneck(Adapter):
 
 class IA3(Adapter):
     "One factor for each feature, of what comes out or of what goes in (Liu et al. 2022, 3.3)."
-    lr = 0.03
+    lr = 0.1
 
     def __init__(self, n_in: int, n_out: int, inputs: bool):
         super().__init__()
@@ -499,6 +499,34 @@ class Prefixed(nn.Module):
 
     def plain(self) -> Attention: return without(self, self.attention)
 
+# %% ../nbs/16_adapters.ipynb #16-a20c
+class PositionsBehind(nn.Module):
+    "A table of positions where a prefix moves the text on by its length, as it does in `peft`."
+    def __init__(self, table: nn.Embedding, first: Prefixed):
+        super().__init__()
+        self.table, self.first = table, [first]   # in a list: the attention is no part of this
+
+    @property
+    def weight(self) -> Tensor: return self.table.weight
+
+    def plain(self) -> nn.Embedding: return self.table
+
+    def forward(self, positions: Tensor) -> Tensor:   # (T,) or (B, T) -> the same and D
+        first = self.first[0]
+        length = sum(first.adapters[name].shape[2] for name in names_on(first))
+        room = len(self.weight) - length
+        if length and positions.max() >= room:
+            raise ValueError(f"{int(positions.max()) + 1} tokens do not fit into the context that "
+                             f"a prefix of {length} leaves: keep the last {room}")
+        return self.table(positions + length)
+
+
+def move_texts(body: Transformer) -> None:
+    "Let the positions of a text, where they are a table, begin behind the prefix."
+    inner = getattr(body, "body", body)   # of a Prompted
+    if isinstance(inner.embed_positions, PositionsBehind): return
+    inner.embed_positions = PositionsBehind(inner.embed_positions, inner.layers[0].self_attn)
+
 # %% ../nbs/16_adapters.ipynb #16-a20b
 def add_prefix(
     model: nn.Module,
@@ -516,6 +544,7 @@ def add_prefix(
         w = block.self_attn.attention.k_proj.weight
         start = torch.randn(2, c.n_kv_head, length, c.d_head) * 0.02
         block.self_attn.adapters[name] = nn.Parameter(start.to(w.device, w.dtype))
+    if not c.family.rotary: move_texts(model.model)
     switch.on = (name,)
     return model
 
@@ -992,10 +1021,8 @@ def turn_keys(
     c: GPTConfig,
     positions: int,      # by how many; less than 0: back
 ) -> Tensor:
-    "In `peft` a prefix moves the text on by P positions; here it does not, so its keys turn."
-    if not c.family.rotary:
-        raise ValueError(f"a prefix moves the text on by its length in peft, and a {c.arch} model "
-                         "knows positions by a table: such a prefix has no like here")
+    "In `peft` a prefix moves a text on by P positions; where they rotate, here its keys turn back."
+    if not c.family.rotary: return rows.float()   # the text moved on: see PositionsBehind
     places = torch.full(rows.shape[3:4], positions, device=rows.device)
     cos, sin = rotate(places, c, torch.float32)
     scale = c.rope_scaling.magnitude if c.rope_scaling else 1.0

@@ -880,8 +880,8 @@ def plain_tokens(model: dict, added: set[str]) -> dict[bytes, int]:
     "The tokens of a BPE that are bytes: all but the added ones, unless merges need those."
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
-            raise ValueError(f"its BPE has {key}={model[key]!r}, so it is not the byte-level one "
-                             "of GPT-2, Llama 3 and Qwen")
+            raise ValueError(f"its BPE has {key}={model[key]!r:.60}, so it is not the byte-level "
+                             "one of GPT-2, Llama 3 and Qwen")
     vocab, made = model["vocab"], tokens_of_merges(model)
     also = [t for t in added & vocab.keys() if t in made or len(t) == 1]
     names = [t for t in vocab if t not in added] + also

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import shutil
+import tempfile
 import time
 from copy import deepcopy
 from dataclasses import asdict
@@ -30,31 +31,43 @@ RESULTS = Path(__file__).parent.parent / "nbs" / "results" / "fuzz.json"
 KEPT = os.environ.get("FUZZ_KEEP")             # a folder that gets the inputs of faults
 
 
-def record(name: str, chunk: int, found: Report) -> Report:
-    "Add what came of a chunk to the file of results."
-    with FileLock(RESULTS.with_suffix(".lock")):
+def change(name: str, how) -> dict:
+    "Let `how` change what is recorded of a reader; the file is whole at any time."
+    with FileLock(Path(tempfile.gettempdir()) / "gpt_nb-fuzz.lock"):
         held = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        row = held.setdefault(name, asdict(Report()) | dict(chunks=0))
-        if row.pop("chunks") != chunk: raise RuntimeError(f"{name} is fuzzed twice at once")
-        total = Report(**row)
-        total.add(found)
-        row = {key: round(x, 2) if isinstance(x, float) else x for key, x in asdict(total).items()}
-        held[name] = row | dict(chunks=chunk + 1)
+        row = held.setdefault(name, asdict(Report()) | dict(chunks=0, mended=[]))
+        how(row)
         part = RESULTS.with_suffix(".part")
         part.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
         os.replace(part, RESULTS)
-    return total
+    return row
+
+
+def record(row: dict, found: Report) -> None:
+    "Add what came of one more chunk."
+    total = Report(**{key: row[key] for key in asdict(found)})
+    total.add(found)
+    row |= {key: round(x, 2) if isinstance(x, float) else x for key, x in asdict(total).items()}
+    row["chunks"] += 1
+
+
+def settle(row: dict, still: list) -> None:
+    "Faults that are found no more, where they were found, are mended."
+    kinds = {what for *_, what in still}
+    row["mended"] += [what for *_, what in row["faults"] if what not in kinds]
+    row["faults"] = still
 
 
 def fuzz_in_full(name: str) -> Report:
     "Chunk after chunk, from the first that is not recorded."
-    held = json.loads(RESULTS.read_text()).get(name, {}) if RESULTS.is_file() else {}
-    chunk = held.pop("chunks", 0)
-    total = Report(**held)
-    while total.inputs < MANY:
-        total = record(name, chunk, run_chunk(name, chunk, CHUNK, KEPT))
-        chunk += 1
-    return total
+    row = change(name, lambda row: row.setdefault("mended", []))
+    chunks = sorted({chunk for chunk, *_ in row["faults"]})
+    still = [fault for chunk in chunks for fault in run_chunk(name, chunk, CHUNK, KEPT).faults]
+    row = change(name, lambda row: settle(row, still))
+    while row["inputs"] < MANY:
+        found = run_chunk(name, row["chunks"], CHUNK, KEPT)
+        row = change(name, lambda row: record(row, found))
+    return Report(**{key: row[key] for key in asdict(Report())})
 
 
 @pytest.mark.parametrize("name", READERS)

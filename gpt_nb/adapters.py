@@ -951,7 +951,7 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     fields, path = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
     known = [*FORMATS, *VECTORS]
     if fields.get("peft_type") not in known:   # whatever it is
-        raise ValueError(f"{folder} holds a {fields.get('peft_type')} adapter: "
+        raise ValueError(f"{folder} holds a {fields.get('peft_type')!s:.60} adapter: "
                          f"{', '.join(known)} are known")
     odd = [key for key in IGNORED if fields.get(key)]
     if fields.get("bias", "none") != "none": odd.append("bias")
@@ -976,13 +976,13 @@ def check_numbers(fields: dict) -> None:
     there = {key: fields.get(key) for key in least if key in fields or key == "lora_alpha"}
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = fields.get(key) or {}
-        if not isinstance(pattern, dict): raise ValueError(f"{key} is {pattern!r}, no dictionary")
+        if not isinstance(pattern, dict): raise ValueError(f"{key} is {pattern!r:.60}, no object")
         if fields["peft_type"] == "LORA": there |= {f"{key} {at}": v for at, v in pattern.items()}
     for key, value in there.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         good = number and math.isfinite(value)
         if not good or not least.get(key, -math.inf) <= value <= most.get(key, math.inf):
-            raise ValueError(f"{key} is {value!r} in adapter_config.json")
+            raise ValueError(f"{key} is {value!r:.60} in adapter_config.json")
 
 # %% ../nbs/16_adapters.ipynb #16-a38
 WITH_HEAD = "_WITH_HEAD"   # before a head for labels: such a file is ours alone

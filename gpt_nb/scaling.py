@@ -207,12 +207,6 @@ def train_in_rank(kind: str, model: GPT, tokens: Tokens, config: TrainConfig, ou
     run = train(model, tokens, config, out=out, resume=resume, backend=backend, show=False)
     return Report(backend.rank, run.history, backend.bytes())
 
-# %% ../nbs/19_scaling.ipynb #19-024
-def bytes_of(tensors: Iterable[Tensor]) -> int:
-    "What this process holds of them."
-    local = [w.to_local() if isinstance(w, DTensor) else w for w in tensors]
-    return sum(w.numel() * w.element_size() for w in local)
-
 # %% ../nbs/19_scaling.ipynb #19-030
 class Sharded(Spread):
     "A process that holds only parts of the model: the others have the rest."
@@ -270,7 +264,7 @@ def bring_home(m: DTensor, home: int) -> Tensor | None:   # (n, k), there only
     dist.gather(piece, pieces, home)
     return torch.cat(pieces)
 
-
+# %% ../nbs/19_scaling.ipynb #19-033c
 def hand_out(m: DTensor, home: int, whole: Tensor | None) -> DTensor:   # cut as m is
     "Each gets its part of a matrix back."
     piece, (at,) = own_piece(m), m.placements
@@ -436,6 +430,12 @@ class Team:
         for i in range(self.rank, len(files), self.world): sums[i] = file_sum(files[i])
         dist.all_reduce(sums, group=self.group)
         return {file.name: value for file, value in zip(files, sums.tolist())}
+
+# %% ../nbs/19_scaling.ipynb #19-024
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    "What this process holds of them."
+    local = [w.to_local() if isinstance(w, DTensor) else w for w in tensors]
+    return sum(w.numel() * w.element_size() for w in local)
 
 # %% ../nbs/19_scaling.ipynb #19-023b
 def file_sum(path: Path) -> int:

@@ -21,10 +21,10 @@ from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import WordTokenizer
 from gpt_nb.training import TrainConfig, train
 
-CONFIG = TrainConfig(steps=20, batch_size=16, log_every=1, eval_every=20, eval_tokens=2000,
+CONFIG = TrainConfig(steps=8, batch_size=16, log_every=1, eval_every=8, eval_tokens=1000,
                      device="cpu", precision="float32")
-COMMAND = ("-m gpt_nb.cli train --data {data} --tokenizer word --depth 2 --steps 400 "
-           "--eval-every 20 --batch-size 16 --device cpu --seed 0").split()
+COMMAND = ("-m gpt_nb.cli train --data {data} --tokenizer word --depth 2 --steps 60 "
+           "--eval-every 5 --batch-size 16 --device cpu --seed 0").split()
 
 
 def start():
@@ -32,7 +32,7 @@ def start():
     texts = list(Tales().texts(400))
     tok = WordTokenizer.train(texts, vocab_size=2**13)
     torch.manual_seed(0)
-    shape = GPTConfig("qwen3", tok.vocab_size, 96, 4, 4, 128, tie_embeddings=False)
+    shape = GPTConfig("qwen3", tok.vocab_size, 96, 2, 4, 128, tie_embeddings=False)
     return tokenize(texts, tok, progress=False), GPT(shape)
 
 
@@ -86,7 +86,7 @@ def kill_one(kind: str = "fsdp") -> dict:
         out, data = Path(folder) / "run", Path(folder) / "stories.txt"
         data.write_text("\n\n".join(Tales().texts(400)))
         job = torchrun(4, out, data, "--parallel", kind)
-        while len(lines(out)) < 8 and job.poll() is None: time.sleep(0.1)
+        while len(lines(out)) < 4 and job.poll() is None: time.sleep(0.1)
         os.kill(ranks_of(job)[2], signal.SIGKILL)
         at = time.perf_counter()
         said = job.communicate()[1]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gpt_nb import scaling
+from gpt_nb import cli, scaling
 from gpt_nb.data import tokenize
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.scaling import Alone, all_reduce_by_hand, launch, ring_all_reduce, train_on
@@ -210,11 +210,11 @@ def test_a_killed_process_ends_all_and_fewer_go_on(folder, env):
     (["--parallel", "ddp"], "torchrun --nproc-per-node"),
     (["--parallel", "rings"], "ddp, fsdp, tp"),
     (["--recompute"], "--parallel"), (["--parallel", "ddp", "--tune", "2"], "exclude each other")])
-def test_bad_input_is_one_line_and_code_2(folder, env, more, said):
+def test_bad_input_is_one_line_and_code_2(folder, capsys, more, said):
     words = torchrun(1, folder, "--out", str(folder / "bad"), *more)
-    done = run_job([sys.executable, *words[words.index("-m", 2):]], env)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and len(lines) == 1 and said in lines[0]
+    assert cli.run_app(words[words.index("train"):]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
     assert not (folder / "bad").exists()
 
 

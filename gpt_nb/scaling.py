@@ -533,11 +533,14 @@ def first_of(e: CheckpointException) -> str:
 
 
 def same_for_all(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    "The losses since the last line of the log are each process's own: their mean says as much."
-    if "recent" not in tensors: return tensors
-    mean = tensors["recent"].clone()
-    dist.all_reduce(mean)
-    return tensors | {"recent": mean / dist.get_world_size()}
+    "What each process has seen since the last line of the log is saved as a mean, the log once."
+    kept = {name: w for name, w in tensors.items() if name != "log" or dist.get_rank() == 0}
+    for name in kept:
+        if name.partition(".")[0] != "recent": continue
+        kept[name] = kept[name].clone()
+        dist.all_reduce(kept[name])
+        kept[name] /= dist.get_world_size()
+    return kept
 
 # %% ../nbs/19_scaling.ipynb #19-042b
 def share_out(tensors: dict[str, Tensor], info: dict, params: dict) -> tuple[dict, dict]:

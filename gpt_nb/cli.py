@@ -370,7 +370,9 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
-    again = f"gpt-nb train --out {quote(str(out))}" + (f" --parallel {parallel}" if team else "")
+    start, way = "gpt-nb", ""
+    if team: start, way = "torchrun ... -m gpt_nb.cli", f" --parallel {parallel}"
+    again = f"{start} train --out {quote(str(out))}{way}"
     stops, noting = stopping(out, again, trials), track if first else None
     with stops, needing_others(out), tracking(noting, out, config, model) as watch:
         how["backend"] = backend_for(parallel, config, recompute, out)

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
+.PHONY: help install cpu-torch demo test test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,7 +18,7 @@ help:  ## list the targets
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	-@PIP_CONSTRAINT=tools/seqeval.txt $(BIN)/python -m pip install --quiet \
-	--disable-pip-version-check seqeval   # a reference in tests; they say so where it is missing
+	--disable-pip-version-check 'seqeval>=1.2.2,<2'   # a reference in tests; they say so where it is missing
 	@if [ -d .git ]; then $(BIN)/nbdev_install_hooks && \
 	git config merge.nbdev-merge.driver '.venv/bin/nbdev_merge %O %A %B %P' && \
 	printf '#!/bin/sh\n[ ! -x .venv/bin/nbdev_trust ] || .venv/bin/nbdev_trust\n' > .git/hooks/post-merge; fi
@@ -37,7 +37,7 @@ test: install  ## run every notebook and every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-llama: install  ## let llama.cpp read what we export (pip builds it: half an hour)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check llama-cpp-python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python>=0.3,<0.4'
 	$(BIN)/python -m pytest tests/test_llama.py
 
 notebooks: install  ## run all notebooks in place, keep their outputs, make README.md
@@ -53,6 +53,13 @@ docs: install  ## build the site into _site/ (needs npm)
 
 docs-serve: docs  ## build the site and show it at http://localhost:8000
 	$(BIN)/python -m http.server --bind localhost --directory _site 8000
+
+audit: install  ## look every installed package up among the known holes (asks pypi.org)
+	@test -x .cache/audit/bin/python || $(PYTHON) -m venv .cache/audit
+	.cache/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > .cache/installed.txt
+	.cache/audit/bin/pip-audit --requirement .cache/installed.txt --no-deps --disable-pip --strict \
+	--progress-spinner off   # strict: what cannot be looked up is a failure too
 
 lab: install  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs

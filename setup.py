@@ -29,7 +29,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={"dev": shlex.split(cfg["dev_requirements"]),
-                    "fast": shlex.split(cfg["fast_requirements"])},
+                    "fast": shlex.split(cfg["fast_requirements"]),
+                    "track": shlex.split(cfg["track_requirements"])},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["gpt_nb=gpt_nb._modidx:d"],

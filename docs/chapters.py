@@ -340,8 +340,14 @@ def publish_plain(path: Path, public: dict[str, str]) -> list[dict]:
     cells, terms = [], all_terms()
     for cell in json.loads(path.read_text("utf-8"))["cells"]:
         if cell["cell_type"] == "code": cells += publish_code(cell, None, "")
-        else: cells.append(publish_prose(cell, public, terms))
+        else: cells.append(to_github(publish_prose(cell, public, terms)))
     return cells
+
+
+def to_github(cell: dict) -> dict:
+    "Prose whose links to files that are no pages of the site lead to where they can be read."
+    text = re.sub(r"\]\(\.\./([\w/]+\.(?:py|md))\)", rf"]({GITHUB}/\1)", cell["source"])
+    return cell | {"source": text}
 
 
 def write_notebook(cells: list[dict], original: Path, path: Path) -> None:

@@ -97,7 +97,8 @@ MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
     "notebooks/howto-zh.html": "怎样……？", "glossary.html": "术语表",
     "notebooks/claims.html": "流行文章的错误（英文）",
     "notebooks/programs.html": "流行文章的程序（英文）",
-    "notebooks/speed.html": "速度（英文）", "use.html": "使用（英文）",
+    "notebooks/speed.html": "速度（英文）", "notebooks/promises.html": "承诺与检验（英文）",
+    "use.html": "使用（英文）",
     "reference/index.html": "参考手册（英文）"}
 
 

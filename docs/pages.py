@@ -10,7 +10,7 @@ from reference import built_in, reference_index, reference_page
 
 __all__ = ["built_in", "cfg", "llms", "write_pages"]
 TEXTS = ("pydocs", "pycode")   # in prose these names mean the texts, not the functions
-PLAIN = ("claims", "programs", "speed")   # notebooks that are no chapters
+PLAIN = ("claims", "programs", "speed", "promises")   # notebooks that are no chapters
 
 
 def write_use(target: Path) -> None:
@@ -41,7 +41,8 @@ def llms(chapters: list[Chapter]) -> str:
               f"- [README]({raw}/README.md)", f"- [Glossary]({base}/glossary.html)",
               f"- [What popular articles get wrong]({base}/notebooks/claims.html)",
               f"- [The programs that articles print]({base}/notebooks/programs.html)",
-              f"- [Speed, and how cost grows]({base}/notebooks/speed.html)", ""]
+              f"- [Speed, and how cost grows]({base}/notebooks/speed.html)",
+              f"- [What we promise, and how it is tested]({base}/notebooks/promises.html)", ""]
     return "\n".join(lines)
 
 

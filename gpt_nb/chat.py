@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'CHATML', 'OLD_NAMES', 'REFUSAL', 'with_special', 'stand_ins', 'hidden', 'pieces_of', 'sandbox',
-           'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'shared_start', 'end_of_answer', 'chat_row',
-           'chat_rows', 'learned_text', 'as_messages_of', 'as_message', 'pack_rows', 'packed_logits', 'Reply',
-           'replies', 'answer_targets', 'coverage', 'fits', 'with_clause', 'retold', 'Turn', 'answerable', 'talk',
-           'as_messages', 'dialogue', 'judge']
+           'apply_chat_template', 'grown', 'for_chat', 'answers_in', 'chat_row', 'chat_rows', 'learned_text',
+           'as_messages_of', 'as_message', 'pack_rows', 'packed_logits', 'Reply', 'answer_targets', 'replies',
+           'coverage', 'shared_start', 'end_of_answer', 'fits', 'retold', 'Turn', 'answerable', 'talk', 'as_messages',
+           'dialogue', 'judge']
 
 # %% ../nbs/17_chat.ipynb #17-002
 import copy
@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import cycle, pairwise
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,7 @@ from .finetuning import CHECKS, KNOWN, PREPARE, READERS, ROLES, SCORE_NAMES, SCO
 from .finetuning import Encoder, Notes, Row, accuracy, is_missing, pad_rows, text_in, unpacked
 from .model import GPT, rotate
 from .preferences import dpo_loss  # noqa: F401  a talk's whole kit is found here
-from .retrieval import Shelf, clause
+from .retrieval import Shelf, clause, with_clause
 from .sampling import generate
 from .tales import KIND, PRONOUNS, Entry, Story, Tales, called, lists_of
 from .tasks import language_of, plain_words
@@ -61,7 +62,7 @@ def stand_ins(names: Sequence[str], text: str) -> dict[int, str]:   # for `str.t
     free = (chr(i) for i in range(0xf0000, 0xffffe) if chr(i) not in text)   # of private use
     return {ord(letter): stand_in for letter, stand_in in zip(sorted(set("".join(names))), free)}
 
-
+# %% ../nbs/17_chat.ipynb #17-02a
 def hidden(
     told: object,                    # messages, and whatever else a form is filled with
     hide: Callable[[str], str],
@@ -90,7 +91,8 @@ def pieces_of(
     for hide in (letters, whole_names):
         filled = fill(hidden(told, hide))
         if filled.translate(back) != text: continue   # the form has read what was hidden
-        return [piece.translate(back) for piece in found.split(filled)]
+        ends = [0, *(end for name in found.finditer(filled) for end in name.span()), len(text)]
+        return [text[start:end] for start, end in pairwise(ends)]
     raise ValueError("the chat template looks for a special token in a message, so that it cannot "
                      "be kept as text: take it out of the message")
 
@@ -142,14 +144,31 @@ def apply_chat_template(
     **more,                        # what else the template asks for, such as enable_thinking=False
 ) -> list[int]:
     "A talk as tokens. The special ones are those of the template, never what a person typed."
+    pieces = talk_pieces(tok, messages, add_generation_prompt, **more)
+    return ids_of(pieces, tok.special_tokens, tok.encode)
+
+# %% ../nbs/17_chat.ipynb #17-03a
+def talk_pieces(
+    tok: Tokenizer, messages: Sequence[dict], add_generation_prompt: bool = False, **more
+) -> list[str]:    # text, name of a special token, text, ...
+    "A talk in the form of the tokenizer's template."
     check_messages(messages)
-    template, special = template_of(tok), special_names(tok)
     said = [{key: part for key, part in m.items() if part is not None} for m in messages]
     told = dict(messages=said, add_generation_prompt=add_generation_prompt) | more
-    def fill(told): return render(template, dict(tools=None, documents=None) | special | told)
+    return pieces_of(form_of(tok), told, tok.special_tokens)
+
+
+def form_of(tok: Tokenizer) -> Callable[[dict], str]:
+    "What fills the template in."
+    template, given = template_of(tok), dict(tools=None, documents=None) | special_names(tok)
+    def fill(told): return render(template, given | told)
+    return fill
+
+
+def ids_of(pieces: list[str], special: dict[str, int], encode: Callable) -> list[int]:
+    "Text, name, text, ... as tokens."
     ids = []
-    for i, piece in enumerate(pieces_of(fill, told, tok.special_tokens)):
-        ids += [tok.special_tokens[piece]] if i % 2 else tok.encode(piece)
+    for i, piece in enumerate(pieces): ids += [special[piece]] if i % 2 else encode(piece)
     return ids
 
 # %% ../nbs/17_chat.ipynb #17-037
@@ -208,29 +227,15 @@ def answers_in(
     messages: Sequence[dict],
 ) -> tuple[list[int], list[tuple[int, int]]]:   # the talk; from where to where the assistant speaks
     "A talk as tokens, and the places of the assistant's words with the mark that ends them."
-    ids, end, places = apply_chat_template(tok, messages), end_of_answer(tok), []
+    pieces, encode = talk_pieces(tok, messages), lru_cache(None)(tok.encode)
+    ids, end, places = ids_of(pieces, tok.special_tokens, encode), end_of_answer(tok), []
     for i, message in enumerate(messages):
         if message["role"] != "assistant": continue
-        asked = apply_chat_template(tok, messages[:i], add_generation_prompt=True)
-        start = shared_start(asked, ids)
-        if end not in ids[start:]:
-            raise ValueError(f"messages[{i}]: the template does not end it with the token "
-                             f"{tok.config['eos_token']!r:.60}, the eos_token of the tokenizer")
+        before = first_of(pieces, start_of(form_of(tok), messages, i, "".join(pieces)))
+        start = shared_start(ids_of(before, tok.special_tokens, encode), ids)
+        if end not in ids[start:]: raise ValueError(f"messages[{i}]: {NO_END}")
         places.append((start, ids.index(end, start) + 1))
     return ids, places
-
-
-def shared_start(a: list[int], b: list[int]) -> int:
-    "How many tokens at the start of two rows are the same."
-    differ = (i for i, (x, y) in enumerate(zip(a, b)) if x != y)
-    return next(differ, min(len(a), len(b)))
-
-
-def end_of_answer(tok: Tokenizer) -> int:
-    "The token behind an answer."
-    name = content_of(tok.config.get("eos_token"))
-    if name in tok.special_tokens: return tok.special_tokens[name]
-    raise ValueError(f"the eos_token of this tokenizer is {name!r:.60}, no special token of it")
 
 # %% ../nbs/17_chat.ipynb #17-062
 def chat_row(tok: Tokenizer, messages: Sequence[dict]) -> Row:   # ids x, targets y
@@ -259,12 +264,14 @@ def as_messages_of(value: object, where: str) -> list[dict]:
     if hasattr(value, "tolist"): value = value.tolist()
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{where}: {value!r:.60} stands where a list of messages is expected")
-    messages = [as_message(dict(each) if isinstance(each, tuple) else each) for each in value]
-    try: check_messages(messages)
+    try:
+        messages = [as_message(dict(each) if isinstance(each, tuple) else each) for each in value]
+        if len(messages) > 1 and messages[0] == NO_SYSTEM: messages = messages[1:]
+        check_messages(messages)
     except (ValueError, TypeError) as e: raise ValueError(f"{where}: {e}") from None
     return messages
 
-
+# %% ../nbs/17_chat.ipynb #17-07a
 OLD_NAMES = dict(human="user", gpt="assistant", bot="assistant", chatgpt="assistant",
                  model="assistant")
 
@@ -272,11 +279,24 @@ OLD_NAMES = dict(human="user", gpt="assistant", bot="assistant", chatgpt="assist
 def as_message(said: object) -> object:
     "A message by our names; what is none stays as it is, for the check."
     if not isinstance(said, dict): return said
+    if said.get("tool_calls"): raise ValueError(f"{said!r:.40} calls a tool: give talks of texts")
     role = said.get("role", said.get("from"))
     known = {"role": OLD_NAMES.get(role, role) if isinstance(role, str) else role}
     for key in ("content", "value"):
-        if key in said: return known | {"content": said[key]}
+        if key in said: return known | {"content": joined(said[key])}
     return said
+
+# %% ../nbs/17_chat.ipynb #17-07c
+NO_SYSTEM = dict(role="system", content="")   # as many files have it
+
+
+def joined(content: object) -> object:
+    "A content that is given in parts, if all of them are text."
+    if not isinstance(content, (list, tuple)): return content
+    parts = [dict(part) if isinstance(part, tuple) else part for part in content]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)
+             and part.get("type") == "text"]
+    return "".join(texts) if len(texts) == len(parts) and all(texts) else parts
 
 # %% ../nbs/17_chat.ipynb #17-073
 def read_talk(row: dict, at: dict, where: str, notes: Notes) -> dict | None:
@@ -293,7 +313,7 @@ def read_talk(row: dict, at: dict, where: str, notes: Notes) -> dict | None:
 def check_talks(examples: list[dict], source: str, notes: Notes, test: bool) -> None:
     "Nothing more: each talk was checked when it was read."
 
-
+# %% ../nbs/17_chat.ipynb #17-07b
 ROLES["chat"] = ("messages",)
 KNOWN["chat", "messages"] = "messages conversations conversation dialogue dialog chat 对话 消息"
 READERS["chat"], CHECKS["chat"], SCORES["chat"] = read_talk, check_talks, accuracy
@@ -319,7 +339,9 @@ def pack_rows(
     for x, y in sorted(rows, key=lambda row: -len(row[0])):
         if len(x) > width: raise ValueError(f"a row of {len(x)} tokens is wider than {width}")
         place = next((p for p in packed if len(p[0]) + len(x) <= width), None)
-        if place is None: packed.append(place := ([], [], []))
+        if place is None:
+            place = [], [], []
+            packed.append(place)
         number = place[2][-1] + 1 if place[2] else 0
         for part, new in zip(place, (x, y, [number] * len(x))): part.extend(new)
     filled = [(x + [pad] * (width - len(x)), y + [-100] * (width - len(y)),
@@ -352,6 +374,11 @@ class Reply(NamedTuple):
     probability: float
 
 
+def answer_targets(row: list[int], start: int) -> list[int]:
+    "Targets at the tokens from `start` on."
+    return [-100] * (start - 1) + row[start:]
+
+# %% ../nbs/17_chat.ipynb #17-09d
 @torch.no_grad()
 def replies(
     model: GPT,
@@ -375,11 +402,6 @@ def replies(
             new = [token for token in row[len(prompts[i]):] if token not in ends]
             said[i] = Reply(tok.decode(new), chance)
     return [said[i] for i in range(len(talks))]
-
-
-def answer_targets(row: list[int], start: int) -> list[int]:
-    "Targets at the tokens from `start` on."
-    return [-100] * (start - 1) + row[start:]
 
 # %% ../nbs/17_chat.ipynb #17-0a8
 def coverage(
@@ -476,7 +498,7 @@ def render(
         if not filler.stop.alive: filler_of.cache_clear()
         raise
 
-
+# %% ../nbs/17_chat.ipynb #17-s17
 @lru_cache(1)
 def our_own(): return sandbox().from_string(CHATML)
 
@@ -497,16 +519,19 @@ def check_messages(messages: Sequence[dict]) -> None:
                         '[{"role": "user", "content": "Hello"}]')
     if not messages: raise ValueError("there are no messages: give at least one")
     for i, message in enumerate(messages): check_message(message, f"messages[{i}]")
-    said = [message["role"] for message in messages]
-    turns = said[said[0] == "system":]
-    for i, role in enumerate(turns, len(said) - len(turns)):
-        want = ("user", "assistant")[(i - len(said) + len(turns)) % 2]
+    check_turns([message["role"] for message in messages])
+
+# %% ../nbs/17_chat.ipynb #17-s18
+def check_turns(said: list[str]) -> None:
+    "Raise where a role speaks out of turn."
+    first = int(said[0] == "system")
+    for i, (role, want) in enumerate(zip(said[first:], cycle(SPEAKERS[1:])), first):
         if role == want: continue
         raise ValueError(f"messages[{i}] is of the {role}, where the {want} is to speak: the "
                          "system may speak first, then user and assistant take turns")
-    if not turns: raise ValueError("only the system speaks: add a message of the user")
+    if said == ["system"]: raise ValueError("only the system speaks: add a message of the user")
 
-
+# %% ../nbs/17_chat.ipynb #17-s08
 def check_message(message: dict, where: str) -> None:
     "Raise where a message is none."
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
@@ -518,13 +543,72 @@ def check_message(message: dict, where: str) -> None:
         raise ValueError(f"{where} has the content {content!r:.40}: a text is expected")
     if not content.strip(): raise ValueError(f"{where}, of the {role}, is empty")
 
-
+# %% ../nbs/17_chat.ipynb #17-s16
 def check_room(prompts: Sequence[list[int]], context: int) -> None:
     "Raise where a talk leaves no room for an answer."
     for i, prompt in enumerate(prompts):
         if len(prompt) < context: continue
         raise ValueError(f"talks[{i}] has {len(prompt):,} tokens, and the context of the model is "
                          f"{context:,}: leave out its first messages, or shorten the text")
+
+# %% ../nbs/17_chat.ipynb #17-s11
+def start_of(
+    fill: Callable[[dict], str], messages: Sequence[dict], i: int,
+    text: str,    # of all messages
+) -> int:         # characters before answer i
+    "Where an answer begins."
+    asked = fill(dict(messages=messages[:i], add_generation_prompt=True))
+    if text.startswith(asked): return len(asked)
+    sign, said = stand_ins("?", text)[ord("?")], messages[i]["content"]
+    for place in (0, UNSAID.match(said).end()):
+        marked = dict(messages[i], content=said[:place] + sign + said[place:])
+        filled = fill(dict(messages=[*messages[:i], marked, *messages[i + 1:]],
+                           add_generation_prompt=False))
+        if sign in filled and filled.replace(sign, "", 1) == text: return filled.index(sign)
+    raise ValueError(f"messages[{i}]: where this answer begins cannot be told from the template")
+
+
+UNSAID = re.compile(r"(?s)(.*</think>)?\s*")   # what forms leave out at the start of an answer
+
+# %% ../nbs/17_chat.ipynb #17-s12
+def first_of(pieces: list[str], n: int) -> list[str]:
+    "The first n characters, without a piece of a name."
+    first = []
+    for i, piece in enumerate(pieces):
+        if n <= 0 or i % 2 and n < len(piece): break
+        first.append(piece[:n])
+        n -= len(piece)
+    return first
+
+# %% ../nbs/17_chat.ipynb #17-s15
+def shared_start(a: list[int], b: list[int]) -> int:
+    "How many tokens at the start of two rows are the same."
+    differ = (i for i, (x, y) in enumerate(zip(a, b)) if x != y)
+    return next(differ, min(len(a), len(b)))
+
+# %% ../nbs/17_chat.ipynb #17-s13
+def end_of_answer(tok: Tokenizer) -> int:
+    "The special token that the template writes behind each answer."
+    told = dict(tools=None, documents=None) | special_names(tok)
+    name = name_behind(template_of(tok), tuple(tok.special_tokens), tuple(told.items()))
+    if name is None: raise ValueError(NO_END)
+    return tok.special_tokens[name]
+
+# %% ../nbs/17_chat.ipynb #17-s14
+@lru_cache(16)
+def name_behind(template: str, names: tuple[str, ...], told: tuple) -> str | None:
+    "Which of these names the template writes behind an answer, tried out on a short talk."
+    said = dict(user="Who?", assistant="Mia."), dict(user="Where?", assistant="Here.")
+    messages = [dict(role=role, content=text) for turn in said for role, text in turn.items()]
+    text = render(template, dict(told, messages=messages, add_generation_prompt=False))
+    pieces = alternatives(names).split(text) if names else []
+    behind = (name for piece, name in zip(pieces[::2], pieces[1::2])
+              if "Mia." in piece and "Where?" not in piece)
+    return next(behind, None)
+
+
+NO_END = ("the template of this tokenizer writes no special token behind an answer, so that a "
+          "model could not learn where to stop")
 
 # %% ../nbs/17_chat.ipynb #17-d00
 Message = dict[str, str]
@@ -581,6 +665,10 @@ PERSON = dict(
           ["{a}是谁？", "{a}是什么人？", "告诉我{a}是谁。"]),
     trait=(["What was {a} like?", "How was {a}?", "What kind of person was {a}?"],
            ["{a}怎么样？", "{a}是个怎样的人？", "{a}的性格怎么样？"]),
+)
+
+# %% ../nbs/17_chat.ipynb #17-d0a
+PERSON |= dict(
     friend=(["Who was the friend of {a}?", "Whose friend was {a}?", "Which friend did {a} have?"],
             ["{a}的朋友是谁？", "谁是{a}的朋友？", "{a}有哪个朋友？"]),
     dream=(["What did {a} dream of?", "What was the dream of {a}?", "What did {a} want?"],
@@ -602,6 +690,10 @@ THING = dict(
            ["起初{a}在谁手里？", "一开始谁有{a}？", "{a}原来是谁的？"]),
     give=(["Who gave away the {a}?", "Who gave the {a} to somebody?", "By whom was the {a} given?"],
           ["谁送出了{a}？", "谁把{a}送了人？", "{a}是谁送的？"]),
+)
+
+# %% ../nbs/17_chat.ipynb #17-d0b
+THING |= dict(
     take=(["Who took the {a}?", "Who took the {a} from somebody?", "By whom was the {a} taken?"],
           ["谁拿走了{a}？", "谁从别人手里拿走了{a}？", "{a}是谁拿的？"]),
     lose=(["Who lost the {a}?", "Who was it that lost the {a}?", "By whom was the {a} lost?"],
@@ -634,11 +726,6 @@ LEANING = ("at", "home", "role", "trait", "dream")   # "And Mia?" can follow the
 def fits(story: Story, question: str) -> bool:   # a clause, or a question behind one
     "Whether a question means this story."
     return question.startswith(clause(story))
-
-
-def with_clause(story: Story, question: str) -> str:
-    "A question behind the clause of its story."
-    return clause(story) + (question[0].lower() + question[1:] if story.lang == "en" else question)
 
 # %% ../nbs/17_chat.ipynb #17-d11
 WHOM = dict(en=("Who is the story about?", "The story is about the {} {} {} and the {} {}."),

@@ -6,9 +6,11 @@ __all__ = ['QWEN_SPLIT', 'PRE', 'kept_bytes', 'kept_per_token', 'memory_needed',
            'export']
 
 # %% ../nbs/14_pretrained.ipynb #14-002
+import html
 import logging
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,6 +167,15 @@ def sample_text(run: Run, prompt: str) -> str:
     data = b"".join(tok.shown_bytes(i) for i in ids if i != tok.end_id)
     return data.decode("utf-8", "replace").strip()
 
+# %% ../nbs/14_pretrained.ipynb #14-p001
+def as_prose(line: str) -> str:
+    "A line as Markdown that is nothing but text: no tag, link, picture, heading or order."
+    joins = "\u200c\u200d"   # they hold letters or emoji together
+    seen = (c if c in joins or unicodedata.category(c)[0] != "C" else "\ufffd" for c in line)
+    text = html.escape("".join(seen).strip(), quote=False)
+    text = re.sub(r"[\\`*_\[\]#|~$]|(?<=http):|(?<=https):|(?<=www)\.", r"\\\g<0>", text)
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)   # a list, a line under a heading
+
 # %% ../nbs/14_pretrained.ipynb #14-061
 def model_card(
     run: Run,
@@ -180,7 +191,7 @@ def model_card(
     rows = card_table(run)
     cells = [(name, value.replace("|", r"\|")) for name, value in rows.items()]
     table = "\n".join(f"| {name} | {value} |" for name, value in cells)
-    sample = "\n> ".join(sample_text(run, prompt).splitlines())
+    sample = "\n> ".join(map(as_prose, sample_text(run, prompt).splitlines()))
     head = f"license: {licence}\nlibrary_name: transformers\npipeline_tag: text-generation"
     return (f"---\n{head}\n---\n\n# A small language model\n\nTrained with gpt_nb on "
             f"{rows['data']}. It knows that text and nothing else.\n\n| | |\n|---|---|\n{table}"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .attention import KVCache
-from .chat import REFUSAL, apply_chat_template, shared_start
+from .chat import REFUSAL, apply_chat_template, end_of_answer, shared_start
 from .model import GPT
 from .retrieval import Shelf
 from .sampling import Sampler, _evaluating, pieces, row_darts, text_stops
@@ -97,9 +97,8 @@ def one_by_one(
 
 def end_of_message(tok: Tokenizer) -> int | tuple[()]:
     "The special token that the template writes behind an answer; nothing where it writes none."
-    said = [dict(role="user", content="?"), dict(role="assistant", content="!")]
-    special = set(tok.special_tokens.values())
-    return next((i for i in reversed(apply_chat_template(tok, said)) if i in special), ())
+    try: return end_of_answer(tok)
+    except ValueError: return ()
 
 # %% ../nbs/17b_talk.ipynb #17b-c00
 class Source(NamedTuple):
@@ -107,7 +106,7 @@ class Source(NamedTuple):
     name: str    # the file, and the place in it
     text: str
 
-
+# %% ../nbs/17b_talk.ipynb #17b-c11
 @dataclass
 class Exchange:
     "A question and its answer, and what the model had before it."
@@ -141,17 +140,24 @@ def fit(
     drop: bool = True,           # the oldest exchanges, where it is too much; else an error
 ) -> list[int]:
     "The talk as tokens. How many exchanges it leaves out is noted in the newest."
-    new, most = exchanges[-1], room
-    for new.forgotten in range(new.forgotten, len(exchanges)):
-        messages = as_talk(new.text, exchanges[new.forgotten:])
+    new, most, sizes = exchanges[-1], room, []
+    for gone in range(new.forgotten, len(exchanges)):
+        new.forgotten, messages = gone, as_talk(new.text, exchanges[gone:])
         ids = apply_chat_template(tok, messages, add_generation_prompt=True)
-        if len(ids) <= most: return ids
-        if not drop: raise ValueError(f"the talk has {len(ids):,} tokens, and the model has room "
-                                      f"for {room:,} of them: begin a new one")
+        sizes.append(len(ids))
+        if len(ids) <= most: break
         most = room * 3 // 4     # as long as something has to go, let the next turns be spared
-    if len(ids) <= room: return ids
-    raise ValueError(f"the message has {len(tok.encode(new.question)):,} tokens, {len(ids):,} with "
-                     f"what stands around it, and the model has room for {room:,}: shorten it")
+    if len(ids) <= room and (drop or len(sizes) == 1): return ids
+    raise ValueError(too_long(tok, new.question, sizes, room))
+
+# %% ../nbs/17b_talk.ipynb #17b-c12
+def too_long(tok: Tokenizer, question: str, sizes: list[int], room: int) -> str:
+    "What to do, told by the sizes of the talk: whole, and with ever more left out."
+    whole, least = sizes[0], sizes[-1]
+    if least <= room: return (f"the talk has {whole:,} tokens, and the model has room for {room:,} "
+                              "of them: begin a new one")
+    return (f"the message has {len(tok.encode(question)):,} tokens, {least:,} with what stands "
+            f"around it, and the model has room for {room:,}: shorten it")
 
 # %% ../nbs/17b_talk.ipynb #17b-d00
 def leans(
@@ -235,15 +241,16 @@ def answer(chat: Chat, new: Exchange) -> Iterator[str]:
     new.aside = new.forgotten = first_heard(chat, new)
     if chat.exchanges: new.forgotten = max(new.aside, chat.exchanges[-1].forgotten)  # gone is gone
     try:
-        for left, (new.place, new.text, found) in zip(reversed(range(len(tries))), tries):
+        for n, (place, text, found) in enumerate(tries, 1):
+            new.place, new.text = place, text
             new.sources += found
-            yield from attempt(chat, new, REFUSALS if left else ())
+            yield from attempt(chat, new, REFUSALS if n < len(tries) else ())
             if new.answer: break
         if new.answer in REFUSALS: new.place, new.text, _ = tries[0]    # the likeliest of all
     finally:
         if new.answer: chat.exchanges.append(new)
 
-
+# %% ../nbs/17b_talk.ipynb #17b-c09
 REFUSALS = tuple(REFUSAL.values())
 
 
@@ -270,7 +277,7 @@ def attempt(chat: Chat, new: Exchange, unwanted: tuple[str, ...]) -> Iterator[st
         new.answer += held
         yield held
 
-
+# %% ../nbs/17b_talk.ipynb #17b-c10
 def noting_end(answer: Iterator[str], new: Exchange) -> Iterator[str]:
     "The same pieces; how it ended is noted."
     new.ended = "stopped"

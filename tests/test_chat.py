@@ -307,15 +307,75 @@ def test_the_mask_of_an_answer_that_melts_into_its_header(tok):
 
 
 def test_a_mask_needs_an_end_and_an_answer(tok):
-    with pytest.raises(ValueError, match="does not end it"):
+    with pytest.raises(ValueError, match="no special token behind an answer"):
         chat_row(with_template(tok, "{% for m in messages %}{{ m.content }}{% endfor %}"),
                  talk_of(["Hi", "Ho"]))
     with pytest.raises(ValueError, match="the assistant says nothing"):
         chat_row(with_template(tok, CHATML), talk_of(["Hi"]))
-    mine = with_template(tok, CHATML)
-    mine.config["eos_token"] = None
-    with pytest.raises(ValueError, match="no special token of it"):
-        answers_in(mine, talk_of(["a", "b"]))
+    with pytest.raises(ValueError, match="no chat template"):
+        answers_in(with_special(tok, []), talk_of(["a", "b"]))
+
+
+TURN = "<|start|>{{ m.role }}{{ m.content }}"
+
+
+@pytest.mark.parametrize("template, end", [
+    ("{% for m in messages %}" + TURN + "<|eot|>{% endfor %}", "<|eot|>"),
+    ("{% for m in messages %}" + TURN + "<|eot|>{% endfor %}<|im_end|>", "<|eot|>"),   # as Phi 3
+    ("{% for m in messages %}" + TURN + "{{ '<|eot|>' if m.role == 'user' }}{% endfor %}",
+     "<|start|>"),   # where the next message begins the answer is over
+    ("{% for m in messages %}" + TURN[9:] + "{{ '<|eot|>' if m.role == 'user' }}{% endfor %}",
+     None),
+    ("{% for m in messages %}{{ m.content }}{% endfor %}<|eot|>", None),
+])
+def test_the_end_of_an_answer_is_what_the_template_writes_there(tok, template, end):
+    mine = with_template(tok, template + "{{ '<|start|>assistant' if add_generation_prompt }}")
+    mine.config["eos_token"] = "<|im_end|>"
+    messages = talk_of(["a kite", "a hat", "a map", "a ring"])
+    if end is None:
+        with pytest.raises(ValueError, match="no special token behind an answer"):
+            answers_in(mine, messages)
+        return
+    if end == "<|start|>": messages.append(dict(role="user", content="a drum"))
+    assert learned_text(mine, chat_row(mine, messages)) == f"a hat{end}a ring{end}"
+
+
+# in the manner of Mistral: the system's words stand before the last question, wherever that is
+LATE = """
+{%- if messages[0].role == 'system' %}
+    {%- set said, first = messages[0].content + '\n\n', messages[1:] %}
+{%- else %}{% set said, first = '', messages %}{% endif %}
+{%- for m in first %}
+    {%- if m.role == 'user' %}{{ '<|start|>' + (said if loop.revindex < 3 and loop.index >
+                                 first | length - 2 else '') + m.content + '<|stop|>' }}
+    {%- else %}{{ ' ' + m.content + '<|eot|>' }}{% endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("template, end", [
+    ("{{ messages | length }}" + CHATML, "<|im_end|>"), (LATE, "<|eot|>")])
+def test_answers_where_the_beginning_is_told_otherwise_when_a_talk_goes_on(tok, template, end):
+    mine = with_template(tok, template)
+    messages = talk_of(["Be kind.", "a kite", "a hat", "a map", "a ring"], system=True)
+    assert mine.decode(apply_chat_template(mine, messages)).count("Be kind.") == 1
+    learned = learned_text(mine, chat_row(mine, messages))
+    assert learned.replace(" ", "") == f"ahat{end}aring{end}"
+
+
+@pytest.mark.parametrize("said", [" a hat", "\n a hat", "<think>a cap?</think> a hat"])
+def test_answers_whose_beginning_is_left_out(tok, said):
+    said_last = "m.content.split('</think>')[-1].strip()"
+    form = LATE.replace("m.content + '<|eot|>'", said_last + " + '<|eot|>'")
+    mine = with_template(tok, form)
+    messages = talk_of(["Be kind.", "a kite", said, "a map", said], system=True)
+    assert learned_text(mine, chat_row(mine, messages)).replace(" ", "") == "ahat<|eot|>" * 2
+
+
+def test_an_answer_that_cannot_be_found_is_refused(tok):
+    twice = CHATML.replace("['content']", "['content'] * 2")
+    mine = with_template(tok, "{{ messages | length }}" + twice)
+    with pytest.raises(ValueError, match=r"messages\[1\]: where this answer begins"):
+        answers_in(mine, talk_of(["a kite", "a hat"]))
 
 
 def test_share_gpt_is_read_alike():
@@ -324,6 +384,25 @@ def test_share_gpt_is_read_alike():
     theirs = [{"from": names[m["role"]], "value": m["content"]} for m in ours]
     assert as_messages_of(theirs, "row") == as_messages_of(ours, "row") == ours
     assert as_messages_of(json.dumps(theirs), "row") == ours
+
+
+def test_contents_in_parts_and_what_is_no_text():
+    def parts(*texts): return [dict(type="text", text=text) for text in texts]
+    said = [dict(role="user", content=parts("Who ", "smiled?")),
+            dict(role="assistant", content=parts("Mia."))]
+    ours = talk_of(["Who smiled?", "Mia."])
+    assert as_messages_of(said, "row") == ours
+    assert as_messages_of([tuple(message.items()) for message in said], "row") == ours
+    assert as_messages_of([dict(role="system", content=""), *ours], "row") == ours
+    picture = [dict(type="image_url", image_url="a.png"), *parts("Who?")]
+    with pytest.raises(ValueError, match=r"row: messages\[0\] has the content .*image_url"):
+        as_messages_of([dict(role="user", content=picture), ours[1]], "row")
+    call = dict(role="assistant", content=None, tool_calls=[dict(function=dict(name="f"))])
+    with pytest.raises(ValueError, match="row: .* calls a tool"):
+        as_messages_of([ours[0], call], "row")
+    for content in ([], ["Hi"], parts(""), [dict(type="text")], [5]):
+        with pytest.raises(ValueError, match="a text is expected|is empty"):
+            as_messages_of([dict(role="user", content=content), ours[1]], "row")
 
 
 def write(path, rows):

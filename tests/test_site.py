@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "playground",
           "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
-          "notebooks/howto", "notebooks/howto-zh"]
+          "notebooks/promises", "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
 PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=missing())

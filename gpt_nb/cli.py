@@ -319,7 +319,6 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
-    check_parallel(parallel, recompute, tune)
     run, tokens = train_run(options, out, resume, tune, track, parallel, recompute)
     if run is None: return   # the first process tells of all
     report(run, tokens)
@@ -356,6 +355,7 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     from gpt_nb.evaluation import floor
     from gpt_nb.training import check_alone, check_new, train
 
+    check_parallel(parallel, recompute, trials)
     team = None
     if parallel: team, options["device"] = meet_others(parallel, options["device"])
     else: check_alone()

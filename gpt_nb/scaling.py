@@ -9,13 +9,10 @@ __all__ = ['KINDS', 'launch', 'all_reduce_by_hand', 'shared_gradient', 'ring_all
 
 # %% ../nbs/19_scaling.ipynb #19-002
 import copy
-import json
 import math
 import multiprocessing
 import os
-import shutil
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -27,11 +24,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.parallel import (ColwiseParallel, RowwiseParallel,
-                                               parallelize_module)
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -115,7 +107,9 @@ def pass_on(pieces: Sequence[Tensor], which: int) -> Tensor:
     return came
 
 # %% ../nbs/19_scaling.ipynb #19-015
-def all_reduce_by_torch(x: Tensor) -> Tensor:   # the sum over all processes
+def all_reduce_by_torch(
+    x: Tensor,     # of one shape in all processes
+) -> Tensor:       # their sum, in all of them
     "What the library does, but the given tensor stays."
     total = x.clone()
     dist.all_reduce(total)
@@ -206,6 +200,13 @@ def train_in_rank(kind: str, model: GPT, tokens: Tokens, config: TrainConfig, ou
     backend = KINDS[kind](config, recompute)
     run = train(model, tokens, config, out=out, resume=resume, backend=backend, show=False)
     return Report(backend.rank, run.history, backend.bytes())
+
+# %% ../nbs/19_scaling.ipynb #19-030i
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (ColwiseParallel, RowwiseParallel,
+                                               parallelize_module)
 
 # %% ../nbs/19_scaling.ipynb #19-030
 class Sharded(Spread):
@@ -323,6 +324,10 @@ def sum_gradient(gradient: Tensor) -> Tensor:
     return gradient
 
 # %% ../nbs/19_scaling.ipynb #19-041a
+import json
+import shutil
+import zlib
+
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
@@ -333,7 +338,12 @@ from gpt_nb.checkpoint import read_json
 from gpt_nb.training import read_state, write_text
 
 # %% ../nbs/19_scaling.ipynb #19-041
-def save_shards(folder: Path, tensors: dict[str, Tensor], info: dict, team: "Team") -> None:
+def save_shards(
+    folder: Path,                  # such as `state` in the folder of a run
+    tensors: dict[str, Tensor],    # a DTensor: what this process holds; others: the same in all
+    info: dict,                    # step, settings and so on, as JSON has it
+    team: "Team",
+) -> None:
     "Each process writes what it holds; the folder gets its name when all of them are done."
     part, number = folder / "shards.part", 1 + max(shards_in(folder), default=0)
     if team.rank == 0:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk clean
+.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -96,6 +96,9 @@ chat: install  ## teach the house model that talks, and measure what it says (ho
 
 talk: install  ## measure what chapter 17b shows of talks (half an hour)
 	$(BIN)/python tools/talk.py
+
+scaling: install  ## train one model with 1, 2 and 4 processes, kill one of four (5 minutes)
+	$(BIN)/python tools/scaling.py
 
 clean:  ## remove what the targets made, runs/ excepted
 	rm -rf .venv _site _proc jupyter_execute build dist *.egg-info docs/notebooks docs/node_modules docs/_static/vendor .pytest_cache .hypothesis

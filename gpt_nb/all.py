@@ -8,6 +8,7 @@ from gpt_nb.attention import *
 from gpt_nb.block import *
 from gpt_nb.checkpoint import *
 from gpt_nb.model import *
+from gpt_nb.faults import *
 from gpt_nb.training import *
 from gpt_nb.sampling import *
 from gpt_nb.evaluation import *
@@ -22,5 +23,6 @@ from gpt_nb.preferences import *
 from gpt_nb.chat import *
 from gpt_nb.talk import *
 from gpt_nb.hallucination import *
+from gpt_nb.scaling import *
 from gpt_nb.speedrun import *
 from gpt_nb.cli import *

@@ -30,6 +30,7 @@ if TYPE_CHECKING:   # to import these takes seconds, and `--help` needs none of 
     from gpt_nb.evaluation import Evaluation
     from gpt_nb.model import GPT, GPTConfig
     from gpt_nb.retrieval import Shelf
+    from gpt_nb.scaling import Team
     from gpt_nb.tales import Tales
     from gpt_nb.talk import Chat
     from gpt_nb.tokenizer import Tokenizer
@@ -258,6 +259,11 @@ Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
     "longer"))]
 RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="N")
 Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
+Parallel = option(str, "ddp, fsdp or tp: how the processes share the work that torchrun has "
+                  "started, see chapter 19", COMMON, "--parallel", metavar="KIND")
+Recompute = Annotated[bool, typer.Option("--recompute", rich_help_panel=COMMON, help=(
+    "with --parallel: keep less of each layer and compute it again, which takes less memory and "
+    "more time"))]
 Tune = option(int, "try so many settings one after the other, print the table, keep the best run",
               COMMON, min=1, metavar="N")
 Track = option(str, "wandb: the curves go to Weights & Biases too; WANDB_MODE=offline keeps them "
@@ -299,10 +305,11 @@ def train_command(
     optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
     settings: Settings = None, tune: Tune = None, track: Track = None,
+    parallel: Parallel = None, recompute: Recompute = False,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items()
-             if name not in ("out", "resume", "tune", "track")}
+             if name not in ("out", "resume", "tune", "track", "parallel", "recompute")}
     check_track(track, tune)
     stated = state_options(given)
     if resume:
@@ -312,7 +319,8 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
-    run, tokens = train_run(options, out, resume, tune, track)
+    run, tokens = train_run(options, out, resume, tune, track, parallel, recompute)
+    if run is None: return   # the first process tells of all
     report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
 
@@ -340,17 +348,23 @@ def prepare(options: dict, out: Path, resume: bool):   # (options, tok, tokens, 
 
 # %% ../nbs/22_cli.ipynb #22-022
 def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
-              track: str | None = None):
+              track: str | None = None, parallel: str | None = None,
+              recompute: bool = False):
     "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
     from gpt_nb.tokenizer import write_beside
     from gpt_nb.training import check_alone, check_new, train
 
-    check_alone()
-    if not resume: check_new(out)
-    check_free(out)
-    options, tok, tokens, model = prepare(options, out, resume)
+    check_parallel(parallel, recompute, trials)
+    team = None
+    if parallel: team, options["device"] = meet_others(parallel, options["device"])
+    else: check_alone()
+    first = team is None or team.rank == 0
+    if first and not resume: check_new(out)
+    if first: check_free(out)
+    if team: options, tok, tokens, model = prepare_together(team, options, out, resume)
+    else: options, tok, tokens, model = prepare(options, out, resume)
     if resume: check_text(options, tokens, out)
     world = world_of(options["data"])
     best = floor(world, tokens.val, tokens.end_id) if world else None
@@ -358,8 +372,12 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
-    stops = stopping(out, f"gpt-nb train --out {quote(str(out))}", trials)
-    with stops, tracking(track, out, config, model) as watch:
+    start, way = "gpt-nb", ""
+    if team: start, way = "torchrun ... -m gpt_nb.cli", f" --parallel {parallel}"
+    again = f"{start} train --out {quote(str(out))}{way}"
+    stops, noting = stopping(out, again, trials), track if first else None
+    with stops, needing_others(out), tracking(noting, out, config, model) as watch:
+        how["backend"] = backend_for(parallel, config, recompute, out)
         if not trials: run = train(model, tokens, config, tok, out=out, watch=watch, **how)
         else:
             if options["minutes"]: say(f"{trials} trials, each of up to {options['minutes']:g} "
@@ -367,6 +385,8 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
             same = options, tok, tokens, model, out, resume, trials
             run, table = tune_run(*same, dict(floor=best, options=noted))
             print_trials(table)
+    if team: leave_others(run)
+    if not first: return None, None
     write_beside(out / "run.png", lambda part: run.plot().savefig(part, format="png"))
     return run, tokens
 
@@ -974,10 +994,10 @@ class Stopped(Exception):
         self.code = code
 
 # %% ../nbs/22_cli.ipynb #22-011a
-def say(*words) -> None:
-    "For the person, not for the next program: on stderr."
+def say(*words, always: bool = False) -> None:
+    "For the person, not for the next program: on stderr. Of many processes the first speaks."
     if sys.stderr.isatty(): words = map(visible, map(str, words))
-    print(*words, file=sys.stderr, flush=True)
+    if always or is_first(): print(*words, file=sys.stderr, flush=True)
 
 # %% ../nbs/22_cli.ipynb #22-011bx
 def run_app(
@@ -997,7 +1017,8 @@ def run_app(
     except (MemoryError, RuntimeError) as e:
         if isinstance(e, RuntimeError) and "memory" not in str(e): raise
         said = "not enough memory: choose a smaller --depth, --context or --tokens"
-    say(f"gpt-nb: {' '.join(said.split())} (see {help_for(words)})")
+    line = f"gpt-nb: {' '.join(said.split())} (see {help_for(words)})"
+    say(line, always=said.startswith("process "))   # a trouble of its own
     return 2
 
 # %% ../nbs/22_cli.ipynb #22-011b
@@ -1309,11 +1330,12 @@ def plan(options: dict, tok: "Tokenizer", tokens: "Tokens", model: "GPT | None")
 def measure_pace(shape: "GPTConfig", tokens: "Tokens", options: dict) -> float:
     "Train a model of this shape for a second: work done a second, the median of its updates."
     from gpt_nb.model import GPT, flops_per_token
-    from gpt_nb.training import train
+    from gpt_nb.training import Single, train
 
     brief = dict(steps=None, minutes=1 / 60, log_every=1, compile=False, keep=())
     unmeasured = replace(tokens, val=tokens.val[:0])   # to validate would take longer
-    run = train(GPT(shape), unmeasured, settings_of(options | brief), show=False)
+    alone = dict(backend=Single(), show=False)   # also where torchrun has started others
+    run = train(GPT(shape), unmeasured, settings_of(options | brief), **alone)
     speeds = sorted(row["tokens_per_second"] for row in run.history[1:])
     return speeds[len(speeds) // 2] * flops_per_token(shape, shape.context)
 
@@ -1973,3 +1995,80 @@ def to_search(stated: dict) -> list[str]:
     if names: return names
     raise ValueError("--tune has nothing to search: leave out --lr, or give --minutes and not "
                      "--steps")
+
+# %% ../nbs/22_cli.ipynb #22-p001
+def is_first() -> bool:
+    "Whether this process speaks for all that torchrun has started."
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def check_parallel(parallel: str | None, recompute: bool, tune: int | None) -> None:
+    "Refuse what does not go together."
+    if parallel and tune: raise ValueError("--tune and --parallel exclude each other: search on "
+                                           "one process, then train on many")
+    if recompute and not parallel: raise ValueError("--recompute goes with --parallel: add "
+                                                    "--parallel ddp, fsdp or tp")
+
+# %% ../nbs/22_cli.ipynb #22-p002
+def meet_others(parallel: str, device: str):   # (team, device)
+    "Meet the processes that torchrun has started."
+    from gpt_nb.scaling import join
+
+    return join(parallel, device)
+
+
+def prepare_together(team: "Team", options: dict, out: Path, resume: bool):   # as of `prepare`
+    "The first process chooses and writes; the others then do as it did."
+    from tempfile import TemporaryDirectory
+
+    from gpt_nb.checkpoint import save_tokenizer
+
+    if team.rank == 0:
+        made = prepare(options, out, resume)
+        with TemporaryDirectory() as folder:
+            save_tokenizer(made[1], Path(folder), made[1].end_id)
+            files = {path.name: path.read_text("utf-8") for path in Path(folder).iterdir()}
+        team.hear(dict(options=made[0], files=files))
+        return made
+    told = team.hear()
+    with TemporaryDirectory() as folder:
+        for name, text in told["files"].items(): (Path(folder) / name).write_text(text, "utf-8")
+        return prepare(told["options"] | dict(device=options["device"]), Path(folder), True)
+
+# %% ../nbs/22_cli.ipynb #22-p003
+def backend_for(parallel: str | None, config: "TrainConfig", recompute: bool, out: Path):
+    "How the work is shared; None: it is not."
+    shared = any((out / "state").glob("shards-*"))   # what several processes have saved
+    if not parallel and not shared: return None
+    from gpt_nb.scaling import KINDS, Alone
+
+    return KINDS[parallel](config, recompute) if parallel else Alone()
+
+
+@contextmanager
+def needing_others(out: Path) -> Iterator[None]:
+    "Where another process is gone, say so; what goes wrong in one of many is told by that one."
+    try: yield
+    except (RuntimeError, OSError, FloatingPointError) as e:
+        if "WORLD_SIZE" not in os.environ: raise
+        from gpt_nb.scaling import is_lost
+
+        who = f"process {os.environ.get('RANK', 0)}"
+        if isinstance(e, RuntimeError) and not is_lost(e): raise
+        if not is_lost(e): raise OSError(f"{who}: {e}") from e
+        raise OSError(f"{who} waits for the others in vain, one of them is gone or silent. "
+                      f"Start the job again with --resume --out {quote(str(out))}: it goes on "
+                      "from the last saved state") from e
+
+
+def leave_others(run: "Run") -> None:
+    "The job is done. The first process goes on alone, with the whole model."
+    import torch.distributed as dist
+
+    from gpt_nb.model import GPT
+
+    dist.destroy_process_group()
+    if is_first(): run.model = GPT.from_pretrained(run.folder).eval()
+
+# %% ../nbs/22_cli.ipynb #22-p004
+if __name__ == "__main__" and "get_ipython" not in globals(): main()   # python -m gpt_nb.cli

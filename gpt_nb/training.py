@@ -12,6 +12,7 @@ __all__ = ['ROUNDS', 'Trainer', 'lr_scale', 'forward_backward', 'orthogonalize',
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, InitVar, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,7 @@ class Trainer:
         self.model = run.model.to(self.machine.device, torch.float32).train()
         self.listeners = [m for m in self.model.modules() if hasattr(m, "before_step")]
         self.loss = self.machine.compile(backend.wrap(self.model))   # (x, y) -> mean loss
-        self.optimizers = make_optimizers(self.model, run.config)
+        self.optimizers = backend.optimizers(self.model, run.config)
         self.meter, self.validation = Meter(backend), Validation(tokens, run.config, self.machine)
 
     def __iter__(self) -> Iterator[dict | None]:
@@ -58,7 +59,7 @@ class Trainer:
         scale = lr_scale(at.step, at.used, c.warmup, c.decay, c.final_lr, c.schedule)
         loss, count = forward_backward(self.loss, x, y, c.accumulate, self.machine, self.backend)
         for module in self.listeners: module.before_step(at.used)   # such as ranks that shrink
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.grad_clip or math.inf)
+        norm = self.backend.clip(self.model, c.grad_clip or math.inf)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups: group["lr"] = scale * group["peak"]
             optimizer.step()
@@ -99,11 +100,14 @@ def forward_backward(
     backend: "Single",
 ) -> tuple[Tensor, int]:                        # mean loss of this process, tokens of all of them
     "The gradients of a batch, worked through in parts that are weighed by their tokens."
-    count, total = backend.sum(int((y != -100).sum())), 0.0
-    for xs, ys in zip(x.chunk(parts), y.chunk(parts)):
-        share = int((ys != -100).sum()) * backend.world / count
-        with machine.autocast(): part = share * loss(xs.to(machine.device), ys.to(machine.device))
-        part.backward()
+    count, total = backend.count(int((y != -100).sum())), 0.0
+    pieces = list(zip(x.chunk(parts), y.chunk(parts)))
+    for i, (xs, ys) in enumerate(pieces, 1):
+        share = int((ys != -100).sum()) * backend.parts / count
+        with backend.exchange(last=i == len(pieces)):
+            with machine.autocast(): part = loss(xs.to(machine.device), ys.to(machine.device))
+            part = share * part
+            part.backward()
         total = total + part.detach()   # stays on the device: to look at it is to wait for it
     return total, int(count)
 
@@ -361,7 +365,7 @@ def make_batches(tokens: Tokens, run: "Run", backend: "Single") -> Batches:
         raise ValueError(f"the tokens have a vocabulary of {tokens.vocab_size}, "
                          f"the model one of {size}: make the model for these tokens")
     context = run.model.config.context
-    return tokens.batches(c.batch_size, context, c.seed, backend.rank, backend.world)
+    return tokens.batches(c.batch_size, context, c.seed, backend.part, backend.parts)
 
 # %% ../nbs/09_training.ipynb #09-90a2
 class Progress:
@@ -554,11 +558,28 @@ def names_of(runs: list[Run]) -> list[str]:
 # %% ../nbs/09_training.ipynb #09-096
 class Single:
     "The backend of one process. Another one may spread the work, with the same few methods."
-    rank, world = 0, 1
+    rank, world = 0, 1   # this process, of how many
+    part, parts = 0, 1   # the rows of each batch that it reads
 
     def wrap(self, model: GPT) -> Callable[[Tensor, Tensor], Tensor]:  # (x, y) -> mean loss
         "The function that is trained."
         return model.loss
+
+    def optimizers(self, model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
+        "What changes the weights."
+        return make_optimizers(model, config)
+
+    def exchange(self, last: bool) -> AbstractContextManager:
+        "Around the work on a part of a batch: after the last one the gradients are whole."
+        return nullcontext()
+
+    def clip(self, model: GPT, most: float) -> Tensor:   # the length of the gradient before
+        "Shorten a gradient that is longer than `most`."
+        return nn.utils.clip_grad_norm_(model.parameters(), most)
+
+    def count(self, tokens: int) -> float:
+        "Tokens of a whole batch, from those that this process has read."
+        return tokens
 
     def sum(self, value: float) -> float:
         "Added up over all processes."
@@ -885,7 +906,8 @@ def resume_run(folder: RunFolder) -> None:
     try: state = put_back(t, path / "state")
     except FileNotFoundError:
         if record is None or record.steps: raise
-        return write_text(path / "log.jsonl", "")   # stopped before the first state: begin
+        if folder.writes: write_text(path / "log.jsonl", "")   # before the first state: begin
+        return
     folder.saved = t.progress.step
     take_up(folder, record, log_of(state, folder))
     finished = record is not None and record.finished and record.steps == t.progress.step

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
+.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ demo: .venv/library  ## train a small GPT on the built-in world (3 minutes) and 
 
 test: install  ## run every notebook and every test
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-faults: install  ## kill training runs 200 times, damage all their files, run for long (an hour)
+	KILLS=200 FUZZ=100000 $(BIN)/python -m pytest tests/test_faults.py $(wildcard tests/test_fuzz.py)
 
 test-llama: install  ## let llama.cpp read what we export (pip builds it: half an hour)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python>=0.3,<0.4'

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Adapter', 'LoRA', 'Switch', 'Adapted', 'layers_named', 'adapter_names', 'attach', 'add_lora', 'set_adapter', 'merge',
            'unmerge', 'Budget', 'AdaLoRA', 'add_adalora', 'ranks', 'Bottleneck', 'IA3', 'add_bottleneck', 'add_ia3',
-           'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'save_adapter', 'load_adapter']
+           'Prefixed', 'add_prefix', 'PromptTable', 'Prompted', 'add_prompt', 'save_adapter', 'load_adapter', 'put_on']
 
 # %% ../nbs/16_adapters.ipynb #16-002
 import copy
@@ -18,12 +18,12 @@ from pathlib import Path
 import regex
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .attention import Attention, over_heads, rope
-from .checkpoint import GPTConfig, kind_of, read_json, write_sorted
+from .checkpoint import GPTConfig, kind_of, open_tensors, read_json, write_sorted
 from .model import Transformer, rotate
 from .tokenizer import write_beside
 
@@ -418,7 +418,7 @@ class Bottleneck(Adapter):
 
 class IA3(Adapter):
     "One factor for each feature, of what comes out or of what goes in (Liu et al. 2022, 3.3)."
-    lr = 0.03
+    lr = 0.1
 
     def __init__(self, n_in: int, n_out: int, inputs: bool):
         super().__init__()
@@ -499,6 +499,34 @@ class Prefixed(nn.Module):
 
     def plain(self) -> Attention: return without(self, self.attention)
 
+# %% ../nbs/16_adapters.ipynb #16-a20c
+class PositionsBehind(nn.Module):
+    "A table of positions where a prefix moves the text on by its length, as it does in `peft`."
+    def __init__(self, table: nn.Embedding, first: Prefixed):
+        super().__init__()
+        self.table, self.first = table, [first]   # in a list: the attention is no part of this
+
+    @property
+    def weight(self) -> Tensor: return self.table.weight
+
+    def plain(self) -> nn.Embedding: return self.table
+
+    def forward(self, positions: Tensor) -> Tensor:   # (T,) or (B, T) -> the same and D
+        first = self.first[0]
+        length = sum(first.adapters[name].shape[2] for name in names_on(first))
+        room = len(self.weight) - length
+        if length and positions.max() >= room:
+            raise ValueError(f"{int(positions.max()) + 1} tokens do not fit into the context that "
+                             f"a prefix of {length} leaves: keep the last {room}")
+        return self.table(positions + length)
+
+
+def move_texts(body: Transformer) -> None:
+    "Let the positions of a text, where they are a table, begin behind the prefix."
+    inner = getattr(body, "body", body)   # of a Prompted
+    if isinstance(inner.embed_positions, PositionsBehind): return
+    inner.embed_positions = PositionsBehind(inner.embed_positions, inner.layers[0].self_attn)
+
 # %% ../nbs/16_adapters.ipynb #16-a20b
 def add_prefix(
     model: nn.Module,
@@ -516,6 +544,7 @@ def add_prefix(
         w = block.self_attn.attention.k_proj.weight
         start = torch.randn(2, c.n_kv_head, length, c.d_head) * 0.02
         block.self_attn.adapters[name] = nn.Parameter(start.to(w.device, w.dtype))
+    if not c.family.rotary: move_texts(model.model)
     switch.on = (name,)
     return model
 
@@ -772,7 +801,16 @@ def load_adapter(
 ) -> nn.Module:                # the same model, with the adapter switched on
     "Open an adapter, ours or peft's, beside the others of a model."
     check_name(model, name)
-    fields, tensors = read_adapter(Path(folder))
+    try: return put_on(model, *read_adapter(Path(folder)), name)
+    except ValueError as e: reason, said = e, str(e)
+    except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as e:
+        reason, said = e, f"it is broken at {e!r:.200}"
+    if str(folder) not in said: said = f"cannot open the adapter in {folder}: {said}"
+    raise ValueError(said) from reason
+
+
+def put_on(model: nn.Module, fields: dict, tensors: dict[str, Tensor], name: str) -> nn.Module:
+    "The same for the content of the two files."
     if fields["peft_type"] in VECTORS: return load_vectors(model, fields, tensors, name)
     kind, switch = FORMATS[fields["peft_type"]], switch_of(model)
     found, made = sort_tensors(tensors, model, fields["peft_type"]), {}
@@ -780,7 +818,7 @@ def load_adapter(
         if at == "score": continue
         made[at] = kind(parts, fields, their_name(at, model.config.family),
                         *layer_shape(model, at))
-    if not made: raise ValueError(f"{folder} holds no tensors of an adapter")
+    if not made: raise ValueError("it holds no tensors of an adapter")
     if "score" in found: check_head(model, found["score"])
     freeze_body(model)
     if "score" in found: model.score.load_state_dict(found["score"])
@@ -942,7 +980,7 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     fields, path = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
     known = [*FORMATS, *VECTORS]
     if fields.get("peft_type") not in known:   # whatever it is
-        raise ValueError(f"{folder} holds a {fields.get('peft_type')} adapter: "
+        raise ValueError(f"{folder} holds a {fields.get('peft_type')!s:.60} adapter: "
                          f"{', '.join(known)} are known")
     odd = [key for key in IGNORED if fields.get(key)]
     if fields.get("bias", "none") != "none": odd.append("bias")
@@ -955,10 +993,9 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
             folder / "adapter_model.bin").is_file() else ""
         raise FileNotFoundError(f"no {path.name} in {folder}{hint}")
     try:
-        with safe_open(path, "pt") as file:
+        with open_tensors(path) as file:
             return fields, {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is damaged or cut off: {e}") from e
+    except SafetensorError as e: raise ValueError(f"{path} is damaged or cut off: {e}") from e
 
 # %% ../nbs/16_adapters.ipynb #16-a43
 def check_numbers(fields: dict) -> None:
@@ -968,13 +1005,13 @@ def check_numbers(fields: dict) -> None:
     there = {key: fields.get(key) for key in least if key in fields or key == "lora_alpha"}
     for key in ("rank_pattern", "alpha_pattern"):
         pattern = fields.get(key) or {}
-        if not isinstance(pattern, dict): raise ValueError(f"{key} is {pattern!r}, no dictionary")
+        if not isinstance(pattern, dict): raise ValueError(f"{key} is {pattern!r:.60}, no object")
         if fields["peft_type"] == "LORA": there |= {f"{key} {at}": v for at, v in pattern.items()}
     for key, value in there.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         good = number and math.isfinite(value)
         if not good or not least.get(key, -math.inf) <= value <= most.get(key, math.inf):
-            raise ValueError(f"{key} is {value!r} in adapter_config.json")
+            raise ValueError(f"{key} is {value!r:.60} in adapter_config.json")
 
 # %% ../nbs/16_adapters.ipynb #16-a38
 WITH_HEAD = "_WITH_HEAD"   # before a head for labels: such a file is ours alone
@@ -992,10 +1029,8 @@ def turn_keys(
     c: GPTConfig,
     positions: int,      # by how many; less than 0: back
 ) -> Tensor:
-    "In `peft` a prefix moves the text on by P positions; here it does not, so its keys turn."
-    if not c.family.rotary:
-        raise ValueError(f"a prefix moves the text on by its length in peft, and a {c.arch} model "
-                         "knows positions by a table: such a prefix has no like here")
+    "In `peft` a prefix moves a text on by P positions; where they rotate, here its keys turn back."
+    if not c.family.rotary: return rows.float()   # the text moved on: see PositionsBehind
     places = torch.full(rows.shape[3:4], positions, device=rows.device)
     cos, sin = rotate(places, c, torch.float32)
     scale = c.rope_scaling.magnitude if c.rope_scaling else 1.0

@@ -176,7 +176,8 @@ def template_of(tok: Tokenizer) -> str:
     "The chat template of a tokenizer; of several that it may have, the one called default."
     given = tok.config.get("chat_template")
     if isinstance(given, list):
-        given = {each.get("name"): each.get("template") for each in given}.get("default")
+        named = (each for each in given if isinstance(each, dict) and each.get("name") == "default")
+        given = next(named, {}).get("template")
     if isinstance(given, str) and given: return given
     raise ValueError("this tokenizer has no chat template: model, tok = for_chat(model, tok) "
                      "gives it one")

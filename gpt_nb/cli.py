@@ -353,6 +353,7 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
     from gpt_nb.evaluation import floor
+    from gpt_nb.tokenizer import write_beside
     from gpt_nb.training import check_alone, check_new, train
 
     check_parallel(parallel, recompute, trials)
@@ -361,6 +362,7 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     else: check_alone()
     first = team is None or team.rank == 0
     if first and not resume: check_new(out)
+    if first: check_free(out)
     if team: options, tok, tokens, model = prepare_together(team, options, out, resume)
     else: options, tok, tokens, model = prepare(options, out, resume)
     if resume: check_text(options, tokens, out)
@@ -385,10 +387,18 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
             print_trials(table)
     if team: leave_others(run)
     if not first: return None, None
-    run.plot().savefig(out / "run.png")
+    write_beside(out / "run.png", lambda part: run.plot().savefig(part, format="png"))
     return run, tokens
 
 # %% ../nbs/22_cli.ipynb #22-022a
+def check_free(out: Path) -> None:
+    "Refuse a folder that another run writes into, before a text is read for nothing."
+    from gpt_nb.faults import Lock
+
+    if not out.is_dir() or os.environ.get("RANK", "0") != "0": return   # the first looks for all
+    with Lock(out): pass
+
+
 def fingerprint(tokens: "Tokens") -> str:
     "A name for these very tokens."
     from gpt_nb.data import checksum
@@ -457,6 +467,7 @@ def eval_command(
     opened = open_model(model, device)
     name = own_text(opened, model) if data is None else "+".join(data)
     if not name: raise ValueError(NO_DATA)
+    if data is not None: remember_names(dict(data=name))
     ids, end_id, mine = read_ids(opened, name, dict(column=column, encoding=encoding))
     unknown = check_known(ids, opened.tok, name, model)
     bars = dict(limit=limit, progress=sys.stderr.isatty())
@@ -580,6 +591,7 @@ def finetune_command(
     stated = dict(model=model, task=task, data=joined, val=val, seed=seed, device=device,
                   columns=given(columns) or None, encoding=encoding, learn=learn, epochs=epochs,
                   lr=lr, batch_size=batch_size)
+    remember_names(given(stated))
     if resume: options = recall_task(out, given(stated), tune)
     else:
         options = task_options(given(stated))
@@ -597,6 +609,7 @@ def finetune_run(options: dict, out: Path, resume: bool, trials: int | None):   
 
     check_alone()
     if not resume: check_new(out)
+    check_free(out)
     opened = open_model(options["model"], options["device"])
     with telling():
         learned, held = read_parts(options)
@@ -975,7 +988,10 @@ def speedrun_command(data: RaceText = None, seed: RunSeed = None) -> None:
 
 # %% ../nbs/22_cli.ipynb #22-011
 class Stopped(Exception):
-    "Ctrl-C, with what the person should know."
+    "Somebody asked to stop; with what the person should know, and the exit code."
+    def __init__(self, words: str, code: int = 130):   # 130: Ctrl-C
+        super().__init__(words)
+        self.code = code
 
 # %% ../nbs/22_cli.ipynb #22-011a
 def say(*words, always: bool = False) -> None:
@@ -995,7 +1011,7 @@ def run_app(
         return code
     except Stopped as e:
         say(f"\ngpt-nb: {e}")
-        return 130
+        return e.code
     except UsageProblem as e: said = with_quotes(e.format_message(), words)
     except (ValueError, OSError, FloatingPointError) as e: said = with_option(str(e), words)
     except (MemoryError, RuntimeError) as e:
@@ -1029,12 +1045,17 @@ def with_quotes(said: str, words: Sequence[str]) -> str:
 # %% ../nbs/22_cli.ipynb #22-70c
 def main() -> None:
     "What `gpt-nb` calls."
+    import signal
+
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, "w"))   # closed with >&-
         stream = getattr(sys, name)
         stream.reconfigure(errors="backslashreplace")   # a file's name need not be text
         if stream.isatty(): setattr(sys, name, Terminal(stream, bars=name == "stderr"))
-    sys.exit(run_app())
+    try: code = run_app()
+    except KeyboardInterrupt: code = 130   # while the last words were said
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # all is done: to leave takes a moment
+    sys.exit(code)
 
 # %% ../nbs/22_cli.ipynb #22-p03
 def visible(
@@ -1094,6 +1115,7 @@ def state_options(given: dict) -> dict:
     if "" in sources(stated.get("data", "tales")): raise ValueError(NO_DATA)
     if "config" in stated: stated["config"] = str(config_file(stated["config"]))
     check_stated(stated)
+    remember_names(stated)
     return stated
 
 # %% ../nbs/22_cli.ipynb #22-93ba
@@ -1172,12 +1194,71 @@ def data_of_start(start: str | None) -> str:
     if start is None: return "tales"
     data = open_model(start, "cpu").options.get("data")
     if data is None: raise ValueError(f"--from {start} needs --data: which text to go on with")
+    check_named(start, dict(data=data), {})
     return data
 
 
 def default_folder(data: str) -> Path:
     "runs/DATA, with nothing in the name that a shell would read."
     return Path("runs") / "".join(c if c.isalnum() else "-" for c in data).strip("-")[-60:]
+
+# %% ../nbs/22_cli.ipynb #22-n001
+READ = ("data", "val", "start", "model", "config", "tokenizer")   # options that name what is read
+
+
+def is_built_in(option: str, value: str) -> bool:
+    "Whether what an option names comes with this package. Nothing on the disk is looked at."
+    from gpt_nb.checkpoint import local_folder
+
+    if option == "tokenizer": return bool(re.fullmatch(r"char|word|bpe:\d+", value))
+    if option in ("start", "model"): return not os.path.isdir(value) and bool(local_folder(value))
+    if option not in ("data", "val"): return False
+    own = r"(tales(-zh)?(:\w+){0,2}|pydocs|pycode)(@[\d.]+)?"
+    shared = option == "val" and re.fullmatch(r"[\d.]+", value)   # a share to validate on
+    return bool(shared) or all(re.fullmatch(own, name) for name in value.split("+"))
+
+
+def in_full(value: str) -> str:
+    "A value as it is remembered: a name on this disk means another file in another folder."
+    whole = value.startswith(("/", "~", "hub:")) and "+" not in value
+    return value if whole else f"{os.getcwd()}: {value}"
+
+# %% ../nbs/22_cli.ipynb #22-n002
+def remember_names(stated: dict) -> None:
+    "Note what a person named to be read, for the next command."
+    from gpt_nb.faults import open_plain
+
+    said = [(option, stated[option]) for option in READ if isinstance(stated.get(option), str)]
+    names = {in_full(value) for option, value in said if not is_built_in(option, value)}
+    new = "".join(json.dumps(name) + "\n" for name in sorted(names - names_before()))
+    if not new: return
+    with suppress(OSError):   # then they must be named again
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        file = open_plain(cache_folder() / "named.txt", os.O_WRONLY | os.O_APPEND)
+        os.fchmod(file, 0o600)
+        with open(file, "a", encoding="utf-8") as lines: lines.write(new)
+
+
+def names_before() -> set[str]:
+    "What was named in earlier commands."
+    names = set()
+    with suppress(OSError, ValueError):
+        for line in (cache_folder() / "named.txt").read_text("utf-8").splitlines():
+            with suppress(ValueError): names.add(json.loads(line))
+    return names
+
+
+def check_named(folder: str | Path, saved: dict, stated: dict) -> None:
+    "Refuse to read what only the record of a folder names."
+    known = names_before()
+    for option in READ:
+        value = saved.get(option)
+        if not isinstance(value, str) or option in stated or is_built_in(option, value): continue
+        if in_full(value) in known: continue
+        given = "the model" if option == "model" else f"{called(option)} {quote(value)}"
+        raise ValueError(f"the record of {folder} names {value:.200}, and nobody on this machine "
+                         f"has: it is not read unless you give {given:.200} yourself (a text, once "
+                         "and for all, to gpt-nb eval)")
 
 # %% ../nbs/22_cli.ipynb #22-70f
 def recall_options(out: Path, stated: dict, trials: int | None = None) -> dict:
@@ -1189,6 +1270,7 @@ def recall_options(out: Path, stated: dict, trials: int | None = None) -> dict:
         how = "with gpt-nb finetune" if task_of(out) else "from Python"
         raise ValueError(f"{out} was not made by gpt-nb train: resume it {how}")
     check_saved(out, saved)
+    check_named(out, saved, stated)
     free = {name: stated[name] for name in stated if name in BUDGET + WATCHING + MACHINE}
     differ = [f"{called(name)} was {saved.get(name)} and is {value}"
               for name, value in stated.items() if name not in free and value != saved.get(name)]
@@ -1431,6 +1513,7 @@ def own_text(opened: "Opened", name: str) -> str:
     "What the model was trained on."
     data = opened.options.get("data")
     if data is None: raise ValueError(f"{name} does not say what it was trained on: give --data")
+    check_named(name, dict(data=data), {})
     return data
 
 # %% ../nbs/22_cli.ipynb #22-60ha
@@ -1608,6 +1691,7 @@ def recall_task(out: Path | None, stated: dict, trials: int | None) -> dict:
     try: saved = task_options({n: saved.get(n) for n in STATED if saved.get(n) is not None})
     except (TypeError, ValueError, AttributeError) as e:
         raise ValueError(f"the options in {out} are damaged: {e}") from e
+    check_named(out, saved, stated)
     asked = task_options(saved | stated)
     differ = [f"{called(name)} was {saved[name]} and is {asked[name]}"
               for name in asked if asked[name] != saved[name] and name != "device"]
@@ -1706,7 +1790,8 @@ def stopping(out: Path, command: str, trials: int | None) -> Iterator[None]:
         if not kept: raise
         why = "stopped; finished trials are kept" if trials else str(e).partition(":")[0]
         again = f"{command} --tune {trials}" if trials else command
-        raise Stopped(f"{why or 'stopped'}. Go on with: {again} --resume") from e
+        said = f"{why or 'stopped'}. Go on with: {again} --resume"
+        raise Stopped(said, 128 + getattr(e, "number", 2)) from e   # as shells number signals
 
 # %% ../nbs/22_cli.ipynb #22-d126
 def tell_trial(trials: int):   # a function of a line of the table

@@ -599,6 +599,7 @@ import contextlib
 import csv
 import glob
 import gzip
+import io
 import json
 import shutil
 import sys
@@ -627,20 +628,70 @@ def kind_of(path: str) -> str:
     suffix = Path(path.lower().removesuffix(".gz")).suffix
     return suffix if suffix in _TABLES else "text"
 
+# %% ../nbs/02_data.ipynb #02-f201
+RECORD = 2**26       # characters of one row of a table
+ARRAY = 2**27        # characters of a .json file that is one array
+UNPACKED = 2**27     # bytes; a packed file that holds more ...
+TIMES = 100          # ... and so many times its own size is no text that we know of
+
+
+class Unpacked(io.RawIOBase):
+    "What is in a packed file, as long as it is not far more than one would expect."
+
+    def __init__(self, path: str):
+        self.path, self.file, self.place = path, gzip.open(path), 0
+        self.most = max(UNPACKED, TIMES * os.path.getsize(path))
+
+    def readable(self) -> bool: return True
+
+    def seekable(self) -> bool: return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.place = self.file.seek(offset, whence)
+        return self.place
+
+    def readinto(self, buffer) -> int:
+        n = self.file.readinto(buffer)
+        self.place += n
+        if self.place > self.most: raise ValueError(too_much(self.path, self.most))
+        return n
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def too_much(path: str, most: int) -> str:
+    "What to say of a file that holds far more than its size tells."
+    return (f"{path} is {os.path.getsize(path):,} bytes and unpacks to more than {most:,}, over "
+            f"{TIMES} times as many: unpack it yourself and look at it, then give the plain file")
+
+
 # %% ../nbs/02_data.ipynb #02-109h
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
           (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
           (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def open_file(path: str, mode: str = "rb", **how):
-    "A file, packed or not."
-    return (gzip.open if path.lower().endswith(".gz") else open)(path, mode, **how)
+def open_file(path: str):
+    "The bytes of a file, packed or not."
+    return io.BufferedReader(Unpacked(path)) if path.lower().endswith(".gz") else open(path, "rb")
 
 
 def open_text(path: str, encoding: str):
     "A text file as it is; a mark of the byte order at its head is no text."
-    return open_file(path, "rt", encoding=encoding, newline="")
+    return io.TextIOWrapper(open_file(path), encoding=encoding, newline="")
+
+
+def lines_of(file, path: str) -> Iterator[str]:
+    "The lines of a table, of which none is endless."
+    for i in itertools.count(1):
+        line = file.readline(RECORD)
+        if len(line) == RECORD:
+            raise ValueError(f"{path}: line {i} has {RECORD:,} characters or more, and no more are "
+                             "read of one row: cut the text in it into several rows")
+        if not line: return
+        yield line
 
 
 def check_encoding(name: str | None) -> None:
@@ -812,8 +863,9 @@ class TextColumn:
 # %% ../nbs/02_data.ipynb #02-054
 def csv_rows(path: str, encoding: str) -> Iterator[tuple[str, list]]:
     "Where a row stands and its pairs; the first line gives the names."
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(RECORD)
     with open_text(path, encoding) as file:
+        file = lines_of(file, path)
         *blank, head = first_lines(file)
         said = _SEP.fullmatch(head)   # a line that Excel writes before the names
         mark = said[1] if said else delimiter_of(head, kind_of(path))
@@ -848,10 +900,10 @@ _SEP = re.compile(r'"?sep=([^\r\n])"?\s*')
 _PARTS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
-def first_lines(file) -> list[str]:
+def first_lines(file: Iterator[str]) -> list[str]:
     "The first line that is not blank, and those before it."
-    lines = [file.readline()]
-    while lines[-1].isspace(): lines.append(file.readline())
+    lines = [next(file, "")]
+    while lines[-1].isspace(): lines.append(next(file, ""))
     return lines
 
 
@@ -878,20 +930,29 @@ def json_rows(path: str, encoding: str) -> Iterator[tuple[str, tuple]]:
     with open_text(path, encoding) as file:
         is_array = kind_of(path) == ".json" and file.read(999).lstrip().startswith("[")
         file.seek(0)
-        if is_array: rows = parse(file.read(), f"{path} is not one JSON array")
+        if is_array: rows = parse(whole_array(file, path), f"{path} is not one JSON array")
         else:
             rows = (parse(line, f"{path}: line {i} is not one JSON object")
-                    for i, line in enumerate(file, 1) if line.strip())
+                    for i, line in enumerate(lines_of(file, path), 1) if line.strip())
         for i, row in enumerate(rows, 1):
             if not isinstance(row, tuple):
                 raise ValueError(f"{path}: row {i} is not an object such as {{\"text\": \"...\"}}")
             yield f"{path}: row {i}", row
 
+
+def whole_array(file, path: str) -> str:
+    "All of a .json file."
+    text = file.read(ARRAY + 1)
+    if len(text) <= ARRAY: return text
+    raise ValueError(f"{path} is an array of more than {ARRAY:,} characters, and would be read as "
+                     "a whole: write one object a line instead, as .jsonl")
+
 # %% ../nbs/02_data.ipynb #02-054c
 def parquet_rows(path: str, names: list[str] | None = None) -> Iterator[tuple[str, list]]:
     "Where a row stands and its pairs; other columns than those named are not read."
     import pyarrow.parquet
-    with pyarrow.parquet.ParquetFile(path) as table:
+    with by_arrow(path), pyarrow.parquet.ParquetFile(path) as table:
+        check_parquet(path, table)
         batches = table.iter_batches(1024, columns=names)
         rows = (row for batch in batches for row in batch.to_pylist())
         for i, row in enumerate(rows, 1): yield f"{path}: row {i}", list(row.items())
@@ -900,7 +961,29 @@ def parquet_rows(path: str, names: list[str] | None = None) -> Iterator[tuple[st
 def parquet_schema(path: str):   # pyarrow.Schema
     "The names of a file's columns and what they hold."
     import pyarrow.parquet
-    return pyarrow.parquet.read_schema(path)
+    with by_arrow(path): return pyarrow.parquet.read_schema(path)
+
+
+@contextlib.contextmanager
+def by_arrow(path: str) -> Iterator[None]:
+    "What its library says of a damaged parquet file, in one line that names it."
+    import pyarrow
+    try: yield
+    except (FileNotFoundError, PermissionError): raise
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {said:.200}") from None
+
+
+def check_parquet(path: str, table) -> None:   # a pyarrow.parquet.ParquetFile
+    "Refuse a file of which a row would lose a value, or that holds far more than it seems to."
+    names = table.schema_arrow.names
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ValueError(f"{path} has two columns {twice[0]!r}: give each a name of its own")
+    groups = (table.metadata.row_group(i) for i in range(table.num_row_groups))
+    most = max(UNPACKED, TIMES * os.path.getsize(path))
+    if sum(group.total_byte_size for group in groups) > most:
+        raise ValueError(too_much(path, most))
 
 # %% ../nbs/02_data.ipynb #02-057
 def table_rows(path: str, encoding: str, names: list[str] | None = None) -> Iterator[tuple]:
@@ -927,9 +1010,12 @@ def naming(path: str, asked: str | None, how: str) -> Iterator[None]:
                          + what_reads(path, how, place)) from None
     except PermissionError:
         raise PermissionError(f"{path} may not be read: its permissions forbid it") from None
-    except (csv.Error, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
+    except FileNotFoundError: raise
+    except (csv.Error, EOFError, OSError, zlib.error, ValueError) as error:
         if path in str(error): raise
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read: {said:.300}") from None
+
 
 # %% ../nbs/02_data.ipynb #02-057c
 def coding_of(path: str, encoding: str | None) -> str:
@@ -992,6 +1078,14 @@ class Texts(Sequence):
         return f"Texts({len(self):,} documents, {self.bytes / 1e6:.1f} MB on disk)"
 
 # %% ../nbs/02_data.ipynb #02-063
+@contextlib.contextmanager
+def private() -> Iterator[None]:
+    "Inside it, what is written may be read by this user alone: a copy of a text is no less secret."
+    before = os.umask(0o077)
+    try: yield
+    finally: os.umask(before)
+
+
 def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     "What a generator yields, in an Arrow file that is found again when the arguments are the same."
     from datasets import Dataset, Features, Value
@@ -999,8 +1093,9 @@ def on_disk(generator, batch: int = 1000, **arguments) -> Texts:
     features = Features({"text": Value("large_string")})
     arguments |= dict(version=__version__)
     try:
-        return Texts(Dataset.from_generator(generator, gen_kwargs=arguments, features=features,
-                                            writer_batch_size=batch))
+        with private():
+            return Texts(Dataset.from_generator(generator, gen_kwargs=arguments, features=features,
+                                                writer_batch_size=batch))
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
@@ -1229,19 +1324,45 @@ def name_of(hashes: np.ndarray, lengths: np.ndarray, tok: Tokenizer, val: float,
     return digest.hexdigest()
 
 # %% ../nbs/02_data.ipynb #02-106
+def sum_up(path: Path, start: int, stop: int, total: int = 0) -> int:
+    "A checksum of a part of a file; `total` is that of all before it."
+    with open(path, "rb") as file:
+        file.seek(start)
+        for place in range(start, stop, 2**24):
+            total = zlib.crc32(file.read(min(2**24, stop - place)), total)
+    return total
+
+
 def write_note(folder: Path, note: dict) -> None:
     "Note how far the files are, whole or not at all."
+    for side, (summed, total) in note["sums"].items():
+        size = note[side] * np.dtype(note["dtype"]).itemsize
+        note["sums"][side] = size, sum_up(folder / f"{side}.bin", summed, size, total)
     write_beside(folder / "tokens.json", lambda part: part.write_text(json.dumps(note)))
 
+
 # %% ../nbs/02_data.ipynb #02-106r
+_NOTE = dict(end_id=int, vocab_size=int, dtype=str, train=int, val=int, pieces=int, finished=bool,
+             sums=dict)
+
+
 def read_note(folder: Path) -> dict | None:
-    "What is noted, or None where nothing is, or where the files hold less than that."
-    try: note = json.loads((folder / "tokens.json").read_text())
-    except (FileNotFoundError, ValueError): return None
-    width = np.dtype(note["dtype"]).itemsize
-    files = [(folder / f"{side}.bin", note[side] * width) for side in ("train", "val")]
-    whole = all(path.is_file() and path.stat().st_size >= size for path, size in files)
-    return note if whole else None
+    "What is noted, or None where that is nothing, or not what the files hold."
+    try: note = json.loads((folder / "tokens.json").read_bytes())
+    except (OSError, ValueError, RecursionError): return None
+    if not isinstance(note, dict) or {key: type(held) for key, held in note.items()} != _NOTE:
+        return None
+    if note["dtype"] not in ("uint16", "uint32"): return None
+    sound = all(is_sound(folder / f"{side}.bin", note, side) for side in ("train", "val"))
+    return note if sound else None
+
+
+def is_sound(path: Path, note: dict, side: str) -> bool:
+    "Whether a file holds the very bytes that are noted; what stands behind them does not matter."
+    size, noted = note[side] * np.dtype(note["dtype"]).itemsize, note["sums"].get(side)
+    if size < 0 or not path.is_file() or path.stat().st_size < size: return False
+    return isinstance(noted, list) and noted == [size, sum_up(path, 0, size)]
+
 
 # %% ../nbs/02_data.ipynb #02-106s
 def open_tokens(folder: Path, temporary=None) -> Tokens | None:
@@ -1264,7 +1385,7 @@ def take_up(folder: Path, tok: Tokenizer) -> dict:
         folder.mkdir(parents=True)
         dtype = "uint16" if max(tok.vocab_size, tok.end_id + 1) <= 2**16 else "uint32"
         return dict(end_id=tok.end_id, vocab_size=tok.vocab_size, dtype=dtype, train=0, val=0,
-                    pieces=0, finished=False)
+                    pieces=0, finished=False, sums=dict(train=(0, 0), val=(0, 0)))
     for side in ("train", "val"):
         os.truncate(folder / f"{side}.bin", note[side] * np.dtype(note["dtype"]).itemsize)
     return note
@@ -1300,7 +1421,7 @@ def tokenize(
     hashes, lengths = hash_documents(texts)
     plan = plan_reading(texts, hashes, lengths, val)
     folder = root / name_of(hashes, lengths, tok, val, plan)
-    with FileLock(root / "lock"):
+    with FileLock(root / "lock"), private():
         if open_tokens(folder) is None:
             pieces, note = pieces_of(deal(texts, plan), tok), take_up(folder, tok)
             done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))

@@ -55,7 +55,8 @@ def cut(
     cutter: object      # of the function `cutter`
 ) -> list[str]:         # pieces, which joined are the text
     "Cut a text into pre-tokens, over whose borders no token reaches."
-    return [piece for piece, _ in cutter.pre_tokenize_str(text)]
+    try: return [piece for piece, _ in cutter.pre_tokenize_str(text)]
+    except BaseException as error: raise without_panic(error) from None
 
 # %% ../nbs/01_tokenizer.ipynb #01-f001
 KNOWN_SPLITS = (GPT2_SPLIT, GPT4_SPLIT,                     # read alike by all libraries
@@ -650,6 +651,13 @@ def compiled(pattern: str, given: str) -> str:
     else: return pattern
     raise ValueError(f"the split pattern {given!r:.60} is no regular expression: {reason}")
 
+# %% ../nbs/01_tokenizer.ipynb #01-f101
+def without_panic(error: BaseException) -> BaseException:
+    "The same error, but for a panic of the library, which no `except Exception` would catch."
+    if type(error).__name__ != "PanicException": return error
+    return ValueError(f"the library tokenizers gave up on this text ({error!s:.100}): the pattern "
+                      "that cuts it tries too many ways. Use another tokenizer")
+
 # %% ../nbs/01_tokenizer.ipynb #01-d1a5
 def number_tokens(merges: Iterable[tuple[int, int]]) -> dict[bytes, int]:
     "The id of each token: bytes are 0 to 255, the k-th merge makes 256 + k."
@@ -875,9 +883,12 @@ def tokenizer_config(special_tokens: Collection[str]) -> dict:
 
 # %% ../nbs/01_tokenizer.ipynb #01-156
 def write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    "Let `write` fill a file beside `path`, then rename it: `path` is always a whole file."
+    "Let `write` fill a new file beside `path`, then rename it: `path` is always a whole file."
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)   # left by a kill; of a link, only the link itself
     try:
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        os.close(os.open(part, new, 0o666))
         write(part)
         mask = os.umask(0)
         os.umask(mask)
@@ -935,7 +946,9 @@ def cut_long(
 def in_library(tok: "BPETokenizer", parts: list[str], at_once: int = 2**21) -> Iterator[list[int]]:
     "The ids of each text by the library tokenizers, on all cores."
     for group in in_groups(parts, at_once):
-        for row in tok.engine.encode_batch_fast(group, add_special_tokens=False): yield row.ids
+        try: rows = tok.engine.encode_batch_fast(group, add_special_tokens=False)
+        except BaseException as error: raise without_panic(error) from None
+        for row in rows: yield row.ids
 
 
 def in_threads(tok: "BPETokenizer", parts: list[str], at_once: int = 2**17) -> Iterator[list[int]]:

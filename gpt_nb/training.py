@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROUNDS', 'Trainer', 'lr_scale', 'forward_backward', 'orthogonalize', 'orthogonalize_all', 'Muon',
            'multiplies_bfloat16', 'Machine', 'validation_loss', 'mean_loss', 'Validation', 'TrainConfig',
-           'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Run', 'plot_runs', 'Single', 'State', 'check_new',
+           'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Broken', 'Run', 'plot_runs', 'Single', 'State',
            'train']
 
 # %% ../nbs/09_training.ipynb #09-004
@@ -257,7 +257,7 @@ class Validation:
         if rows is None: return None
         with self.machine.autocast(): loss = mean_loss(model, rows)
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the validation loss is {loss} at step {progress.step}")
+            raise Broken(f"the validation loss is {loss}", progress.step)
         return loss
 
     def line(self, model: GPT, progress: "Progress") -> dict:
@@ -405,7 +405,8 @@ class Progress:
 class Meter:
     "What happened since the last line of the log: losses, and how fast."
     def __init__(self, backend: "Single"):
-        self.backend, self.losses, self.norm, self.lr = backend, [], torch.zeros(()), 0.0
+        self.backend, self.losses, self.norms, self.lr = backend, [], [], 0.0
+        self.last = torch.zeros(0)   # losses of the last line
         self.restart()
 
     def restart(self) -> None:
@@ -415,7 +416,8 @@ class Meter:
     def add(self, loss: Tensor, norm: Tensor, tokens: int, lr: float) -> None:
         "One more update; its numbers stay on the device."
         self.losses.append(loss)
-        self.norm, self.tokens, self.lr = norm, self.tokens + tokens, lr
+        self.norms.append(norm)
+        self.tokens, self.lr = self.tokens + tokens, lr
 
     def line(self, progress: Progress) -> dict:
         "A line of the log. A loss or gradient that is no number is an error."
@@ -426,13 +428,24 @@ class Meter:
 
     def mean(self, step: int) -> float:
         "Mean of the losses that were put aside, over all processes; they are forgotten."
-        losses, self.losses = torch.stack(self.losses), []
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad): step -= len(losses) - 1 - int(bad[0])
-        if len(bad) or not self.norm.isfinite():
-            what = "the loss or its gradient is no number any more"
-            raise FloatingPointError(f"{what} at step {step}")
-        return self.backend.sum(losses.mean().item()) / self.backend.world
+        self.last, norms = torch.stack(self.losses), torch.stack(self.norms)
+        self.losses, self.norms = [], []
+        mean = self.backend.sum(self.last.mean().item()) / self.backend.world
+        if math.isfinite(mean) and norms.isfinite().all(): return mean
+        sound = [math.isfinite(a + b) for a, b in zip(self.each(), norms.tolist())]
+        step -= len(sound) - 1 - sound.index(False)
+        raise Broken("the loss or its gradient is no number any more", step)
+
+    def each(self) -> list[float]:
+        "The losses of the last line one by one, the same for all processes."
+        return [self.backend.sum(loss) / self.backend.world for loss in self.last.tolist()]
+
+
+class Broken(FloatingPointError):
+    "A run that cannot go on from where it is."
+    def __init__(self, words: str, step: int):
+        super().__init__(f"{words} at step {step}")
+        self.step = step   # the update at which it showed
 
 # %% ../nbs/09_training.ipynb #09-093
 @dataclass
@@ -587,16 +600,17 @@ class Single:
 # %% ../nbs/09_training.ipynb #09-p003
 import json
 import os
-import signal
 import sys
-import threading
 from contextlib import contextmanager, suppress
+from itertools import count
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_folder,
                                made_plain, read_json, save_tokenizer)
+from .faults import (ADVICE, Instead, Interrupted, Lock, append_line, check_new,
+                           check_tensors, finish_step, from_bytes, make_folder, read_log,
+                           read_state, spike_limit, to_bytes, write_state)
 from .tokenizer import write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
@@ -615,9 +629,9 @@ class State:
         tensors["random.cpu"] = torch.get_rng_state()
         device, at = t.machine.device, t.progress
         if device.type == "cuda": tensors["random.cuda"] = torch.cuda.get_rng_state(device)
-        if t.meter.losses: tensors["recent"] = torch.stack(t.meter.losses)
+        tensors |= aside(t)
         info = dict(step=at.step, seen=at.tokens, seconds=at.seconds, used=at.used,
-                    settings=identity(t))
+                    instead=list(getattr(t.batches, "steps", ())), settings=identity(t))
         return cls(tensors, info)
 
     def put_into(self, t: Trainer) -> None:
@@ -631,12 +645,13 @@ class State:
             for key in [key for key in tensors if key.startswith(start)]:
                 memory[key.removeprefix(start)] = tensors[key].to(p.device, copy=True)
         torch.set_rng_state(tensors["random.cpu"])
-        random_here = tensors.get("random.cuda") if device.type == "cuda" else None
-        if random_here is not None: torch.cuda.set_rng_state(random_here, device)
-        t.meter.losses = list(tensors["recent"].to(device)) if "recent" in tensors else []
+        if device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], device)
+        take_recent(t.meter, tensors, device)
         at = t.progress
         at.before, at.started = self.info["seconds"], time.perf_counter()
         at.go_to(self.info["step"], self.info["seen"])
+        replace_batches(t, self.info.get("instead", ()))
         over = self.info.get("used", 1) == 1 and not longer
         if not over: at.used = min(at.used, 1 - 1e-9)   # the clock must not end it unevaluated
         t.meter.restart()
@@ -699,30 +714,30 @@ def check_budget(info: dict, was: dict, now: dict) -> bool:  # whether it is ano
     raise ValueError(f"{' and '.join(over)}: to train it longer give more than that, "
                      "counted from the start of the run")
 
+# %% ../nbs/09_training.ipynb #09-f001
+RECENT = "losses", "norms"   # of the updates since the last line of the log
+
+def aside(t: Trainer) -> dict[str, Tensor]:
+    "The log, and what is on its way into it."
+    found = {f"recent.{name}": torch.stack(getattr(t.meter, name))
+             for name in RECENT if getattr(t.meter, name)}
+    return found | dict(log=to_bytes(t.run.history))
+
+
+def take_recent(meter: "Meter", tensors: dict[str, Tensor], device: torch.device) -> None:
+    "Let a meter go on where another one was."
+    for name in RECENT:
+        there = tensors.get(f"recent.{name}", torch.zeros(0))
+        setattr(meter, name, list(there.to(device)))
+
+
+def replace_batches(t: Trainer, steps: Iterable[int]) -> None:
+    "Let a trainer take other batches where these would come."
+    if steps: t.batches = Instead(getattr(t.batches, "batches", t.batches), tuple(steps))
+
 # %% ../nbs/09_training.ipynb #09-95b1
 def write_text(path: Path, text: str) -> None:
     write_beside(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-# %% ../nbs/09_training.ipynb #09-95b2
-def write_state(folder: Path, tensors: dict[str, Tensor], info: dict) -> None:
-    "One safetensors file; the old one is there until the new one is whole."
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {name: w.contiguous() for name, w in tensors.items()}
-    header = {"info": json.dumps(info)}
-    write_beside(folder / "state.safetensors", lambda part: save_file(whole, part, header))
-
-# %% ../nbs/09_training.ipynb #09-95b3
-def read_state(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    "What `write_state` was given."
-    path = folder / "state.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {folder}: there is nothing to resume from")
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(file.metadata()["info"])
-    except (SafetensorError, KeyError, ValueError) as e:
-        raise ValueError(f"{path} is damaged or cut off: {e}") from e
 
 # %% ../nbs/09_training.ipynb #09-94a0
 Amount = Annotated[float, Interval(ge=0, lt=1e12)]
@@ -759,36 +774,6 @@ def read_config(values: dict) -> TrainConfig:
     try: return TrainConfig.from_dict(values)
     except ValueError as e: raise ValueError(f"config: {e}") from e
 
-# %% ../nbs/09_training.ipynb #09-94b1
-@settings
-class Line:
-    "What a line of the log holds."
-    step: Count
-    tokens: Count
-    loss: float | None
-    val_loss: float | None
-    lr: Number
-    tokens_per_second: Number
-    score: float | None = None   # where there is one
-
-
-def read_log(folder: Path) -> list[dict]:
-    "The lines of `log.jsonl`; a last one that a kill cut off is left out."
-    path, rows = folder / "log.jsonl", []
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {folder}: put it back, or an empty file of "
-                                "that name, and the run goes on without its history")
-    names = [f.name for f in fields(Line)]
-    for i, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-            rows.append({name: row[name] for name in names if name != "score" or name in row})
-            Line(**rows[-1])
-        except (ValueError, TypeError, KeyError) as e:
-            raise ValueError(f"line {i} of {path} is damaged: {e!r}. Remove that line and those "
-                             "after it, and the rest is read") from e
-    return rows
-
 # %% ../nbs/09_training.ipynb #09-94a1
 def open_run(cls: type[Run], name: str | Path, device: str) -> Run:
     "A run folder or a house model: its record, tokenizer and model. The log is left for later."
@@ -803,32 +788,21 @@ def open_run(cls: type[Run], name: str | Path, device: str) -> Run:
     rest = about.seconds, about.val_loss, about.floor, about.options
     return cls(model, tok, about.config, None, folder, *rest)
 
-# %% ../nbs/09_training.ipynb #09-126
-def check_new(
-    folder: Path,   # where a run is to be written
-) -> None:
-    "Raise FileExistsError unless the folder is new or empty."
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: choose a folder")
-    if (folder / "training.json").exists():
-        raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
-    held = sorted(p.name for p in folder.glob("[!.]*") if p.suffix != ".part")   # a kill left parts
-    if not held: return
-    raise FileExistsError(f"{folder} is not empty ({', '.join(held[:5])}): choose another folder")
-
 # %% ../nbs/09_training.ipynb #09-129
 class RunFolder:
     "Where a run is kept. One that has no folder is kept nowhere."
     def __init__(self, trainer: Trainer):
         self.trainer, self.run, self.path = trainer, trainer.run, trainer.run.folder
         self.writes = self.path is not None and trainer.backend.rank == 0   # text: the first alone
-        self.saved, self.board = None, None   # step of the last saved state, TensorBoard's file
+        self.saved, self.board, self.lock = None, None, None   # step of the last state; open files
         self.cost, self.free = 0.0, 0.0       # seconds the last saving took, and when it was over
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         "Where the disk does not take it, say what is still there."
-        try: yield
+        try:
+            if self.lock: self.lock.check()
+            yield
         except (OSError, SafetensorError) as e:
             what = f"step {self.trainer.progress.step} could not be written to {self.path}"
             raise OSError(f"{what}: {e}. {self.kept()}") from e
@@ -842,8 +816,7 @@ class RunFolder:
         "A line for the log and for TensorBoard."
         if not self.writes: return
         with self.writing():
-            with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(self.path / "log.jsonl", json.dumps(row))
             with suppress(ImportError):   # TensorBoard is not installed
                 self.board = self.board or Board(self.path / "tensorboard", row["step"])
             if self.board: self.board.note(row)
@@ -851,7 +824,7 @@ class RunFolder:
     def save(self) -> None:
         "Write the state, then the model, the tokenizer and the record."
         self.run.seconds, start = self.trainer.progress.seconds, time.perf_counter()
-        if self.path is None: return
+        if self.path is None or not is_sound(self): return   # then the last one is better
         with self.writing():
             state = State.of(self.trainer)
             self.trainer.backend.save(self.path / "state", state.tensors, state.info)
@@ -883,7 +856,9 @@ def write_record(t: Trainer) -> None:
 def keep_copy(folder: RunFolder) -> None:
     "A copy of the model as it is now."
     name = f"{folder.trainer.progress.step:06d}"
-    with folder.writing(): write_for_others(folder, folder.path / "checkpoints" / name)
+    with folder.writing():
+        make_folder(folder.path / "checkpoints")
+        write_for_others(folder, make_folder(folder.path / "checkpoints" / name))
 
 
 def write_for_others(folder: RunFolder, path: Path) -> None:
@@ -893,13 +868,28 @@ def write_for_others(folder: RunFolder, path: Path) -> None:
     if folder.writes and tok: save_tokenizer(tok, path, tok.end_id)
 
 # %% ../nbs/09_training.ipynb #09-129c
+def make_new(folder: RunFolder) -> None:
+    "Make the folder of a run that is no resumed one."
+    check_new(folder.path)
+    made_plain(folder.run.model)   # raises where it could not be written as a plain model
+    folder.path.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def alone(folder: RunFolder, resume: bool) -> Iterator[None]:
+    "Inside it, no other run writes into the folder; a new one is made."
+    if folder.writes and not resume: make_new(folder)
+    if not folder.writes or not folder.path.is_dir(): yield
+    else:
+        with Lock(folder.path) as folder.lock: yield
+        folder.lock = None
+
+
 def start_run(folder: RunFolder) -> None:
     "Begin a folder that holds no other run."
     if not folder.writes: return
-    check_new(folder.path)
-    made_plain(folder.run.model)   # raises where it could not be written as a plain model
+    check_new(folder.path)   # as it is now that nobody else writes
     with folder.writing():
-        folder.path.mkdir(parents=True, exist_ok=True)
         write_record(folder.trainer)      # from now on this is a run that can be resumed
         write_text(folder.path / "log.jsonl", "")
 
@@ -908,41 +898,69 @@ def resume_run(folder: RunFolder) -> None:
     "Go back to the last saved state; what was logged after it is dropped."
     t, path = folder.trainer, folder.path
     if path is None: raise ValueError("resume needs the folder of the run: give out=")
+    for name in ("state", "tensorboard", "checkpoints", "broken"):
+        if (path / name).is_symlink(): make_folder(path / name)   # says that it is a link
+    if folder.writes:
+        for part in path.glob("*.part"): part.unlink()   # left by a kill
     record = read_record(path / "training.json") if (path / "training.json").is_file() else None
-    try: put_back(t, path / "state")
+    try: state = put_back(t, path / "state")
     except FileNotFoundError:
         if record is None or record.steps: raise
         if folder.writes: write_text(path / "log.jsonl", "")   # before the first state: begin
         return
     folder.saved = t.progress.step
-    take_up(folder, record)
+    take_up(folder, record, log_of(state, folder))
     finished = record is not None and record.finished and record.steps == t.progress.step
     if t.progress.used == 1 and not finished: folder.save()   # killed just before the end
 
 # %% ../nbs/09_training.ipynb #09-127a
+Far = Annotated[int, Interval(ge=0, lt=2**50)]
+
 @settings
 class Place:
     "How far a saved state is."
-    step: Count
-    seen: Count
-    seconds: Number
+    step: Far
+    seen: Far
+    seconds: Amount
+    settings: dict
+    used: Share = 1.0
+    instead: list[Far] = field(default_factory=list)   # steps whose batches are replaced
 
 
-def put_back(t: Trainer, folder: Path) -> None:
-    "Put a trainer where the state in a folder says."
-    state = State(*t.backend.load(folder))
-    damaged = f"the state in {folder} is damaged"
-    try: Place(**{f.name: state.info[f.name] for f in fields(Place)})
-    except (KeyError, ValueError) as e: raise ValueError(f"{damaged}: {e!r}") from e
+def put_back(t: Trainer, folder: Path) -> State:
+    "Put a trainer where the state in a folder says; a damaged one changes nothing."
+    state, damaged = State(*t.backend.load(folder)), f"the state in {folder} is damaged"
+    known = {f.name: state.info[f.name] for f in fields(Place) if f.name in state.info}
+    try: place = Place(**known)
+    except (TypeError, ValueError) as e: raise ValueError(f"{damaged}: {e}. {ADVICE}") from e
+    try: check_same(state.info, identity(t))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as e:
+        raise ValueError(f"{damaged}: its settings are not as they are written. {ADVICE}") from e
+    try:
+        check_tensors(state.tensors, t.model, t.optimizers, place.step)
+        from_bytes(state.tensors.get("log", to_bytes([])))
+    except ValueError as e: raise ValueError(f"{damaged}: {e}. {ADVICE}") from e
     try: state.put_into(t)
-    except (KeyError, TypeError, IndexError, RuntimeError) as e:
-        raise ValueError(f"{damaged}: {e!r}") from e
+    except (KeyError, TypeError, IndexError, RuntimeError, OverflowError) as e:
+        raise ValueError(f"{damaged}: {e!r:.200}. {ADVICE}") from e
+    return state
 
 # %% ../nbs/09_training.ipynb #09-127b
-def take_up(folder: RunFolder, record: Record | None) -> None:
+def log_of(state: State, folder: RunFolder) -> list[dict]:
+    "The log up to a state: as the state has it, or, of an older one, as the file has it."
+    if "log" not in state.tensors: return read_log(folder.path)
+    rows = from_bytes(state.tensors["log"])
+    try: whole = read_log(folder.path)[:len(rows)] == rows
+    except (ValueError, OSError): whole = False
+    if not whole and folder.writes:
+        tell(f"{folder.path / 'log.jsonl'} was cut or damaged: written again from the state")
+    return rows
+
+
+def take_up(folder: RunFolder, record: Record | None, rows: list[dict]) -> None:
     "What the run knew when its last state was saved."
     run, at = folder.run, folder.trainer.progress
-    run.history = [row for row in read_log(folder.path) if row["step"] <= at.step]
+    run.history = [row for row in rows if row["step"] <= at.step]
     run.seconds = at.before
     losses = [row["val_loss"] for row in run.history if row["val_loss"] is not None]
     run.val_loss = losses[-1] if losses else None
@@ -961,9 +979,9 @@ class Board:
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
         self.event, self.summary = Event, Summary
-        folder.mkdir(exist_ok=True)
-        number = len(list(folder.glob("events.out.tfevents.*")))
-        self.file = RecordWriter(open(folder / f"events.out.tfevents.{number:04d}", "wb"))
+        names = (make_folder(folder) / f"events.out.tfevents.{number:04d}" for number in count())
+        free = next(name for name in names if not os.path.lexists(name))
+        self.file = RecordWriter(open(free, "xb"))   # a new file, no link to another
         self.write(file_version="brain.Event:2", step=step)
         if step: self.write(session_log=SessionLog(status=SessionLog.START), step=step)
 
@@ -1027,12 +1045,16 @@ def in_short(run: Run) -> str:
     return ", ".join([*words, f"{row['tokens_per_second']:,} tokens/s"])
 
 
-
 def tell_finished(t: Trainer) -> None:
     "Say that there is nothing to do, and what to give to go on."
     done = f"{t.progress.step} updates, {t.progress.before / 60:.1f} minutes"
-    print(f"{t.run.folder} is finished ({done}). To train it longer, resume it with more steps or "
-          "minutes, counted from its start", file=sys.stdout if in_jupyter() else sys.stderr)
+    tell(f"{t.run.folder} is finished ({done}). To train it longer, resume it with more steps or "
+         "minutes, counted from its start")
+
+
+def tell(words: str) -> None:
+    "For the person, not for the next program."
+    print(words, file=sys.stdout if in_jupyter() else sys.stderr, flush=True)
 
 
 def describe(machine: Machine) -> str:
@@ -1103,27 +1125,14 @@ def with_ends(c: GPTConfig, end: int, tok: Tokenizer | None) -> GPTConfig:
     return replace(c, bos_token_id=end, eos_token_id=(end, *others) if others else end)
 
 
-# %% ../nbs/09_training.ipynb #09-145
-@contextmanager
-def finish_step() -> Iterator[list[int]]:  # holds a number once Ctrl-C was pressed
-    "Let Ctrl-C wait for the end of the update; a second one does not wait."
-    pressed = []   # a list has no lock that a second signal could wait for
-    def handler(signum, frame):
-        pressed.append(signum)
-        if len(pressed) > 1: raise KeyboardInterrupt
-    if threading.current_thread() is not threading.main_thread():   # only that one may listen
-        yield pressed
-        return
-    before = signal.signal(signal.SIGINT, handler)
-    try: yield pressed
-    finally: signal.signal(signal.SIGINT, before)
-
 # %% ../nbs/09_training.ipynb #09-149
 def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: list,
              watch: Callable[[dict], None] | None) -> None:
     "Train, and between two updates write, show, and see whether to stop."
     for row in trainer:
         at = trainer.progress
+        if folder.lock: folder.lock.check()   # a sign of life
+        if row: look_for_spike(folder)
         if at.step in trainer.config.keep: keep_copy(folder)
         if row:
             folder.note(row)
@@ -1131,10 +1140,86 @@ def run_loop(trainer: Trainer, folder: RunFolder, display: Display, pressed: lis
             display.update()
             if watch: watch(row)
             trainer.meter.restart()   # none of this is training
-        if at.used < 1 and trainer.backend.sum(len(pressed)):   # whichever process it reached
-            folder.save()
-            rest = f"resume from {folder.path}" if folder.path else "the model holds the weights"
-            raise KeyboardInterrupt(f"stopped after step {at.step}: {rest}")
+        if trainer.backend.sum(len(pressed)):   # whichever process it reached
+            if at.used < 1: folder.save()
+            raise Interrupted(where_stopped(folder), *pressed[:1])
+
+# %% ../nbs/09_training.ipynb #09-f003
+def where_stopped(folder: RunFolder) -> str:
+    "What is said of a run that was asked to stop."
+    step, over = folder.trainer.progress.step, folder.trainer.progress.used == 1
+    if folder.path is None: rest = "the model holds the weights"
+    elif over: rest = f"it was the last, and {folder.path} holds the finished run"
+    elif folder.saved == step: rest = f"resume from {folder.path}"
+    else: rest = f"it is not sound, resume from step {folder.saved} in {folder.path}"
+    return f"stopped after step {step}: {rest}"
+
+
+def run_to_end(trainer: Trainer, folder: RunFolder, display: Display, pressed: list,
+               watch: Callable[[dict], None] | None) -> None:
+    "The loop, and once more from the last good state where it breaks."
+    parts = trainer, folder, display, pressed, watch
+    try:
+        try: run_loop(*parts)
+        except Broken as e:
+            if not may_go_back(folder): raise
+            go_back(folder, e)
+            run_loop(*parts)
+    except FloatingPointError as e:
+        c = trainer.config
+        rates = f"lower rates (lr {c.lr}, muon_lr {c.muon_lr})"
+        advice = f"start again with {rates} or a longer warmup ({c.warmup})"
+        raise FloatingPointError(f"{e}: {advice}. {folder.kept()}") from e
+
+# %% ../nbs/09_training.ipynb #09-f005
+def look_for_spike(folder: RunFolder) -> None:
+    "Raise Broken where a loss of the newest line stands far above the ten lines before."
+    t, limit = folder.trainer, limit_of(folder, folder.run.history[:-1])
+    if not t.backend.sum(bool((t.meter.last > limit).any())): return
+    high = [i for i, loss in enumerate(t.meter.each()) if loss > limit]
+    if not high: return
+    step = t.progress.step - len(t.meter.last) + 1 + high[0]
+    raise Broken(f"a spike: the loss is above {limit:.1f}", step)
+
+
+def limit_of(folder: RunFolder, rows: list[dict]) -> float:   # infinity: anything is let through
+    "Where a spike begins, after these lines of the log."
+    means = [row["loss"] for row in rows[-10:] if row["loss"] is not None]
+    return spike_limit(means) if may_go_back(folder) else math.inf
+
+
+def is_sound(folder: RunFolder) -> bool:
+    "Whether nothing has broken since the last line: a state of what is broken helps nobody."
+    meter, limit = folder.trainer.meter, limit_of(folder, folder.run.history)
+    numbers = torch.stack([*meter.losses, *meter.norms, torch.zeros(())])
+    broken = not numbers.isfinite().all() or any(loss > limit for loss in meter.losses)
+    return not folder.trainer.backend.sum(broken)
+
+
+def may_go_back(folder: RunFolder) -> bool:
+    "Whether there is a state to go back to, and it has not been done before."
+    return folder.saved is not None and not hasattr(folder.trainer.batches, "steps")
+
+
+def go_back(folder: RunFolder, broken: Broken) -> None:
+    "To the last saved state; the batch that broke it is kept in the folder, and replaced."
+    t, at = folder.trainer, broken.step - 1
+    rows = in_words(t.batches[at][0], folder.run.tok)
+    state = put_back(t, folder.path / "state")
+    replace_batches(t, [at])
+    take_up(folder, None, log_of(state, folder))
+    if not folder.writes: return
+    path = folder.path / "broken" / f"{broken.step:06d}.json"
+    with folder.writing():
+        make_folder(path.parent)
+        write_text(path, json.dumps(dict(why=str(broken), rows=rows), ensure_ascii=False))
+    tell(f"{broken}: back to step {t.progress.step}, and on without that batch, which is kept as "
+         f"{path.parent.name}/{path.name} in the run's folder")
+
+
+def in_words(x: Tensor, tok: Tokenizer | None) -> list:   # x (B, T) ids
+    "The rows of a batch, as texts where a tokenizer is known."
+    return [tok.decode(ids) if tok else ids for ids in x.tolist()]
 
 # %% ../nbs/09_training.ipynb #09-150
 def train(
@@ -1160,17 +1245,14 @@ def train(
     check_tokenizer(tok, tokens)
     folder, device = RunFolder(trainer), trainer.machine.device
     if device.type == "cpu": use_threads()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), finish_step() as pressed:
+    outside = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with outside, finish_step() as pressed, alone(folder, resume):
         torch.manual_seed(c.seed)
         if not resume: start_run(folder)
         model.config = with_ends(model.config, tokens.end_id, tok)
         if resume: resume_run(folder)
         display = Display(trainer, show)
-        try: run_loop(trainer, folder, display, pressed, watch)
-        except FloatingPointError as e:
-            rates = f"lower rates (lr {c.lr}, muon_lr {c.muon_lr})"
-            advice = f"start again with {rates} or a longer warmup ({c.warmup})"
-            raise FloatingPointError(f"{e}: {advice}. {folder.kept()}") from e
+        try: run_to_end(trainer, folder, display, pressed, watch)
         finally:
             display.close()
             with suppress(OSError):   # a full disk has been reported already

@@ -69,6 +69,31 @@ def test_learned_tokens_change_the_output_until_they_are_off(arch, add):
     assert torch.equal(model(IDS), gpt(arch)(IDS))
 
 
+def test_a_prefix_moves_the_texts_of_a_table_of_positions_on():
+    model, plain = add_prefix(add_prompt(gpt("gpt2"), 1, "prompt"), 3, "three"), gpt("gpt2")
+    add_prefix(model, 2, "two")
+    places, table = torch.arange(4), plain.model.embed_positions.weight
+    for names, first in ((None, 0), ("three", 3), (["three", "two"], 5)):
+        set_adapter(model, names)
+        assert torch.equal(model.model.body.embed_positions(places), table[first:first + 4])
+    ids = torch.zeros(1, 12, dtype=torch.long)
+    with pytest.raises(ValueError, match="12 tokens .* prefix of 5 leaves: keep the last 11"):
+        model(ids)
+    assert model(ids[:, 1:]).isfinite().all()
+    again = copy.deepcopy(model)
+    set_adapter(again, None)                  # of the copy alone
+    assert torch.equal(again(ids), plain(ids))
+    assert (model(ids[:, 1:]) - plain(ids[:, 1:])).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("add", BEFORE)
+def test_a_cache_gives_what_one_pass_gives_behind_learned_tokens(add):
+    model = shaken(add(gpt("gpt2"), 3))
+    cache = model.new_cache(len(IDS))
+    parts = [model(IDS[:, :2], cache), *(model(IDS[:, i:i + 1], cache) for i in range(2, 6))]
+    assert (torch.cat(parts, 1) - model(IDS)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("add", ALL)
 def test_training_moves_the_adapter_and_nothing_else(add):
     model = add(gpt())

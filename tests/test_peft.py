@@ -563,8 +563,8 @@ def prompt(kind, arch):
     return make(task_type="CAUSAL_LM", num_virtual_tokens=3)
 
 
-@pytest.mark.parametrize("kind, arch", [("prompt", arch) for arch in ARCHS]
-                         + [("prefix", arch) for arch in ARCHS if arch != "gpt2"])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_prompts_and_prefixes_go_both_ways(kind, arch, tmp_path):
     model = with_peft(arch, tmp_path, prompt(kind, arch))
     mine = load_adapter(ours(arch), tmp_path / "adapter").eval()
@@ -579,11 +579,12 @@ def test_prompts_and_prefixes_go_both_ways(kind, arch, tmp_path):
     assert (logits(mine) == before).all()
 
 
+@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
 @pytest.mark.parametrize("add", [add_prefix, add_prompt])
-def test_what_we_learned_before_a_text_is_opened_by_peft(add, tmp_path):
-    mine = stir(add(ours("qwen3"), 4))
+def test_what_we_learned_before_a_text_is_opened_by_peft(add, arch, tmp_path):
+    mine = stir(add(ours(arch), 4))
     save_adapter(mine, tmp_path / "mine")
-    model = opened_by_peft("qwen3", tmp_path, tmp_path / "mine")
+    model = opened_by_peft(arch, tmp_path, tmp_path / "mine")
     assert (logits(model)[:, -IDS.shape[1]:] - logits(mine)).abs().max() < TINY
 
 
@@ -593,11 +594,6 @@ def test_a_lora_beside_a_prompt_is_written_alone(add, tmp_path):
     save_adapter(mine, tmp_path / "mine", "a")
     set_adapter(mine, "a")
     assert apart(opened_by_peft("llama", tmp_path, tmp_path / "mine"), mine) < TINY
-
-
-def test_what_peft_has_no_like_file_for_is_not_written(tmp_path):
-    with pytest.raises(ValueError): save_adapter(add_prefix(ours("gpt2")), tmp_path / "mine")
-    assert not (tmp_path / "mine").exists()
 
 
 # ---- bottlenecks, which only we open
@@ -644,8 +640,8 @@ def test_a_damaged_bottleneck_is_refused(change, words, tmp_path):
 
 # ---- prompts and prefixes before a head, which only we open
 
-@pytest.mark.parametrize("arch, add", [(arch, add_prompt) for arch in ARCHS]
-                         + [(arch, add_prefix) for arch in ARCHS if arch != "gpt2"])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("add", [add_prefix, add_prompt])
 @pytest.mark.parametrize("task", HEADS)
 def test_a_prompt_before_a_head_goes_there_and_back(task, arch, add, tmp_path):
     mine = stir(add(ours(arch, task), 3))

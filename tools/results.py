@@ -4,8 +4,7 @@ prompts, stream, tags, finetuning, adapters, speedrun.
 
 Each writes nbs/results/NAME.json from seeds 0, 1 and 2; the chapters draw it and assert what they
 say of it. What stands in that file is kept, and a training that was stopped goes on from its last
-saved state in runs/results; take the file away to measure anew. A row that says `earlier` was
-measured with a body that is no longer there: it gives way to a new measurement."""
+saved state in runs/results; take the file away to measure anew."""
 import copy
 import json
 import shutil
@@ -70,20 +69,14 @@ def write(name: str, content: dict) -> None:
 
 
 def so_far(name: str) -> dict:
-    "What an earlier run has measured."
+    "What was measured before."
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def stands(rows: list[dict], job: dict) -> bool:
-    "Whether this was measured with the body that is there now."
-    return any(job.items() <= row.items() and "earlier" not in row for row in rows)
-
-
-def put(rows: list[dict], job: dict, new: list[dict]) -> None:
-    "New rows; those of an earlier body that tell the same of any seed go."
-    same = {name: value for name, value in job.items() if name != "seed"}
-    rows[:] = [row for row in rows if "earlier" not in row or not same.items() <= row.items()] + new
+    "Whether this was measured before."
+    return any(job.items() <= row.items() for row in rows)
 
 
 def start_ladder(data: str, tok, tokens: Tokens, context: int) -> dict:
@@ -493,7 +486,7 @@ def add_new(result: dict, part: str, seed: int, names: Iterable[str], measure) -
     for name in names:
         job = dict(name=name, seed=seed)
         if stands(result[part], job): continue
-        put(result[part], job, [job | measure(name, seed)])
+        result[part].append(job | measure(name, seed))
         write("stream", result)
 
 
@@ -508,21 +501,21 @@ def stream() -> None:
     texts = [[*tok.encode(text), tok.end_id] for text in world.texts(150, seed=4_000_000)]
     ids = np.concatenate([[tok.end_id], *texts])
     result["sad"] = [int(row["label"] == "sad") for row in told]
-    if "earlier" in result.get("start", ["earlier"]):
+    if "start" not in result:
         result["start"] = held(gpt, tok, ids, 300) | dict(floor=floor(world, ids, tok.end_id))
     for seed in SEEDS:
         add_new(result, "tastes", seed, ("pretrained", "from scratch"),
                 lambda body, seed: one_taste(short.model.float(), short.tok, body, seed))
-        add_new(result, "moods", seed, HOWS,
-                lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
         jobs = [dict(labels=labels, seed=seed) for labels in (64, 24)]
         missing = [job for job in jobs if not stands(result["augmented"], job)]
         if not missing: continue
         written = write_stories(gpt, tok, 400, seed=1000 * seed, temperature=0.7)
         for job in missing:
-            arms = one_augmented(gpt, tok, **job, written=written, test=told)
-            put(result["augmented"], job, arms)
+            result["augmented"] += one_augmented(gpt, tok, **job, written=written, test=told)
             write("stream", result)
+    for seed in SEEDS:
+        add_new(result, "moods", seed, HOWS,
+                lambda how, seed: one_mood(gpt, tok, how, seed, ids, tests))
 
 
 def rows_of_tasks() -> None:
@@ -536,7 +529,7 @@ def rows_of_tasks() -> None:
     for job in plan():
         part = "rates" if "lr" in job else "rows" if "task" in job else "labels"
         if stands(result[part], job): continue
-        put(result[part], job, [job | measured(job, result["rates"])])
+        result[part].append(job | measured(job, result["rates"]))
         write("finetuning", result)
 
 
@@ -613,7 +606,7 @@ MOODS = dict(task="classify", val=0, epochs=8, batch_size=16, show=False, optimi
 def ways() -> dict[tuple, tuple]:
     "(Method, size) -> what is put on a GPT, its rate, what else is learned."
     found = {("nothing but the head", 0): (None, 0.02, "head"), ("last block", 1): (None, 3e-3, 1),
-             ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.03, "all")}
+             ("all", 0): (None, 1e-3, "all"), ("IA3", 0): (add_ia3, 0.1, "all")}
     for method, add, rate, sizes in [
             ("LoRA", add_lora, 3e-3, (1, 2, 4, 8)), ("AdaLoRA", add_adalora, 0.01, (1, 2, 4)),
             ("bottleneck", add_bottleneck, 0.01, (1, 4, 16)), ("prefix", add_prefix, 0.1, (2, 8)),
@@ -644,9 +637,9 @@ def adapters() -> None:
             run = finetune(model, rows, tok=tok, learn=learn, lr=rate, seed=seed, **MOODS)
             seconds = process_time() - start
             trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-            put(found["rows"], job, [job | dict(
+            found["rows"].append(job | dict(
                 rate=rate, trained=trained, score=share_right(run, test),
-                loss=run.history[-1]["loss"], seconds=round(seconds, 1))])
+                loss=run.history[-1]["loss"], seconds=round(seconds, 1)))
             if method == "all" and not seed: found |= low_rank(run, body, test)
             write("adapters", found)
 

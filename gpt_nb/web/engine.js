@@ -49,13 +49,53 @@ function parse(text) {                               // model.json, of a version
 // A model from the object in model.json and the ArrayBuffer of weights.bin.
 // A tensor lies where its name says: weights.model.layers[0].mlp.up_proj.weight.
 export function makeModel(about, buffer) {
-  const weights = {}, n = buffer.byteLength;
+  const n = buffer.byteLength;
   if (n !== about.bytes) throw fail("damaged", `weights.bin has ${n} of its ${about.bytes} bytes`);
-  for (const entry of about.tensors) {
-    const names = entry.name.split("."), last = names.pop();
-    names.reduce((inside, name) => inside[name] ??= {}, weights)[last] = readTensor(entry, buffer);
+  try {
+    const config = about.config, weights = readTensors(about.tensors, buffer);
+    checkSizes(config, weights);
+    return { config, weights, tok: new Tokenizer(about.tokenizer) };
+  } catch ({ message }) {
+    throw fail("damaged", `model.json is damaged: ${message.slice(0, 200)}`);
   }
-  return { config: about.config, weights, tok: new Tokenizer(about.tokenizer) };
+}
+
+function readTensors(entries, buffer) {              // one behind the other, each in its place
+  const empty = () => Object.create(null), weights = empty();
+  let place = 0;
+  for (const entry of entries) {
+    const names = String(entry.name).split("."), last = names.pop(), size = bytesOf(entry);
+    if (entry.offset !== place || !(place + size <= buffer.byteLength)) {
+      throw Error(`${entry.name} does not lie in weights.bin`);
+    }
+    place += size;
+    const inside = names.reduce((holder, name) => holder[name] ??= empty(), weights);
+    inside[last] = readTensor(entry, buffer);
+  }
+  return weights;
+}
+
+function bytesOf({ shape, dtype }) {                 // filled up to a multiple of 4; NaN: none
+  const each = { float32: 4, bfloat16: 2, int8: 1 }[dtype], up = (n) => Math.ceil(n / 4) * 4;
+  if (!shape.every((size) => Number.isInteger(size) && size > 0)) return NaN;
+  const n = shape.reduce((product, size) => product * size, 1);
+  return up(n * each) + (dtype === "int8" ? 4 * shape[0] : 0);
+}
+
+// Sizes that agree with the weights, and one token read: what is damaged shows here, not later.
+function checkSizes(config, weights) {
+  const { vocab_size: V, d_model: D, d_head: K, n_head, n_kv_head, n_layer } = config;
+  const { layers, embed_tokens } = weights.model, found = Object.values(layers);
+  if (!(config.norm_eps > 0)) throw Error("norm_eps is wrong");
+  if (embed_tokens.weight.length !== V * D) throw Error("vocab_size or d_model is wrong");
+  if (found.length !== n_layer) throw Error("n_layer is wrong");
+  for (const { self_attn: { q_proj, k_proj, v_proj } } of found) {
+    const rows = [q_proj, k_proj, v_proj].map(({ weight }) => weight.length / D / K);
+    if (String(rows) !== String([n_head, n_kv_head, n_kv_head])) throw Error("heads are wrong");
+  }
+  const logits = new Session({ config, weights }).feed(0);
+  if (logits.length === V && logits.every(Number.isFinite)) return;
+  throw Error("its weights do not make one finite number for each token");
 }
 
 function readTensor({ shape, dtype, offset }, buffer) {   // as float32, row after row

@@ -256,6 +256,8 @@ From = option(str, "go on with the model of a run, a folder or the Hub; its toke
 Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
     "go on with the run in --out where it stopped; with more --steps or --minutes: train it "
     "longer"))]
+Estimate = Annotated[bool, typer.Option("--estimate", rich_help_panel=COMMON, help=(
+    "only say what the run will take on this machine: time, memory, and the loss where known"))]
 RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="N")
 Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
 Tune = option(int, "try so many settings one after the other, print the table, keep the best run",
@@ -296,11 +298,11 @@ def train_command(
     lr: Rate = None, muon_lr: MuonRate = None, batch_size: Rows = None,
     optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
-    settings: Settings = None, tune: Tune = None,
+    settings: Settings = None, tune: Tune = None, estimate: Estimate = False,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items()
-             if name not in ("out", "resume", "tune")}
+             if name not in ("out", "resume", "tune", "estimate")}
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -309,6 +311,7 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
+        if estimate: return print(estimate_run(options, out))
     run, tokens = train_run(options, out, resume, tune)
     report(run, tokens)
     print(f"{out} holds the run. Next: gpt-nb sample {quote(str(out))}")
@@ -352,6 +355,7 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None)
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
+    said = None if resume or trials else tell_outlook(model, tokens, config, world)
     with stopping(out, f"gpt-nb train --out {quote(str(out))}", trials):
         if not trials: run = train(model, tokens, config, tok, out=out, **how)
         else:
@@ -360,8 +364,34 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None)
             same = options, tok, tokens, model, out, resume, trials
             run, table = tune_run(*same, dict(floor=best, options=noted))
             print_trials(table)
+    if said: tell_afterwards(said, run)
     run.plot().savefig(out / "run.png")
     return run, tokens
+
+# %% ../nbs/22_cli.ipynb #22-0e51
+def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None"):
+    "Try a few updates on a copy, and say what the run will take."
+    from gpt_nb.laws import foresee
+
+    said = foresee(model, tokens, config, world)
+    say(f"this run will take {said}")
+    return said
+
+
+def tell_afterwards(said: "Outlook", run: "Run") -> None:
+    "How far that was off."
+    from gpt_nb.laws import afterwards
+
+    say(afterwards(said, run))
+
+
+def estimate_run(options: dict, out: Path) -> "Outlook":
+    "What a run would take; nothing is trained or written."
+    from gpt_nb.data import world_of
+    from gpt_nb.laws import foresee
+
+    options, _, tokens, model = prepare(options, out, False)
+    return foresee(model, tokens, settings_of(options), world_of(options["data"]))
 
 # %% ../nbs/22_cli.ipynb #22-022a
 def fingerprint(tokens: "Tokens") -> str:

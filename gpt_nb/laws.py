@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GPUS', 'MACHINE', 'NETWORK', 'SIZES', 'LEFT', 'Stories', 'new_reader', 'Reading', 'read_once', 'Law', 'fit_law',
            'resample', 'best_size', 'Facts', 'bits_held', 'memoriser', 'learn_by_heart', 'activation_bytes', 'sent',
-           'Gpu', 'training_memory', 'Pace', 'pace', 'Outlook', 'foresee', 'expected_loss', 'afterwards']
+           'Gpu', 'training_memory', 'Pace', 'pace', 'expected_loss', 'Outlook', 'foresee', 'afterwards']
 
 # %% ../nbs/19b_laws.ipynb #19b-c003
 import copy
@@ -367,12 +367,41 @@ def try_look(t: Trainer) -> float:
     with t.machine.autocast(): mean_loss(t.model, [batch])
     return (time.perf_counter() - start) / batch[0].numel()
 
+# %% ../nbs/19b_laws.ipynb #19b-c46a
+LEFT = {   # stories read -> nats a story above the best possible, of 60,000 parameters or more
+    1000: 16.3, 2000: 9.25, 4000: 7.2, 8000: 6.4, 16_000: 5.45}
+
+
+def expected_loss(
+    model: GPT, tokens: Tokens,
+    stories: float,          # that it will read
+    world: Tales | None,     # that told them, if one did
+) -> tuple[float, float] | None:
+    "Between what losses a run should end, by those of this chapter; None where they do not tell."
+    ends = int((tokens.val == tokens.end_id).sum()) - 1
+    if world is None or (world.lang, world.level) != ("en", 1) or ends < 1: return None
+    length = (len(tokens.val) - 1) / ends   # tokens of a story
+    asked = 60_000 <= model.n_params and min(LEFT) <= stories <= max(LEFT)
+    if not asked or not 50 < length < 60: return None   # words, as in this chapter
+    read, left = np.log(list(LEFT)), np.log(list(LEFT.values()))
+    middle = math.exp(np.interp(math.log(stories), read, left)) / length
+    best = world.entropy().per_story * math.log(2) / length
+    return best + middle / 1.4, best + middle * 1.4
+
 # %% ../nbs/19b_laws.ipynb #19b-c412
 def in_time(seconds: float) -> str:
     "A time as one says it."
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * size: return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
+
+# %% ../nbs/19b_laws.ipynb #19b-c405
+def tokens_looked_at(t: Trainer, steps: float) -> float:
+    "Tokens of all validations of a run: samples on the way, all of the text at its end."
+    c, whole = t.config, len(t.validation.tokens.val)
+    sample = min(whole, t.validation.size(t.model, Progress(c, Single())))
+    looks = steps // c.eval_every if c.eval_every else 20
+    return (1 + looks) * sample + whole
 
 # %% ../nbs/19b_laws.ipynb #19b-c403
 class Outlook(NamedTuple):
@@ -408,35 +437,6 @@ def foresee(
     took = steps * update + look * tokens_looked_at(t, steps)
     if c.minutes: took = min(took, 60 * c.minutes)
     return Outlook(took, peak(t), expected_loss(model, tokens, steps * c.batch_size, world))
-
-# %% ../nbs/19b_laws.ipynb #19b-c405
-def tokens_looked_at(t: Trainer, steps: float) -> float:
-    "Tokens of all validations of a run: samples on the way, all of the text at its end."
-    c, whole = t.config, len(t.validation.tokens.val)
-    sample = min(whole, t.validation.size(t.model, Progress(c, Single())))
-    looks = steps // c.eval_every if c.eval_every else 20
-    return (1 + looks) * sample + whole
-
-# %% ../nbs/19b_laws.ipynb #19b-c46a
-LEFT = {   # stories read -> nats a story above the best possible, of 60,000 parameters or more
-    1000: 16.3, 2000: 9.25, 4000: 7.2, 8000: 6.4, 16_000: 5.45}
-
-
-def expected_loss(
-    model: GPT, tokens: Tokens,
-    stories: float,          # that it will read
-    world: Tales | None,     # that told them, if one did
-) -> tuple[float, float] | None:
-    "Between what losses a run should end, by those of this chapter; None where they do not tell."
-    ends = int((tokens.val == tokens.end_id).sum()) - 1
-    if world is None or (world.lang, world.level) != ("en", 1) or ends < 1: return None
-    length = (len(tokens.val) - 1) / ends   # tokens of a story
-    asked = 60_000 <= model.n_params and min(LEFT) <= stories <= max(LEFT)
-    if not asked or not 50 < length < 60: return None   # words, as in this chapter
-    read, left = np.log(list(LEFT)), np.log(list(LEFT.values()))
-    middle = math.exp(np.interp(math.log(stories), read, left)) / length
-    best = world.entropy().per_story * math.log(2) / length
-    return best + middle / 1.4, best + middle * 1.4
 
 # %% ../nbs/19b_laws.ipynb #19b-c413
 def afterwards(said: Outlook, run: Run) -> str:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling clean
+.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling laws clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ finetuning: install  ## measure every row of the tables of chapters 15, 15b and 
 
 hallucination: install  ## measure what chapter 17c tells of facts made up, in three seeds (20 minutes)
 	$(BIN)/python tools/hallucination.py
+
+laws: install  ## measure the runs and the facts that chapter 19b tells of (half an hour)
+	$(BIN)/python tools/laws.py
 
 retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 10,000 stories (10 minutes)
 	$(BIN)/python tools/retrieval.py

@@ -24,5 +24,6 @@ from gpt_nb.chat import *
 from gpt_nb.talk import *
 from gpt_nb.hallucination import *
 from gpt_nb.scaling import *
+from gpt_nb.laws import *
 from gpt_nb.speedrun import *
 from gpt_nb.cli import *

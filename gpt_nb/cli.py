@@ -257,6 +257,8 @@ From = option(str, "go on with the model of a run, a folder or the Hub; its toke
 Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=COMMON, help=(
     "go on with the run in --out where it stopped; with more --steps or --minutes: train it "
     "longer"))]
+Estimate = Annotated[bool, typer.Option("--estimate", rich_help_panel=COMMON, help=(
+    "only say what the run will take on this machine: time, memory, and the loss where known"))]
 RunSeed = option(int, "fixes the result  [default: 0]", COMMON, min=0, metavar="N")
 Where = option(str, "auto, cpu, cuda, cuda:1 or mps  [default: auto]", COMMON, metavar="NAME")
 Parallel = option(str, "ddp, fsdp or tp: how the processes share the work that torchrun has "
@@ -305,12 +307,13 @@ def train_command(
     optimizer: Optimizer = None, weight_decay: Decay = None, warmup: Warmup = None,
     eval_every: EvalEvery = None, precision: Precision = None, compile: Compile = None,
     settings: Settings = None, tune: Tune = None, track: Track = None,
-    parallel: Parallel = None, recompute: Recompute = False,
+    parallel: Parallel = None, recompute: Recompute = False, estimate: Estimate = False,
 ) -> None:
     "Train a model. It leaves a run folder that transformers and vLLM open too."
     given = {name: value for name, value in locals().items()
-             if name not in ("out", "resume", "tune", "track", "parallel", "recompute")}
+             if name not in ("out", "resume", "tune", "track", "parallel", "recompute", "estimate")}
     check_track(track, tune)
+    if estimate: check_estimate(resume, tune, parallel)
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -319,6 +322,7 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
+        if estimate: return print(estimate_run(options, out))
     run, tokens = train_run(options, out, resume, tune, track, parallel, recompute)
     if run is None: return   # the first process tells of all
     report(run, tokens)
@@ -372,6 +376,7 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     say(f"{model.n_params:,} parameters{aim}")
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
+    said = None if resume or trials or team else tell_outlook(model, tokens, config, world)
     start, way = "gpt-nb", ""
     if team: start, way = "torchrun ... -m gpt_nb.cli", f" --parallel {parallel}"
     again = f"{start} train --out {quote(str(out))}{way}"
@@ -387,8 +392,42 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
             print_trials(table)
     if team: leave_others(run)
     if not first: return None, None
+    if said: tell_afterwards(said, run)
     write_beside(out / "run.png", lambda part: run.plot().savefig(part, format="png"))
     return run, tokens
+
+# %% ../nbs/22_cli.ipynb #22-0e51
+def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None"):
+    "Try a few updates on a copy, and say what the run will take."
+    from gpt_nb.laws import foresee
+
+    said = foresee(model, tokens, config, world)
+    say(f"this run will take {said}")
+    return said
+
+
+def tell_afterwards(said: "Outlook", run: "Run") -> None:
+    "How far that was off."
+    from gpt_nb.laws import afterwards
+
+    say(afterwards(said, run))
+
+
+def estimate_run(options: dict, out: Path) -> "Outlook":
+    "What a run would take; nothing is trained or written."
+    from gpt_nb.data import world_of
+    from gpt_nb.laws import foresee
+
+    options, _, tokens, model = prepare(options, out, False)
+    return foresee(model, tokens, settings_of(options), world_of(options["data"]))
+
+
+def check_estimate(resume: bool, tune: int | None, parallel: str | None) -> None:
+    "An estimate is of one new run in one process."
+    others = {"--resume": resume, "--tune": tune, "--parallel": parallel}
+    with_it = [name for name, value in others.items() if value]
+    if with_it: raise ValueError(f"--estimate tells of a new run in one process: leave out "
+                                 f"{' and '.join(with_it)}")
 
 # %% ../nbs/22_cli.ipynb #22-022a
 def check_free(out: Path) -> None:

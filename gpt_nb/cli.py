@@ -356,7 +356,6 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
               recompute: bool = False):
     "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
-    from gpt_nb.evaluation import floor
     from gpt_nb.tokenizer import write_beside
     from gpt_nb.training import check_alone, check_new, train
 
@@ -371,16 +370,12 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     else: options, tok, tokens, model = prepare(options, out, resume)
     if resume: check_text(options, tokens, out)
     world = world_of(options["data"])
-    best = floor(world, tokens.val, tokens.end_id) if world else None
-    aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
-    say(f"{model.n_params:,} parameters{aim}")
+    best = say_size(model, tokens, world)
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
     said = None if resume or trials or team else tell_outlook(model, tokens, config, world)
-    start, way = "gpt-nb", ""
-    if team: start, way = "torchrun ... -m gpt_nb.cli", f" --parallel {parallel}"
-    again = f"{start} train --out {quote(str(out))}{way}"
-    stops, noting = stopping(out, again, trials), track if first else None
+    stops = stopping(out, how_to_go_on(out, parallel), trials)
+    noting = track if first else None
     with stops, needing_others(out), tracking(noting, out, config, model) as watch:
         how["backend"] = backend_for(parallel, config, recompute, out)
         if not trials: run = train(model, tokens, config, tok, out=out, watch=watch, **how)
@@ -397,6 +392,22 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     return run, tokens
 
 # %% ../nbs/22_cli.ipynb #22-0e51
+def say_size(model: "GPT", tokens: "Tokens", world: "Tales | None") -> float | None:
+    "How large the model is, and what no model can beat: nats a token, where a world is known."
+    from gpt_nb.evaluation import floor
+
+    best = floor(world, tokens.val, tokens.end_id) if world else None
+    aim = f"; no model can do better than {best:.3f} nats a token on new stories" if best else ""
+    say(f"{model.n_params:,} parameters{aim}")
+    return best
+
+
+def how_to_go_on(out: Path, parallel: str | None) -> str:
+    "The command by which a stopped run goes on, but for --resume."
+    if not parallel: return f"gpt-nb train --out {quote(str(out))}"
+    return f"torchrun ... -m gpt_nb.cli train --out {quote(str(out))} --parallel {parallel}"
+
+
 def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None"):
     "Try a few updates on a copy, and say what the run will take."
     from gpt_nb.laws import foresee
@@ -421,7 +432,7 @@ def estimate_run(options: dict, out: Path) -> "Outlook":
     options, _, tokens, model = prepare(options, out, False)
     return foresee(model, tokens, settings_of(options), world_of(options["data"]))
 
-
+# %% ../nbs/22_cli.ipynb #22-0e52
 def check_estimate(resume: bool, tune: int | None, parallel: str | None) -> None:
     "An estimate is of one new run in one process."
     others = {"--resume": resume, "--tune": tune, "--parallel": parallel}

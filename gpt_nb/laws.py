@@ -352,7 +352,7 @@ def try_updates(t: Trainer, seconds: float) -> float:
     while not taken or time.perf_counter() - begun < seconds and len(taken) < most:
         before, start = t.progress.tokens, time.perf_counter()
         t.update()
-        float(t.meter.norm)   # a GPU is waited for
+        float(t.meter.norms[-1])   # a GPU is waited for
         taken.append((time.perf_counter() - start) / (t.progress.tokens - before))
     return statistics.median(taken[1:] or taken)   # the first one warms up
 

@@ -264,8 +264,10 @@ def as_messages_of(value: object, where: str) -> list[dict]:
     if hasattr(value, "tolist"): value = value.tolist()
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"{where}: {value!r:.60} stands where a list of messages is expected")
-    messages = [as_message(dict(each) if isinstance(each, tuple) else each) for each in value]
-    try: check_messages(messages)
+    try:
+        messages = [as_message(dict(each) if isinstance(each, tuple) else each) for each in value]
+        if len(messages) > 1 and messages[0] == NO_SYSTEM: messages = messages[1:]
+        check_messages(messages)
     except (ValueError, TypeError) as e: raise ValueError(f"{where}: {e}") from None
     return messages
 
@@ -277,11 +279,24 @@ OLD_NAMES = dict(human="user", gpt="assistant", bot="assistant", chatgpt="assist
 def as_message(said: object) -> object:
     "A message by our names; what is none stays as it is, for the check."
     if not isinstance(said, dict): return said
+    if said.get("tool_calls"): raise ValueError(f"{said!r:.40} calls a tool: give talks of texts")
     role = said.get("role", said.get("from"))
     known = {"role": OLD_NAMES.get(role, role) if isinstance(role, str) else role}
     for key in ("content", "value"):
-        if key in said: return known | {"content": said[key]}
+        if key in said: return known | {"content": joined(said[key])}
     return said
+
+# %% ../nbs/17_chat.ipynb #17-07c
+NO_SYSTEM = dict(role="system", content="")   # as many files have it
+
+
+def joined(content: object) -> object:
+    "A content that is given in parts, if all of them are text."
+    if not isinstance(content, (list, tuple)): return content
+    parts = [dict(part) if isinstance(part, tuple) else part for part in content]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)
+             and part.get("type") == "text"]
+    return "".join(texts) if len(texts) == len(parts) and all(texts) else parts
 
 # %% ../nbs/17_chat.ipynb #17-073
 def read_talk(row: dict, at: dict, where: str, notes: Notes) -> dict | None:
@@ -544,12 +559,16 @@ def start_of(
     "Where an answer begins."
     asked = fill(dict(messages=messages[:i], add_generation_prompt=True))
     if text.startswith(asked): return len(asked)
-    sign = stand_ins("?", text)[ord("?")]   # such a form tells the beginning otherwise when the
-    said = messages[i] | dict(content=sign + messages[i]["content"])   # talk goes on
-    marked = fill(dict(messages=[*messages[:i], said, *messages[i + 1:]],
-                       add_generation_prompt=False))
-    if marked.count(sign) == 1 and marked.replace(sign, "") == text: return marked.index(sign)
+    sign, said = stand_ins("?", text)[ord("?")], messages[i]["content"]
+    for place in (0, UNSAID.match(said).end()):
+        marked = dict(messages[i], content=said[:place] + sign + said[place:])
+        filled = fill(dict(messages=[*messages[:i], marked, *messages[i + 1:]],
+                           add_generation_prompt=False))
+        if sign in filled and filled.replace(sign, "", 1) == text: return filled.index(sign)
     raise ValueError(f"messages[{i}]: where this answer begins cannot be told from the template")
+
+
+UNSAID = re.compile(r"(?s)(.*</think>)?\s*")   # what forms leave out at the start of an answer
 
 # %% ../nbs/17_chat.ipynb #17-s12
 def first_of(pieces: list[str], n: int) -> list[str]:

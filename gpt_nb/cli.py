@@ -657,6 +657,8 @@ def talk_by_hand(chat: "Chat") -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's `&` turns it off
     with suppress(ImportError): import readline   # noqa: F401 -- arrow keys for `input`
     say("Type a message and Enter. Ctrl-C stops an answer, Ctrl-D ends the talk, /help tells more.")
+    if chat.shelf is None and chat.system is None:
+        say("There is no text to answer from: --system TEXT gives one, --docs FILES many.")
     while True:
         try: line = ask_line("> ")
         except EOFError: return say()
@@ -721,7 +723,7 @@ def forget(chat: "Chat", rest: str) -> None:
 def save_it(chat: "Chat", rest: str) -> None:
     "Write the talk where the person says."
     if not rest: raise ValueError("/save needs the name of a file, such as /save talk.jsonl")
-    chat.save(Path(rest))
+    chat.save(Path(rest).expanduser())
     say(f"{rest} holds the talk")
 
 

@@ -389,7 +389,6 @@ def paths_of(paths: str | Path | Iterable[str | Path]) -> list[str]:
 def documents_of(path: str, encoding: str | None) -> list[tuple[str, str]]:   # name, text
     "The documents of a file, each with a name."
     found = [text for text in read_file(path, TextColumn(None), encoding) if text.strip()]
-    if not found: raise ValueError(f"no text in {path}: the file is empty")
     if len(found) == 1: return [(path, found[0])]
     return [(f"{path}, text {i}", text) for i, text in enumerate(found, 1)]
 
@@ -405,10 +404,11 @@ def shelf_of(
     check_encoding(encoding)
     def fits(text: str) -> bool: return len(tok.encode(text)) <= most
 
-    texts, sources = [], []
-    for path in paths_of(paths):
+    texts, sources, files = [], [], paths_of(paths)
+    for path in files:
         for name, document in documents_of(path, encoding):
             for place, text in passages(document, fits):
                 texts.append(text)
                 sources.append(f"{name}, {place}")
+    if not texts: raise ValueError(f"no text in {', '.join(files)[:200]}: all is empty there")
     return Shelf(texts, sources=sources)

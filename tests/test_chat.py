@@ -362,6 +362,15 @@ def test_answers_where_the_beginning_is_told_otherwise_when_a_talk_goes_on(tok, 
     assert learned.replace(" ", "") == f"ahat{end}aring{end}"
 
 
+@pytest.mark.parametrize("said", [" a hat", "\n a hat", "<think>a cap?</think> a hat"])
+def test_answers_whose_beginning_is_left_out(tok, said):
+    said_last = "m.content.split('</think>')[-1].strip()"
+    form = LATE.replace("m.content + '<|eot|>'", said_last + " + '<|eot|>'")
+    mine = with_template(tok, form)
+    messages = talk_of(["Be kind.", "a kite", said, "a map", said], system=True)
+    assert learned_text(mine, chat_row(mine, messages)).replace(" ", "") == "ahat<|eot|>" * 2
+
+
 def test_an_answer_that_cannot_be_found_is_refused(tok):
     twice = CHATML.replace("['content']", "['content'] * 2")
     mine = with_template(tok, "{{ messages | length }}" + twice)
@@ -375,6 +384,25 @@ def test_share_gpt_is_read_alike():
     theirs = [{"from": names[m["role"]], "value": m["content"]} for m in ours]
     assert as_messages_of(theirs, "row") == as_messages_of(ours, "row") == ours
     assert as_messages_of(json.dumps(theirs), "row") == ours
+
+
+def test_contents_in_parts_and_what_is_no_text():
+    def parts(*texts): return [dict(type="text", text=text) for text in texts]
+    said = [dict(role="user", content=parts("Who ", "smiled?")),
+            dict(role="assistant", content=parts("Mia."))]
+    ours = talk_of(["Who smiled?", "Mia."])
+    assert as_messages_of(said, "row") == ours
+    assert as_messages_of([tuple(message.items()) for message in said], "row") == ours
+    assert as_messages_of([dict(role="system", content=""), *ours], "row") == ours
+    picture = [dict(type="image_url", image_url="a.png"), *parts("Who?")]
+    with pytest.raises(ValueError, match=r"row: messages\[0\] has the content .*image_url"):
+        as_messages_of([dict(role="user", content=picture), ours[1]], "row")
+    call = dict(role="assistant", content=None, tool_calls=[dict(function=dict(name="f"))])
+    with pytest.raises(ValueError, match="row: .* calls a tool"):
+        as_messages_of([ours[0], call], "row")
+    for content in ([], ["Hi"], parts(""), [dict(type="text")], [5]):
+        with pytest.raises(ValueError, match="a text is expected|is empty"):
+            as_messages_of([dict(role="user", content=content), ours[1]], "row")
 
 
 def write(path, rows):

@@ -209,7 +209,7 @@ def test_ctrl_c_before_the_first_word_leaves_nothing(typed):
 def test_commands_that_cannot_be(typed):
     code, out, err = typed("/reset", "/what", "/save", "/save no/such.jsonl", "/docs", "Who?",
                            "/save .", "/etc/hosts is what?", answers=["Mia.", "A file."])
-    assert code == 0 and out == "Mia. \nA file. \n"
+    assert code == 0 and out == "Mia. \nA file. \n" and "no text to answer from" not in err
     for said in ("there is no /what", "/save needs", "nothing was said yet", "is there already",
                  "nothing was looked up"):
         assert said in err
@@ -266,3 +266,4 @@ def test_keys_at_a_real_terminal(talker):
     os.close(mine)
     text = shown.decode()
     assert text.count("stopped") == 2 and "nine" not in text and "/quit" in text
+    assert "no text to answer from" in text

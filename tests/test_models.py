@@ -37,7 +37,7 @@ def unseen(data: str, tok, n: int = 300) -> np.ndarray:
 def test_they_are_small():
     sizes = {p.relative_to(HOUSE): p.stat().st_size for p in HOUSE.rglob("*") if p.is_file()}
     weights = {p: size for p, size in sizes.items() if p.suffix == ".safetensors"}
-    assert weights and max(weights.values()) <= 3e6 and sum(sizes.values()) <= 14e6
+    assert weights and max(weights.values()) <= 3e6 and sum(sizes.values()) <= 15.5e6
     assert not [p for p in sizes if p.suffix not in (".safetensors", ".json", ".jsonl", ".md")]
     assert all((folder / "README.md").is_file() for folder in HOUSE.iterdir())
 

@@ -636,9 +636,10 @@ SAID = dict(
 SAID |= dict(
     wish_thing=("{a} dreamed of the {b}.", "{a}梦想得到{b}。"),
     wish_place=("{a} dreamed of the {b}.", "{a}梦想去{b}。"),
-    came=("Only {b} smiled: the dream of {a} came true.", "只有{b}笑了：{a}的梦想实现了。"),
-    failed=("Only {b} smiled: the dream of {a} did not come true.",
-            "只有{b}笑了：{a}的梦想没有实现。"),
+    came=("In the end {a} smiled and {b} did not: the dream of {a} came true.",
+          "最后{a}笑了，{b}没有笑：{a}的梦想实现了。"),
+    failed=("In the end {b} smiled and {a} did not: the dream of {a} did not come true.",
+            "最后{b}笑了，{a}没有笑：{a}的梦想没有实现。"),
     give=("{b} gave away the {a}.", "{b}送出了{a}。"),
     take=("{b} took the {a}.", "{b}拿走了{a}。"),
     lose=("{b} lost the {a}.", "{b}丢了{a}。"),
@@ -779,8 +780,8 @@ def facts_in(story: Story) -> dict[tuple[str, str], tuple[str, str] | None]:
     facts["friend", people[0]] = "friend", people[1]
     facts["role", people[1]] = "role", called(story, "role", 1)
     facts["dream", people[dreamer]] = "wish_" + sort, called(story, sort, which)
-    came, smiles = "came" if scene.granted() else "failed", people[story.events[-1].who]
-    facts["true", people[dreamer]] = came, smiles   # who smiles shows it
+    came = "came" if scene.granted() else "failed"
+    facts["true", people[dreamer]] = came, people[1 - dreamer]   # who smiles shows it
     for person, state in zip(people, scene.people):
         facts["at", person] = "at", called(story, "place", state.at)
     return facts | deeds(story, people, thing)

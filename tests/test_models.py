@@ -37,7 +37,7 @@ def unseen(data: str, tok, n: int = 300) -> np.ndarray:
 def test_they_are_small():
     sizes = {p.relative_to(HOUSE): p.stat().st_size for p in HOUSE.rglob("*") if p.is_file()}
     weights = {p: size for p, size in sizes.items() if p.suffix == ".safetensors"}
-    assert weights and max(weights.values()) <= 3e6 and sum(sizes.values()) <= 14e6
+    assert weights and max(weights.values()) <= 3e6 and sum(sizes.values()) <= 15.5e6
     assert not [p for p in sizes if p.suffix not in (".safetensors", ".json", ".jsonl", ".md")]
     assert all((folder / "README.md").is_file() for folder in HOUSE.iterdir())
 
@@ -76,8 +76,8 @@ def test_the_model_that_talks_answers_and_refuses(lang):
     said = replies(run.model, run.tok, [messages for messages, _ in asked])
     verdicts = [(turn.fact is not None, judge(a.text, turn)) for a, (_, turn) in zip(said, asked)]
     answers, others = ([v for can, v in verdicts if can is wanted] for wanted in (True, False))
-    assert len(answers) > 40 and answers.count("right") >= 0.7 * len(answers)   # by chance: 0.1
-    assert len(others) > 20 and others.count("refused") >= 0.5 * len(others)
+    assert len(answers) > 40 and answers.count("right") >= 0.75 * len(answers)   # by chance: 0.1
+    assert len(others) > 20 and others.count("refused") >= 0.85 * len(others)
 
 
 def test_the_growing_model_gets_better():

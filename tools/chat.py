@@ -1,167 +1,334 @@
 """The measurements of chapter 17, and the house model that talks: `python tools/chat.py NAME ...`
 (none named: all): chat, all-tokens, no-refusals.
 
-Each teaches `tales-short` to answer about a text, from seeds 0, 1 and 2 (the last two, which are
+Each teaches a new body to answer about a text, from seeds 0, 1 and 2 (the last two, which are
 broken on purpose, from seed 0), and writes what it says to questions about unseen stories to
 nbs/results/chat.json. What stands there is kept; a training that was stopped goes on. Seed 0 of
-`chat` becomes the house model `tales-chat`."""
+`chat` becomes the house model `tales-chat`.
+
+First it is taught to tell words apart, by drills with many answers a row: what only one answer in
+twenty hangs on is not learned from talks. Under each word of a list it says whether the story has
+it, and under each word of a question whether all fits so far. Then talks follow."""
+import json
 import random
+import re
 import shutil
-import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import torch
 from models import CARD, ROOT, choose, store
 from results import so_far, write
 
-from gpt_nb.chat import (MARKS, SAID, UNSEEN, Turn, answerable, as_messages, ask, chat_rows,
-                         clause, dialogue, facts_in, for_chat, judge, near_miss, new_turn, outside,
-                         replies, retold, talk, told, with_clause)
-from gpt_nb.checkpoint import load_tokenizer
+from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, Turn, answerable, as_messages, ask,
+                         clause, dialogue, for_chat, judge, leaning, near_miss, new_turn, outside,
+                         replies, retold, talk, told, with_clause, word_lists)
 from gpt_nb.finetuning import Examples, Row, pad_of
-from gpt_nb.model import GPT
+from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.retrieval import Shelf
 from gpt_nb.tales import STOP, Story, Tales, called
-from gpt_nb.tokenizer import Tokenizer
+from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer, Tokenizer
 from gpt_nb.training import Run, TrainConfig, check_new, train
 
 LANGS = ("en", "zh")
 TEST, LEARN = 3_000_000, 5_000_000   # seeds of stories, the first of many
-STAGES = [   # what is read, and how: one skill after the other, then all together
-    (dict(again=1_600, easy=10_800), dict(batch_size=8, decay=0.3, final_lr=0.5)),
-    (dict(who=6_400), dict(batch_size=16, decay=0.3)),
-    (dict(who=2_400, came=2_400, meant=9_600, quiz=2_400), dict(batch_size=16, decay=0.3)),
-    (dict(again=800, mixed=60_000, who=4_000, came=4_000, meant=9_000, quiz=3_000),
-     dict(batch_size=16, final_lr=0.3)),
-    (dict(mixed=40_000), dict(batch_size=16, lr=0.003, muon_lr=0.006, decay=0.8))]
+SHAPE = dict(n_layer=4, d_model=128, n_head=4, d_head=32, d_ff=320, tie_embeddings=False)
+STAGES = [   # rows that are read, and how: to tell words apart first, then talks
+    (dict(listed=7_200, again=1_600, came=800),
+     dict(lr=0.01, muon_lr=0.02, decay=0.3, final_lr=0.5)),
+    (dict(came=3_200, listed=800, checked=3_600, marked=1_600, again=400),
+     dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
+    (dict(marked=14_400, checked=1_600, came=2_400, again=800),
+     dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
+    (dict(dense=34_000, marked=4_000, came=4_800), dict(lr=0.006, muon_lr=0.012, decay=0.9)),
+    (dict(dense=22_400, retell=2_400), dict(lr=0.004, muon_lr=0.008, decay=0.95))]
+
 TALKS, ASKED, ON_SHELF, TRIED = 250, 200, 5_000, 5   # to test, a language
-WIDTHS = (160, 224, 288, 448)   # the last is the context
-RATES = dict(optimizer="muon", lr=0.01, muon_lr=0.02, precision="bfloat16", compile=True,
+NARROW, WIDE, CONTEXT = 112, 256, 320   # widths of rows, each compiled once; room for a talk
+RATES = dict(optimizer="muon", batch_size=16, precision="bfloat16", compile=True,
              eval_every=500, log_every=50)
 HOW = {"chat": (0, 1, 2), "all-tokens": (0,), "no-refusals": (0,)}   # and from which seeds
 VERDICTS = ("right", "wrong", "refused")
 
 
+# ---- a body of its own
+@lru_cache(1)
+def own_tokenizer() -> Tokenizer:
+    "A token for each word of the talks: learned from texts that are cut at the words of the world."
+    words = sorted({entry.zh for some in word_lists().values() for entry in some}, key=len)
+    known = re.compile("|".join(map(re.escape, reversed(words))))
+    texts = [f"{QUIZ['en']} yes. no.", "\n".join([QUIZ["zh"], "对", "错"])] * 50
+    for lang, seed in product(LANGS, range(LEARN, LEARN + 2_000)):
+        for message in (*dialogue(Tales(lang), seed), *retold(Tales(lang), seed)[1:3]):
+            text = message["role"] + "\n" + message["content"]
+            texts.append(known.sub(r"\n\g<0>\n", text) if lang == "zh" else text)
+    return BPETokenizer.train(texts, 1_400, split=GPT2_SPLIT)
+
+
+def body(seed: int) -> tuple[GPT, Tokenizer]:
+    "A model that has read nothing, with the marks of messages."
+    torch.manual_seed(seed)
+    tok = own_tokenizer()
+    ends = dict(bos_token_id=tok.end_id, eos_token_id=tok.end_id)
+    return for_chat(GPT(GPTConfig("qwen3", tok.vocab_size, CONTEXT, **ends, **SHAPE)), tok)
+
+
 # ---- what is read in training
-def talks_of(kind: str, first: int, n: int) -> list[list[dict]]:
-    "Talks about n stories, every other one Chinese."
-    worlds = [Tales(lang) for lang in LANGS]
-    return [KINDS[kind](worlds[i % 2], first + i) for i in range(n)]
+QUIZ = dict(en="Which of these are true?", zh="这些对不对？")
+YES, NO = dict(en=" yes", zh="对"), dict(en=" no", zh="错")
+SAYS = dict(en=("Only {} smiled.", "The dream of {} came true."),
+            zh=("只有{}笑了。", "{}的梦想实现了。"))
 
 
-def easy(world: Tales, seed: int) -> list[dict]:
-    "A talk in which all can be answered."
-    return dialogue(world, seed, refuse=False)
+class Desk:
+    "Where rows are written, token by token, with what is to be learned under each."
+    def __init__(self, tok: Tokenizer, world: Tales, width: int):
+        self.tok, self.lang, self.width = tok, world.lang, width
+        self.start, self.end = (tok.special_tokens[name] for name in MARKS)
+        self.ids, self.targets = [], []
+
+    def encode(self, text: str) -> list[int]:
+        "Tokens of a text that stands behind others."
+        return self.tok.encode(" " + text if self.lang == "en" else text)
+
+    def mark(self, fits: bool) -> int:
+        "The token for yes or no."
+        return self.tok.encode((YES if fits else NO)[self.lang])[0]
+
+    def put(self, ids: list[int], targets: list[int] | None = None) -> None:
+        "Tokens, and what is learned under them."
+        self.ids += ids
+        self.targets += targets or [-100] * len(ids)
+
+    def open(self, role: str) -> None:
+        "The head of a message."
+        self.put([self.start, *self.tok.encode(role + "\n")])
+
+    def close(self) -> None: self.put([self.end, *self.tok.encode("\n")])
+
+    def say(self, role: str, text: str, learn: bool, marks: list[int] | None = None) -> None:
+        "A message; learn: its words. Marks stand under them instead."
+        self.open(role)
+        ids = [*self.tok.encode(text), self.end]
+        if learn: self.targets[-1] = ids[0]
+        own = [*ids[1:], -100] if learn else [-100] * len(ids)
+        self.put(ids, marks or own)
+        self.put(self.tok.encode("\n"))
+
+    def story(self, story: Story, learn: bool = False) -> None:
+        "The text that may be used."
+        self.say("system", story.text, learn)
+
+    def row(self) -> Row:
+        "What stands here, filled up to the width."
+        fill = self.width - len(self.ids)
+        if fill < 0: return self.ids[:fill], self.targets[:fill]
+        return self.ids + [pad_of(self.tok)] * fill, self.targets + [-100] * fill
 
 
-def who(world: Tales, seed: int) -> list[dict]:
-    "A drill: who each of the two people is."
-    story, rng = world.sample(seed), random.Random(seed)
-    people = [called(story, "name", i) for i in (0, 1)]
-    rng.shuffle(people)
-    return as_messages(story.text, [ask(story, "role", name, rng) for name in people])
+def names_in(story: Story) -> list[str]:
+    "Of its two people."
+    return [called(story, "name", i) for i in (0, 1)]
 
 
-def came(world: Tales, seed: int) -> list[dict]:
-    "A drill: who smiled, and whether the dream came true."
-    story, rng = world.sample(seed), random.Random(seed)
-    dreamer = called(story, "name", story.scene.wish[0])
-    turns = [ask(story, "true", dreamer, rng), ask(story, "smile", "", rng)]
-    rng.shuffle(turns)
-    return as_messages(story.text, turns)
+def words_in(story: Story) -> set[str]:
+    "What its text names."
+    known = {getattr(entry, story.lang) for entry in story.known.values()}
+    return {word for word in known if word in story.text}
 
 
-def meant(world: Tales, seed: int) -> list[dict]:
-    "A drill: easy questions, half of them about the story of others."
-    story, rng, turns = world.sample(seed), random.Random(seed), []
-    for _ in range(3):
-        other = near_miss(story, rng) if rng.random() < 0.5 else None
-        about = other or story
-        kind = rng.choice(("smile", "owner", "friend", "home", "trait"))
-        name = next(name for of, name in facts_in(about) if of == kind)
-        turn = ask(about, kind, name, rng)
-        turn = turn._replace(text=with_clause(about, turn.text))
-        turns.append(turn._replace(fact=None, missing="others") if other else turn)
-    return as_messages(story.text, turns)
+def smiler(story: Story) -> str: return names_in(story)[story.events[-1].who]
 
 
-QUIZ = dict(en="Ask me something about the story.", zh="就这个故事问我一个问题。")
+def again(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A text that is learned, then whom it is about, then the text again."
+    desk = Desk(tok, world, WIDE)
+    for message in retold(world, seed):
+        desk.say(message["role"], message["content"], message["role"] != "user")
+    return desk.row()
 
 
-def quiz(world: Tales, seed: int) -> list[dict]:
-    "A drill: the assistant asks, and so learns to say whose story it is."
-    story = world.sample(seed)
-    asked = with_clause(story, answerable(story, random.Random(seed)).text)
-    said = zip(("system", "user", "assistant"), (story.text, QUIZ[world.lang], asked))
-    return [dict(role=role, content=text) for role, text in said]
+def listed(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A drill: under each of many words, whether the text has it."
+    story, rng, desk = world.sample(seed), random.Random(f"listed {seed}"), Desk(tok, world, NARROW)
+    words = [getattr(entry, world.lang) for kind in KNOWN_KINDS for entry in word_lists()[kind]]
+    there = sorted(words_in(story))
+    away = [word for word in words if word not in story.text]
+    some = there + rng.sample(away, 2 * len(there))
+    rng.shuffle(some)
+    desk.story(story)
+    desk.open("assistant")
+    for word in some:
+        ids = desk.encode(word)
+        desk.put(ids, [-100] * (len(ids) - 1) + [desk.mark(word in there)])
+    return desk.row()
 
 
-KINDS = dict(again=retold, easy=easy, who=who, came=came, meant=meant, quiz=quiz, mixed=dialogue)
+KNOWN_KINDS = ("female", "male", "trait", "place", "thing", "look", "woman", "man")
+
+
+def came(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A drill: whether the dream came true."
+    story, rng, desk = world.sample(seed), random.Random(f"came {seed}"), Desk(tok, world, NARROW)
+    turn = ask(story, "true", called(story, "name", story.scene.wish[0]), rng)
+    desk.story(story)
+    desk.say("user", turn.text, learn=False)
+    desk.say("assistant", turn.answer, learn=True)
+    return desk.row()
+
+
+def checked(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A drill: many clauses, and who smiled; under each word, whether all fits so far."
+    story, rng, desk = world.sample(seed), random.Random(f"checked {seed}"), Desk(tok, world, WIDE)
+    desk.story(story)
+    while True:
+        if rng.random() < 0.3:
+            name, form = rng.choice(names_in(story)), rng.choice(SAYS[world.lang])
+            ids, fits = desk.encode(form.format(name)), desk.mark(name == smiler(story))
+            marks = [fits if tok.decode([i]).strip() == name else -100 for i in ids]
+            marks[-2] = fits
+        else:
+            about = near_miss(story, rng) if rng.random() < 0.65 else story
+            ids = tok.encode(clause(about).rstrip())
+            marks = marks_of(desk, story, ids, ids, False)
+        if len(desk.ids) + len(ids) > WIDE: return desk.row()
+        desk.put(ids, marks)
+
+
+def marks_of(desk: Desk, story: Story, ids: list[int], inside: list[int], empty: bool) -> list[int]:
+    "Under each word that names something: whether it and all before it fit the story."
+    texts = [desk.tok.decode([i]).strip() for i in ids]
+    meant = [] if empty else [called(story, *slot) for slot in MET]
+    there = set() if empty else words_in(story)
+    marks, fits, colon = [], True, desk.tok.encode("：" if desk.lang == "zh" else ":")[0]
+    in_clause = colon in inside and texts[0] in ("In", "在")
+    for i, text in zip(ids, texts):
+        mark = -100
+        if in_clause and i == colon: in_clause, mark = False, desk.mark(fits)
+        word = next((w for w in (text, text.capitalize()) if w in all_words(desk.lang)), None)
+        if word and in_clause:
+            fits = fits and bool(meant) and meant.pop(0) == word
+            mark = desk.mark(fits)
+        elif word:
+            fits = fits and word in there
+            mark = desk.mark(fits)
+        marks.append(mark)
+    return marks
+
+
+@lru_cache(2)
+def all_words(lang: str) -> frozenset[str]:
+    "The words of level 1 that name something."
+    lists = word_lists()
+    return frozenset(getattr(entry, lang) for kind in KNOWN_KINDS for entry in lists[kind])
+
+
+def asked_long(story: Story, rng: random.Random, hard: bool) -> Iterator[Turn]:
+    "Questions without end, each kind once about each; hard: more that cannot be answered."
+    last, seen, tries = None, set(), 0
+    while True:
+        turn = None
+        if last and last.fact and rng.random() < 0.4: turn = leaning(story, last, rng)
+        if turn is None: turn = hard_turn(story, rng) if hard else new_turn(story, rng)
+        key, tries = (turn.kind, turn.about, turn.missing), tries + 1
+        if key in seen and tries < 40 and turn.missing != "others": continue
+        seen.add(key)
+        last = turn
+        yield turn
+
+
+def hard_turn(story: Story, rng: random.Random) -> Turn:
+    "A question that is nearly as often without an answer as with one."
+    if rng.random() < 0.55: turn = answerable(story, rng)
+    else: turn = rng.choices(list(MISSING.values()), (4, 4, 8, 18, 1))[0](story, rng)
+    if turn.missing == "others" or rng.random() < 0.4: return turn
+    return turn._replace(text=with_clause(story, turn.text))
+
+
+def marked(tok: Tokenizer, world: Tales, seed: int, marks: bool = True) -> Row:
+    "A story and as many questions as fit; under the words of a question, whether all fits so far."
+    story, rng, desk = world.sample(seed), random.Random(f"marked {seed}"), Desk(tok, world, WIDE)
+    empty = rng.random() < 1 / 25
+    if not empty: desk.story(story)
+    for turn in asked_long(story, rng, marks):
+        if empty: turn = turn._replace(fact=None, missing="no text")
+        ids = tok.encode(turn.text)
+        under = [*marks_of(desk, story, ids, ids, empty), desk.mark(turn.fact is not None)]
+        kept = len(desk.ids)
+        desk.say("user", turn.text, False, under if marks else None)
+        desk.say("assistant", turn.answer, True)
+        if len(desk.ids) <= WIDE + 1: continue
+        del desk.ids[kept:], desk.targets[kept:]
+        return desk.row()
+
+
+def dense(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A story and as many questions as fit."
+    return marked(tok, world, seed, marks=False)
+
+
+def easy(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "Up to four questions that can all be answered."
+    return talk_row(tok, dialogue(world, seed, refuse=False))
+
+
+def mixed(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A talk as it is tested."
+    return talk_row(tok, dialogue(world, seed))
+
+
+def retell(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "Whom a text is about, then the text again."
+    return talk_row(tok, retold(world, seed))
+
+
+def talk_row(tok: Tokenizer, messages: list[dict]) -> Row:
+    "What `chat_row` makes of a talk in our own template, some five times as fast, and its filling."
+    desk = Desk(tok, Tales("en"), WIDE)
+    for message in messages:
+        desk.say(message["role"], message["content"], message["role"] == "assistant")
+    return desk.row()
+
+
+KINDS = dict(again=again, listed=listed, came=came, checked=checked, marked=marked,
+             dense=dense, retell=retell, mixed=mixed, easy=easy)
 
 
 # ---- learning
-def quick_rows(tok: Tokenizer, talks: list[list[dict]]) -> list[Row]:
-    "What `chat_rows` makes of talks in our own template, some five times as fast."
-    start, end = (tok.special_tokens[name] for name in MARKS)
-    line, rows = tok.encode("\n"), []
-    for messages in talks:
-        ids, learned = [], []
-        for message in messages:
-            head = [start, *tok.encode(message["role"] + "\n")]
-            said = [*tok.encode(message["content"]), end]
-            own = message["role"] == "assistant"
-            ids += head + said + line
-            learned += [False] * len(head) + [own] * len(said) + [False] * len(line)
-        targets = [i if asked else -100 for i, asked in zip(ids, learned)]
-        rows.append((ids[:-len(line) - 1], targets[1:-len(line)]))
+def rows_of(tok: Tokenizer, number: int, how: str) -> list[Row]:
+    "What one stage reads: of each kind so many rows, every other one Chinese."
+    worlds, rows = [Tales(lang) for lang in LANGS], []
+    for i, (kind, n) in enumerate(STAGES[number][0].items()):
+        first = LEARN + 2_000_000 * number + 200_000 * i
+        if how == "no-refusals" and kind in ("marked", "dense", "mixed"): kind = "easy"
+        rows += [KINDS[kind](tok, worlds[k % 2], first + k) for k in range(n)]
+    if how == "all-tokens": rows = [(x, x[1:] + y[-1:]) for x, y in rows]
     return rows
 
 
-def widened(row: Row, pad: int) -> Row:
-    "A row with padding up to one of a few widths: each is compiled once."
-    x, y = row
-    more = next(width for width in WIDTHS if width >= len(x)) - len(x)
-    return x + [pad] * more, y + [-100] * more
-
-
-def body() -> tuple[GPT, Tokenizer]:
-    "`tales-short` with the marks of messages, and room for talks."
-    model = GPT.from_pretrained("tales-short", dtype=torch.float32)
-    model, tok = for_chat(model, load_tokenizer("tales-short"))
-    model.config = model.model.config = replace(model.config, context=WIDTHS[-1])
-    return model, tok
-
-
-def fit(model: GPT, tok: Tokenizer, talks: list, how: str, out: Path, **settings) -> Run:
-    "Read each talk once, or go on where it was stopped."
-    rows, pad = quick_rows(tok, talks), pad_of(tok)
-    assert rows[:9] == chat_rows(tok, talks[:9])
-    if how == "all-tokens": rows = [(x, x[1:] + y[-1:]) for x, y in rows]
-    rows = [widened(row, pad) for row in rows]
-    examples = Examples("chat", rows, [], (), pad, tok.end_id, tok.vocab_size)
-    config = TrainConfig(**RATES | settings | dict(steps=len(rows) // settings["batch_size"]))
+def fit(model: GPT, tok: Tokenizer, rows: list[Row], out: Path, **settings) -> Run:
+    "Read each row once, or go on where it was stopped."
+    examples = Examples("chat", rows, [], (), pad_of(tok), tok.end_id, tok.vocab_size)
+    config = TrainConfig(**RATES | settings | dict(steps=len(rows) // RATES["batch_size"]))
     resume = (out / "state").is_dir()
     if not resume: check_new(out)
     return train(model, examples, config, tok, out, resume, options=dict(task="chat"))
 
 
 def learn(how: str, seed: int) -> Run:
-    "First talks in which all can be answered or said again, then drills, then all together."
+    "Drills first, then talks."
     torch._dynamo.config.automatic_dynamic_shapes = False
     out = ROOT / "runs" / "chat" / f"{how}-{seed}"
-    run = Run(*body(), None, [])
-    for number, (talks, settings) in enumerate(STAGES):
-        read = []
-        for i, (kind, n) in enumerate(talks.items()):
-            if how == "no-refusals" and kind in ("mixed", "meant"): kind = "easy"
-            read += talks_of(kind, LEARN + 2_000_000 * number + 200_000 * i, n)
-        run = fit(run.model, run.tok, read, how, out / str(number), seed=seed, **settings)
+    begun = [number for number in range(1, len(STAGES)) if (out / str(number)).is_dir()]
+    first = max(begun, default=0)   # the stages before it are done
+    run = Run.open(out / str(first - 1)) if first else Run(*body(seed), None, [])
+    for number, (_, settings) in list(enumerate(STAGES))[first:]:
+        rows = rows_of(run.tok, number, how)
+        run = fit(run.model, run.tok, rows, out / str(number), seed=seed, **settings)
     return run
-
-
 # ---- what is asked
 @lru_cache(2)
 def read_texts(lang: str) -> frozenset[str]:
@@ -354,8 +521,7 @@ def put_into_the_house(run: Run, row: dict) -> None:
     model = store(run.model, run.tok, folder)
     for record in ("training.json", "log.jsonl"): shutil.copy(run.folder / record, folder)
     read = sum(sum(talks.values()) for talks, _ in STAGES)
-    rows = {"begun as": "`tales-short`", "talks read": f"{read:,}",
-            "seconds": f"{row['seconds']:,.0f}"}
+    rows = {"rows read": f"{read:,}", "seconds": f"{row['seconds']:,}"}
     for lang in LANGS:
         talks, texts = row[lang]["talks"], row[lang]["texts"]
         rows[f"right of what can be answered, {lang}"] = percent(talks["answerable"], "right")
@@ -369,6 +535,12 @@ def put_into_the_house(run: Run, row: dict) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def seconds_of(how: str, seed: int) -> int:
+    "How long all stages of a training took, on the clock."
+    records = (ROOT / "runs" / "chat" / f"{how}-{seed}").glob("*/training.json")
+    return round(sum(json.loads(path.read_text("utf-8"))["seconds"] for path in records))
+
+
 def main() -> None:
     "Measure what is not measured yet."
     content = so_far("chat") or dict(runs=[])
@@ -378,9 +550,8 @@ def main() -> None:
         write("chat", content)
     for how, seed in [(how, seed) for how in names for seed in HOW[how]]:
         if any((row["how"], row["seed"]) == (how, seed) for row in content["runs"]): continue
-        start = time.process_time()
         run = learn(how, seed)
-        row = dict(how=how, seed=seed, seconds=round(time.process_time() - start))
+        row = dict(how=how, seed=seed, seconds=seconds_of(how, seed))
         row |= {lang: measure(run, lang) for lang in LANGS}
         content["runs"].append(row)
         write("chat", content)

@@ -22,7 +22,7 @@ from gpt_nb.talk import Chat, Exchange, fit, leans, look_up, texts_for
 
 OUT = Path(__file__).parent.parent / "nbs" / "results" / "talk.json"
 TEST = 5_000_000     # seeds of stories that no model here has read
-SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 60, 6, 160
+SEEDS, TALKS, TURNS, ROOM = (0, 1, 2), 60, 6, 110
 SHELF = 2000
 
 

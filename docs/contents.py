@@ -24,7 +24,6 @@ PARTS = [
 PLANNED = {
     "13": Planned("Inside the model", "Follow who holds what through the layers.", "模型内部"),
     "18": Planned("Compression", "Fewer bits, fewer weights: what it costs.", "模型压缩"),
-    "19": Planned("Scaling", "Many machines, and laws fitted on small models.", "规模扩展"),
     "20": Planned("Images", "Next-token prediction on pixels.", "图像"),
 }
 

@@ -809,7 +809,12 @@ def load_adapter(
     raise ValueError(said) from reason
 
 
-def put_on(model: nn.Module, fields: dict, tensors: dict[str, Tensor], name: str) -> nn.Module:
+def put_on(
+    model: nn.Module,
+    fields: dict,                  # of adapter_config.json
+    tensors: dict[str, Tensor],    # of adapter_model.safetensors
+    name: str,                     # of the folder, for errors
+) -> nn.Module:                    # the same model, with the adapter on it
     "The same for the content of the two files."
     if fields["peft_type"] in VECTORS: return load_vectors(model, fields, tensors, name)
     kind, switch = FORMATS[fields["peft_type"]], switch_of(model)

@@ -4,6 +4,7 @@ Without npm or a browser the tests of the site are skipped and the last line say
 REQUIRE_BROWSER=1 is set, that is an error."""
 import fcntl
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from browser import REQUIRED, missing, started
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(name, "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg"}
+
+# begun with & or nohup, a program hears no Ctrl-C or hang-up; the programs under test must
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, usual)
 
 
 def pytest_sessionstart(session):

@@ -422,7 +422,8 @@ train --data lines.txt --steps 0                      | --steps
 train --data lines.txt --steps 1.5                    | --steps
 train --data lines.txt --seed -1                      | --seed
 train --data lines.txt --depth 0                      | --depth
-train --data lines.txt --depth 900 --steps 1          | choose a smaller --depth
+train --data lines.txt --depth 400 --steps 1          | choose a smaller --depth
+train --data lines.txt --depth 900 --steps 1          | at most 10,000,000,000,000 are built
 train --data lines.txt --context 0                    | --context
 train --data lines.txt --context 100000 --steps 1     | context
 train --data lines.txt --depth 1 --config set         | exclude

@@ -256,6 +256,7 @@ def test_keys_at_a_real_terminal(talker):
         while word not in shown[start:]:
             assert time.monotonic() < end, shown.decode()
             if select.select([mine], [], [], 0.2)[0]: shown += os.read(mine, 4096)
+        time.sleep(0.5)   # nobody answers a prompt sooner
         os.write(mine, send)
 
     until(b"> ", b"first\n")

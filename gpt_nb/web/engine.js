@@ -56,7 +56,7 @@ export function makeModel(about, buffer) {
     checkSizes(config, weights);
     return { config, weights, tok: new Tokenizer(about.tokenizer) };
   } catch ({ message }) {
-    throw fail("damaged", `model.json is damaged: ${message.slice(0, 200)}`);
+    throw fail("format", `model.json is damaged: ${message.slice(0, 200)}`);
   }
 }
 

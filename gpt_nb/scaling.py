@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from .checkpoint import GPTConfig
-from .data import Tokens
+from .data import Tokens, sum_up
 from .model import GPT
 from .training import (Machine, Muon, Single, TrainConfig, make_optimizers,
                              orthogonalize_all, train)
@@ -326,7 +326,6 @@ def sum_gradient(gradient: Tensor) -> Tensor:
 # %% ../nbs/19_scaling.ipynb #19-041a
 import json
 import shutil
-import zlib
 
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
@@ -450,10 +449,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 # %% ../nbs/19_scaling.ipynb #19-023b
 def file_sum(path: Path) -> int:
     "A checksum of a file."
-    total = 0
-    with open(path, "rb") as file:
-        while block := file.read(2**20): total = zlib.crc32(block, total)
-    return total
+    return sum_up(path, 0, path.stat().st_size)
 
 # %% ../nbs/19_scaling.ipynb #19-021
 def check_share(config: TrainConfig, parts: int) -> None:

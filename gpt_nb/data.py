@@ -1422,15 +1422,16 @@ def tokenize(
     plan = plan_reading(texts, hashes, lengths, val)
     folder = root / name_of(hashes, lengths, tok, val, plan)
     with FileLock(root / "lock"), private():
-        if open_tokens(folder) is None:
-            pieces, note = pieces_of(deal(texts, plan), tok), take_up(folder, tok)
-            done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))
-            total = int((plan.times * plan.heads + (lengths - plan.heads) * ~plan.again).sum())
-            characters = dict(total=total, initial=done, unit="char", unit_scale=True)
-            with tqdm(desc="tokens", disable=not progress, **characters) as bar:
-                for chunk in chunks_of(pieces):
-                    append_chunk(chunk, tok, folder, note)
-                    write_note(folder, note)
-                    bar.update(sum(len(piece.text) for piece in chunk))
-            write_note(folder, note | dict(finished=True))
+        kept = open_tokens(folder, temporary)
+        if kept is not None: return kept
+        pieces, note = pieces_of(deal(texts, plan), tok), take_up(folder, tok)
+        done = sum(len(piece.text) for piece in itertools.islice(pieces, note["pieces"]))
+        total = int((plan.times * plan.heads + (lengths - plan.heads) * ~plan.again).sum())
+        characters = dict(total=total, initial=done, unit="char", unit_scale=True)
+        with tqdm(desc="tokens", disable=not progress, **characters) as bar:
+            for chunk in chunks_of(pieces):
+                append_chunk(chunk, tok, folder, note)
+                write_note(folder, note)
+                bar.update(sum(len(piece.text) for piece in chunk))
+        write_note(folder, note | dict(finished=True))
         return open_tokens(folder, temporary)

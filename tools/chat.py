@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from models import CARD, ROOT, choose, store
+from models import CARD, ROOT, choose, cut_at_words, store
 from results import so_far, write
 
 from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, Turn, answerable, as_messages, ask,
@@ -58,13 +58,11 @@ VERDICTS = ("right", "wrong", "refused")
 @lru_cache(1)
 def own_tokenizer() -> Tokenizer:
     "A token for each word of the talks: learned from texts that are cut at the words of the world."
-    words = sorted({entry.zh for some in word_lists().values() for entry in some}, key=len)
-    known = re.compile("|".join(map(re.escape, reversed(words))))
     texts = [f"{QUIZ['en']} yes. no.", "\n".join([QUIZ["zh"], "对", "错"])] * 50
     for lang, seed in product(LANGS, range(LEARN, LEARN + 2_000)):
         for message in (*dialogue(Tales(lang), seed), *retold(Tales(lang), seed)[1:3]):
             text = message["role"] + "\n" + message["content"]
-            texts.append(known.sub(r"\n\g<0>\n", text) if lang == "zh" else text)
+            texts += cut_at_words([text], level=1)
     return BPETokenizer.train(texts, 1_400, split=GPT2_SPLIT)
 
 

@@ -11,7 +11,6 @@ twenty hangs on is not learned from talks. Under each word of a list it says whe
 it, and under each word of a question whether all fits so far. Then talks follow."""
 import json
 import random
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator

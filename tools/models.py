@@ -22,7 +22,7 @@ from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import LEVELS, Tales, lists_of
-from gpt_nb.tokenizer import GPT2_SPLIT, BPETokenizer
+from gpt_nb.tokenizer import BPETokenizer
 from gpt_nb.training import TrainConfig, check_new, train
 
 ROOT = Path(__file__).parent.parent
@@ -45,8 +45,7 @@ SHORT = dict(data="tales+tales-zh", tokenizer="bpe:800", n_stories=50_000, conte
              settings=dict(steps=6_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
                            log_every=50))
 MODELS = {"tales-en": TALES | dict(data="tales:2"),
-          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="words:1200",
-                                   shape=SHAPE | dict(tie_embeddings=True)),
+          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="words:1200"),
           "tales-both": TALES | BOTH, "tales-short": SHORT, "pydocs": PYDOCS, "growing": GROWING}
 CARD = """# {name}
 
@@ -73,7 +72,7 @@ def learn_words(data: str, vocab_size: int, n: int = 6_000):  # BPETokenizer
     "Byte-level BPE with a token for nearly every word of the worlds, Chinese ones too."
     worlds = [world_of(name) for name in data.split("+")]
     texts = chain.from_iterable(cut_at_words(w.texts(n), w.level) for w in worlds)
-    return BPETokenizer.train(texts, vocab_size, split=GPT2_SPLIT)
+    return BPETokenizer.train(texts, vocab_size)
 
 
 def prepare(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)

@@ -378,6 +378,12 @@ def test_attributions_sum_to_the_logit(pair):
     assert len(biased) == (4 if ours.config.arch == "gpt2" else 0)
 
 
+@pytest.mark.parametrize("direction", [5, torch.ones(7), torch.ones(2, 7), torch.tensor(1.0)])
+def test_a_direction_that_is_none(direction):
+    with pytest.raises(ValueError, match=r"give a row of model.lm_head.weight, \(32,\)"):
+        attribution(small(), torch.ones(1, 5).long(), direction)
+
+
 @families
 @torch.no_grad()
 def test_the_lens_ends_at_the_model(pair):

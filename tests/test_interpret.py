@@ -431,3 +431,20 @@ def test_half_precision():
         model = small()
         with trace(model) as acts: logits = model(ids)
         assert torch.equal(logits, model(ids))
+
+
+def test_the_quick_ways_of_writing(monkeypatch):
+    "Large layers that go over to the compiled loop for one row, and packed ones, are read as well."
+    import gpt_nb.sampling as sampling
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("qwen3", 60, 64, 2, 4, 512)).eval()
+    doubled = {"layers.0.mlp.hidden": lambda x: 2 * x, "layers.1.attn.mixed.1": torch.zeros_like}
+    ids = torch.tensor([[1, 2, 3]])
+    with trace(model, replace=doubled), torch.no_grad():
+        for _ in range(6): ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], 1)
+    monkeypatch.setattr(sampling, "PATIENCE", 0)
+    for writer in (model, sampling.pack(model)):
+        with trace(writer, replace=doubled):
+            assert torch.equal(generate(writer, ids[:, :3], 6, temperature=0), ids)
+    assert not torch.equal(generate(model, ids[:, :3], 6, temperature=0), ids)

@@ -439,6 +439,9 @@ def test_the_quick_ways_of_writing(monkeypatch):
 
     torch.manual_seed(0)
     model = GPT(GPTConfig("qwen3", 60, 64, 2, 4, 512)).eval()
+    with torch.no_grad():
+        for w in model.parameters():
+            if w.dim() > 1: w.normal_(0, 0.05)
     doubled = {"layers.0.mlp.hidden": lambda x: 2 * x, "layers.1.attn.mixed.1": torch.zeros_like}
     ids = torch.tensor([[1, 2, 3]])
     with trace(model, replace=doubled), torch.no_grad():

@@ -205,12 +205,12 @@ def scene_facts(scene: Scene, known: dict) -> set[str]:
 
 # %% ../nbs/13d_features.ipynb #13d-055
 PART_OF = {"begin": "introduction", "friend": "introduction", "own": "introduction",
-         "wish_thing": "dream", "wish_place": "dream", "smile": "end",
-         **dict.fromkeys(RECAPS, "recap")}   # anything else is an event
+           "wish_thing": "dream", "wish_place": "dream", "smile": "end",
+           **dict.fromkeys(RECAPS, "recap")}   # anything else is an event
 GROUP_OF = {"the word": "this word", "next comes": "kind of word next", "it is": "part of story",
-          "the last name": "who was named last", "the hero is called": "who, what, where",
-          "the friend is called": "who, what, where", "the thing is": "who, what, where",
-          "the first place": "who, what, where"}   # how a fact begins -> its group; else the state
+            "the last name": "who was named last", "the hero is called": "who, what, where",
+            "the friend is called": "who, what, where", "the thing is": "who, what, where",
+            "the first place": "who, what, where"}   # how a fact begins -> its group; else the state
 
 
 def group_of(fact: str) -> str:
@@ -316,29 +316,37 @@ def share_by_group(
     return 1 - (b - means[inside[~chosen]]).square().sum(0) / spread
 
 # %% ../nbs/13d_features.ipynb #13d-084
-def move_feature(
-    sae: SparseAutoencoder,
-    off: int,          # what this feature has ...
-    on: int,           # ... goes to this one
-    least: float = 0.0,   # and where the first is on, the second gets this much at least
-) -> Callable[[Tensor], Tensor]:   # (..., D) -> (..., D)
-    "Wherever one feature is on, switch it off and another on."
-    def moved(x):
-        was = sae.encode(x)
-        gone, there = was[..., off, None], was[..., on, None]
-        gain = (gone.clamp(min=least) - there) * (gone > 0)
-        return x + (gain * sae.decoder[on] - gone * sae.decoder[off]) * sae.scale
-    return moved
+def check_feature(sae: SparseAutoencoder, feature: int) -> None:
+    "Raise where there is no such feature."
+    if not 0 <= feature < len(sae.decoder):
+        raise ValueError(f"feature is {feature}: there are features 0 to {len(sae.decoder) - 1}")
 
 # %% ../nbs/13d_features.ipynb #13d-085
+def move_feature(
+    sae: SparseAutoencoder,
+    off: int | list[int],   # what this feature, or the strongest of these, has ...
+    on: int,                # ... goes to this one
+    least: float = 0.0,     # the strength that it gets at the least
+) -> Callable[[Tensor], Tensor]:   # (..., D) -> (..., D), for `trace(..., replace={name: ...})`
+    "Wherever a feature is on, or one of several, switch it off and another on."
+    off = [off] if isinstance(off, int) else list(off)
+    for feature in (*off, on): check_feature(sae, feature)
+    def moved(x):
+        was = sae.encode(x)
+        gone = was[..., off]                                          # (..., n)
+        strongest = gone.amax(-1, keepdim=True)                       # (..., 1)
+        gain = (strongest.clamp(min=least) - was[..., on, None]) * (strongest > 0)
+        return x + (gain * sae.decoder[on] - gone @ sae.decoder[off]) * sae.scale
+    return moved
+
+# %% ../nbs/13d_features.ipynb #13d-086
 def set_feature(
     sae: SparseAutoencoder,
     feature: int,
     value: float,      # 0 switches it off
 ) -> Callable[[Tensor], Tensor]:   # (..., D) -> (..., D), for `trace(..., replace={name: ...})`
     "Move the stream so that a feature has a value; all else stays as it is."
-    if not 0 <= feature < len(sae.decoder):
-        raise ValueError(f"feature is {feature}: there are features 0 to {len(sae.decoder) - 1}")
+    check_feature(sae, feature)
     def moved(x):
         now = sae.encode(x)[..., feature, None]
         return x + (value - now) * sae.decoder[feature] * sae.scale

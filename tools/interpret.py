@@ -139,18 +139,32 @@ def three(opened: list[tuple], at: str) -> dict:
             "matching of random directions": [matching(runs[a][2], runs[b][2]) for a, b in pairs]}
 
 
-def widths(model: GPT, tok, at: str) -> dict:
-    "How many features a word has in narrow and wide dictionaries."
-    g, result = ground(model, tok, at), {}
+def siblings(g: Ground, on: torch.Tensor) -> tuple[dict, torch.Tensor]:   # on: (N, F) -> (F,)
+    "How many features a word has for itself; which of the features share their word."
     words = g.table[:, [group_of(fact) == "this word" for fact in g.facts]]
+    own = (on.T @ words / on.sum(0)[:, None].clamp(min=1) > 0.8) & (on.sum(0)[:, None] >= 20)
+    several = own.sum(0) >= 2                                              # (words,)
+    counts = {"features a word": own.float().sum(0).mean().item(),
+              "words with two or more": several.float().mean().item()}
+    return counts, own[:, several].any(1)
+
+
+def widths(model: GPT, tok, at: str) -> dict:
+    "Narrow and wide dictionaries: do features split, and by what are the parts told apart?"
+    g, result = ground(model, tok, at), {}
+    ids, rows, mask = g.reading.ids, g.reading.rows, g.reading.mask
+    before = torch.cat([rows[:, :1], rows[:, :-1]], 1)[mask]
+    state = g.table[:, [group_of(fact) == "the state" for fact in g.facts]]
+    code = (state @ 2.0 ** torch.arange(state.shape[1])).long()
+    groups = {"the word": ids, "and the one before": ids * 1000 + before,
+              "and the state": ids * 1000 + code}
     for width in WIDTHS:
         sae = fit_features(g.reading.x[g.chosen], width, **FITTED)
-        on = (sae.encode(g.reading.x) > 0).float()
-        often = on[:, on.sum(0) >= 20]
-        own = (often.T @ words / often.sum(0)[:, None] > 0.8).sum(0).float()   # (words,)
-        result[str(width)] = {**quality(g, sae), "F1": g.f1(on),
-                              "features a word": own.mean().item(),
-                              "words with two or more": (own >= 2).float().mean().item()}
+        units = sae.encode(g.reading.x)
+        counts, shared = siblings(g, (units > 0).float())
+        parts = {name: share_by_group(units[:, shared], group, g.chosen).median().item()
+                 for name, group in groups.items()}
+        result[str(width)] = {**quality(g, sae), "F1": g.f1(units), **counts, "siblings": parts}
     return result
 
 

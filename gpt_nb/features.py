@@ -8,10 +8,8 @@ __all__ = ['PART_OF', 'GROUP_OF', 'YES_SHARES', 'SparseAutoencoder', 'fit_featur
            'best_units', 'f1_of', 'linear_scores', 'share_by_group', 'move_feature', 'set_feature']
 
 # %% ../nbs/13d_features.ipynb #13d-005
-import math
 from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -64,7 +62,7 @@ class SparseAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return self.decode(self.encode(x))
 
-# %% ../nbs/13d_features.ipynb #13d-014
+# %% ../nbs/13d_features.ipynb #13d-015
 def start_from(x: Tensor, n_features: int, k: int, seed: int) -> tuple:   # x: (N, D)
     "An autoencoder whose directions are those of vectors drawn from the data, and the drawer."
     draw = torch.Generator().manual_seed(seed)
@@ -79,7 +77,7 @@ def start_from(x: Tensor, n_features: int, k: int, seed: int) -> tuple:   # x: (
         sae.encoder.copy_(rows.T)
     return sae, draw
 
-# %% ../nbs/13d_features.ipynb #13d-015
+# %% ../nbs/13d_features.ipynb #13d-016
 def fit_features(
     x: Tensor,                # (N, D) vectors to take apart
     n_features: int,
@@ -103,7 +101,7 @@ def fit_features(
         with torch.no_grad(): sae.decoder.copy_(F.normalize(sae.decoder, dim=-1))
     return sae.eval().requires_grad_(False)
 
-# %% ../nbs/13d_features.ipynb #13d-016
+# %% ../nbs/13d_features.ipynb #13d-017
 def best_cosines(
     a: Tensor,    # (F, D) directions
     b: Tensor,    # (G, D) directions among which the nearest is sought
@@ -111,7 +109,7 @@ def best_cosines(
     "For each direction of `a` the cosine to the nearest of `b`."
     return (F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T).amax(1)
 
-# %% ../nbs/13d_features.ipynb #13d-031
+# %% ../nbs/13d_features.ipynb #13d-032
 def explained(
     x: Tensor,       # (N, D)
     made: Tensor,    # (N, D) what stands in for it
@@ -119,7 +117,7 @@ def explained(
     "The share of the variance that a reconstruction has."
     return 1 - ((x - made).square().sum() / (x - x.mean(0)).square().sum()).item()
 
-# %% ../nbs/13d_features.ipynb #13d-037
+# %% ../nbs/13d_features.ipynb #13d-038
 class StreamReading(NamedTuple):
     "Stories as a model read them: a row for each word that is not padding."
     rows: Tensor      # (S, T) ids, an end token first, padded with end tokens
@@ -128,23 +126,23 @@ class StreamReading(NamedTuple):
     ids: Tensor       # (N,) the word itself
     story: Tensor     # (N,) the number of its story
 
-# %% ../nbs/13d_features.ipynb #13d-038
-def padded(tok: Tokenizer, texts: list[str], context: int) -> tuple[Tensor, Tensor]:   # (S, T) twice
+# %% ../nbs/13d_features.ipynb #13d-039
+def padded(tok: Tokenizer, texts: list[str], context: int) -> tuple[Tensor, Tensor]:   # (S, T)
     "Texts as rows of ids behind an end token, filled up with end tokens; where their words stand."
     if isinstance(texts, str) or not len(texts):
         raise ValueError(f"texts is {texts!r}: give a list of at least one text")
     ids = [tok.encode(text) for text in texts]
     longest = max(map(len, ids))
     if longest + 1 > context:
-        raise ValueError(f"a text has {longest} tokens, and {context - 1} fit beside the end token: "
-                         "leave it out or cut it")
+        raise ValueError(f"a text has {longest} tokens, and {context - 1} fit beside the end "
+                         "token: leave it out or cut it")
     rows = torch.full((len(ids), longest + 1), tok.end_id)
     for row, tokens in zip(rows, ids): row[1:len(tokens) + 1] = torch.tensor(tokens)
     lengths = torch.tensor([len(tokens) for tokens in ids])
     place = torch.arange(longest + 1)
     return rows, (place > 0) & (place <= lengths[:, None])
 
-# %% ../nbs/13d_features.ipynb #13d-039
+# %% ../nbs/13d_features.ipynb #13d-040
 @torch.no_grad()
 def read_stream(
     model: GPT,
@@ -162,7 +160,7 @@ def read_stream(
     story = torch.arange(len(rows))[:, None].expand_as(rows)[mask]
     return StreamReading(rows, mask, torch.cat(parts), rows[mask], story)
 
-# %% ../nbs/13d_features.ipynb #13d-042
+# %% ../nbs/13d_features.ipynb #13d-043
 def random_dictionary(
     sae: SparseAutoencoder,   # whose size, centre and scale it takes
 ) -> SparseAutoencoder:
@@ -172,7 +170,7 @@ def random_dictionary(
     chance.scale.copy_(sae.scale)
     return chance.eval().requires_grad_(False)
 
-# %% ../nbs/13d_features.ipynb #13d-045
+# %% ../nbs/13d_features.ipynb #13d-046
 @torch.no_grad()
 def loss_with(
     model: GPT,
@@ -184,7 +182,7 @@ def loss_with(
     with trace(model, names=[], replace=replace): logits = model(rows[:, :-1])
     return F.cross_entropy(logits[mask[:, 1:]], rows[:, 1:][mask[:, 1:]]).item()
 
-# %% ../nbs/13d_features.ipynb #13d-053
+# %% ../nbs/13d_features.ipynb #13d-054
 def scene_facts(scene: Scene, known: dict) -> set[str]:
     "What is true at one moment of a story, in words."
     people, facts = scene.people, set()
@@ -195,7 +193,8 @@ def scene_facts(scene: Scene, known: dict) -> set[str]:
     if len(people) > 1: note("they are together", people[0].at == people[1].at)
     for how, i in scene.things[:1]:
         note(f"the thing is a {known['thing', 0].en}")
-        note("nobody has the thing" if how == "in" else f"the {('hero', 'friend')[i]} has the thing")
+        holder = "nobody" if how == "in" else f"the {('hero', 'friend', 'other friend')[i]}"
+        note(f"{holder} has the thing")
     if scene.places: note(f"the first place is the {known['place', 0].en}")
     if scene.wish:
         note("the dream has come true", scene.granted())
@@ -203,21 +202,22 @@ def scene_facts(scene: Scene, known: dict) -> set[str]:
         note("it looks well for the hero", (scene.wish[0] == 0) == scene.granted())
     return facts
 
-# %% ../nbs/13d_features.ipynb #13d-055
+# %% ../nbs/13d_features.ipynb #13d-057
 PART_OF = {"begin": "introduction", "friend": "introduction", "own": "introduction",
            "wish_thing": "dream", "wish_place": "dream", "smile": "end",
            **dict.fromkeys(RECAPS, "recap")}   # anything else is an event
 GROUP_OF = {"the word": "this word", "next comes": "kind of word next", "it is": "part of story",
             "the last name": "who was named last", "the hero is called": "who, what, where",
             "the friend is called": "who, what, where", "the thing is": "who, what, where",
-            "the first place": "who, what, where"}   # how a fact begins -> its group; else the state
+            "the first place": "who, what, where"}   # how it begins -> its group; else the state
 
 
 def group_of(fact: str) -> str:
     "The group of variables that a fact belongs to."
-    return next((group for start, group in GROUP_OF.items() if fact.startswith(start)), "the state")
+    groups = (group for start, group in GROUP_OF.items() if fact.startswith(start))
+    return next(groups, "the state")
 
-# %% ../nbs/13d_features.ipynb #13d-056
+# %% ../nbs/13d_features.ipynb #13d-058
 def word_facts(story: Story) -> list[set[str]]:
     "For each word of a story all that holds there; the scene moves on at a sentence's full stop."
     told, scenes = sentences(story, story.lang), [*story.scenes, story.scene]
@@ -238,7 +238,7 @@ def kind_of(atom: str | Slot) -> str:
     if not isinstance(atom, str): return atom.kind
     return {".": "full stop", "<|end|>": "end"}.get(atom, "fixed word")
 
-# %% ../nbs/13d_features.ipynb #13d-058
+# %% ../nbs/13d_features.ipynb #13d-060
 def fact_table(
     stories: list[Story],
     least: int = 100,    # how often a fact must hold to be listed
@@ -254,7 +254,7 @@ def fact_table(
         table[row, [column[fact] for fact in said if fact in column]] = 1
     return facts, table
 
-# %% ../nbs/13d_features.ipynb #13d-061
+# %% ../nbs/13d_features.ipynb #13d-063
 class Match(NamedTuple):
     "For each fact the unit that tells it best."
     f1: Tensor      # (V,) on words that had no part in the choice
@@ -262,7 +262,7 @@ class Match(NamedTuple):
     above: Tensor   # (V,) the unit says yes above this
 
 
-YES_SHARES = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.7, 0.9)   # of the words that get a yes
+YES_SHARES = (0.003, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.5, 0.7, 0.9)   # of words told "yes"
 
 
 def best_units(
@@ -284,11 +284,14 @@ def best_units(
     return best._replace(f1=2 * right / (said.sum(0) + facts[~chosen].sum(0)).clamp(min=1))
 
 
-def f1_of(said: Tensor, true: Tensor) -> Tensor:   # (N, U), (N, V) -> (U, V)
+def f1_of(
+    said: Tensor,   # (N, U) 0 or 1
+    true: Tensor,   # (N, V) 0 or 1
+) -> Tensor:        # (U, V)
     "The F1 of each unit for each fact."
     return 2 * (said.T @ true) / (said.sum(0)[:, None] + true.sum(0)).clamp(min=1)
 
-# %% ../nbs/13d_features.ipynb #13d-064
+# %% ../nbs/13d_features.ipynb #13d-066
 def linear_scores(
     x: Tensor,        # (N, D)
     facts: Tensor,    # (N, V) 0 or 1
@@ -300,7 +303,7 @@ def linear_scores(
     ridge = 1e-4 * len(a) * torch.eye(a.shape[1])   # keeps the sums small where x has no spread
     return inputs @ torch.linalg.solve(a.T @ a + ridge, a.T @ facts[chosen])
 
-# %% ../nbs/13d_features.ipynb #13d-071
+# %% ../nbs/13d_features.ipynb #13d-073
 def share_by_group(
     units: Tensor,    # (N, U)
     groups: Tensor,   # (N,) whole numbers: what is supposed to explain
@@ -315,13 +318,13 @@ def share_by_group(
     spread = (b - a.mean(0)).square().sum(0).clamp(min=1e-9)
     return 1 - (b - means[inside[~chosen]]).square().sum(0) / spread
 
-# %% ../nbs/13d_features.ipynb #13d-084
+# %% ../nbs/13d_features.ipynb #13d-086
 def check_feature(sae: SparseAutoencoder, feature: int) -> None:
     "Raise where there is no such feature."
     if not 0 <= feature < len(sae.decoder):
         raise ValueError(f"feature is {feature}: there are features 0 to {len(sae.decoder) - 1}")
 
-# %% ../nbs/13d_features.ipynb #13d-085
+# %% ../nbs/13d_features.ipynb #13d-087
 def move_feature(
     sae: SparseAutoencoder,
     off: int | list[int],   # what this feature, or the strongest of these, has ...
@@ -339,7 +342,7 @@ def move_feature(
         return x + (gain * sae.decoder[on] - gone @ sae.decoder[off]) * sae.scale
     return moved
 
-# %% ../nbs/13d_features.ipynb #13d-086
+# %% ../nbs/13d_features.ipynb #13d-088
 def set_feature(
     sae: SparseAutoencoder,
     feature: int,

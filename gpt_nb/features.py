@@ -182,7 +182,7 @@ def loss_with(
     with trace(model, names=[], replace=replace): logits = model(rows[:, :-1])
     return F.cross_entropy(logits[mask[:, 1:]], rows[:, 1:][mask[:, 1:]]).item()
 
-# %% ../nbs/13d_features.ipynb #13d-054
+# %% ../nbs/13d_features.ipynb #13d-055
 def scene_facts(scene: Scene, known: dict) -> set[str]:
     "What is true at one moment of a story, in words."
     people, facts = scene.people, set()
@@ -202,7 +202,7 @@ def scene_facts(scene: Scene, known: dict) -> set[str]:
         note("it looks well for the hero", (scene.wish[0] == 0) == scene.granted())
     return facts
 
-# %% ../nbs/13d_features.ipynb #13d-057
+# %% ../nbs/13d_features.ipynb #13d-058
 PART_OF = {"begin": "introduction", "friend": "introduction", "own": "introduction",
            "wish_thing": "dream", "wish_place": "dream", "smile": "end",
            **dict.fromkeys(RECAPS, "recap")}   # anything else is an event
@@ -217,7 +217,7 @@ def group_of(fact: str) -> str:
     groups = (group for start, group in GROUP_OF.items() if fact.startswith(start))
     return next(groups, "the state")
 
-# %% ../nbs/13d_features.ipynb #13d-058
+# %% ../nbs/13d_features.ipynb #13d-059
 def word_facts(story: Story) -> list[set[str]]:
     "For each word of a story all that holds there; the scene moves on at a sentence's full stop."
     told, scenes = sentences(story, story.lang), [*story.scenes, story.scene]
@@ -238,7 +238,7 @@ def kind_of(atom: str | Slot) -> str:
     if not isinstance(atom, str): return atom.kind
     return {".": "full stop", "<|end|>": "end"}.get(atom, "fixed word")
 
-# %% ../nbs/13d_features.ipynb #13d-060
+# %% ../nbs/13d_features.ipynb #13d-061
 def fact_table(
     stories: list[Story],
     least: int = 100,    # how often a fact must hold to be listed
@@ -254,7 +254,7 @@ def fact_table(
         table[row, [column[fact] for fact in said if fact in column]] = 1
     return facts, table
 
-# %% ../nbs/13d_features.ipynb #13d-063
+# %% ../nbs/13d_features.ipynb #13d-064
 class Match(NamedTuple):
     "For each fact the unit that tells it best."
     f1: Tensor      # (V,) on words that had no part in the choice
@@ -291,7 +291,7 @@ def f1_of(
     "The F1 of each unit for each fact."
     return 2 * (said.T @ true) / (said.sum(0)[:, None] + true.sum(0)).clamp(min=1)
 
-# %% ../nbs/13d_features.ipynb #13d-066
+# %% ../nbs/13d_features.ipynb #13d-067
 def linear_scores(
     x: Tensor,        # (N, D)
     facts: Tensor,    # (N, V) 0 or 1
@@ -303,7 +303,7 @@ def linear_scores(
     ridge = 1e-4 * len(a) * torch.eye(a.shape[1])   # keeps the sums small where x has no spread
     return inputs @ torch.linalg.solve(a.T @ a + ridge, a.T @ facts[chosen])
 
-# %% ../nbs/13d_features.ipynb #13d-073
+# %% ../nbs/13d_features.ipynb #13d-074
 def share_by_group(
     units: Tensor,    # (N, U)
     groups: Tensor,   # (N,) whole numbers: what is supposed to explain
@@ -318,13 +318,13 @@ def share_by_group(
     spread = (b - a.mean(0)).square().sum(0).clamp(min=1e-9)
     return 1 - (b - means[inside[~chosen]]).square().sum(0) / spread
 
-# %% ../nbs/13d_features.ipynb #13d-086
+# %% ../nbs/13d_features.ipynb #13d-087
 def check_feature(sae: SparseAutoencoder, feature: int) -> None:
     "Raise where there is no such feature."
     if not 0 <= feature < len(sae.decoder):
         raise ValueError(f"feature is {feature}: there are features 0 to {len(sae.decoder) - 1}")
 
-# %% ../nbs/13d_features.ipynb #13d-087
+# %% ../nbs/13d_features.ipynb #13d-088
 def move_feature(
     sae: SparseAutoencoder,
     off: int | list[int],   # what this feature, or the strongest of these, has ...
@@ -342,7 +342,7 @@ def move_feature(
         return x + (gain * sae.decoder[on] - gone @ sae.decoder[off]) * sae.scale
     return moved
 
-# %% ../nbs/13d_features.ipynb #13d-088
+# %% ../nbs/13d_features.ipynb #13d-089
 def set_feature(
     sae: SparseAutoencoder,
     feature: int,

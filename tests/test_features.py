@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.features import (SparseAutoencoder, best_cosines, best_units, explained, f1_of,
-                             fact_table, fit_features, group_of, linear_scores, loss_with,
-                             move_feature, random_dictionary, read_stream, set_feature,
-                             share_by_group, word_facts)
+from gpt_nb.features import (SparseAutoencoder, best_cosines, best_units, f1_of, fact_table,
+                             fit_features, group_of, linear_scores, loss_with, move_feature,
+                             random_dictionary, read_stream, set_feature, share_by_group,
+                             variance_explained, word_facts)
 from gpt_nb.interpret import trace
 from gpt_nb.model import GPT
 from gpt_nb.tales import Tales
@@ -44,7 +44,7 @@ def test_a_known_dictionary_is_found(fitted):
     chance = best_cosines(truth, random_dictionary(sae).decoder)
     assert found.mean() > 0.93 and (found > 0.9).float().mean() > 0.8
     assert chance.mean() < found.mean() - 0.15
-    assert explained(x, sae(x)) > 0.8 > explained(x, random_dictionary(sae)(x))
+    assert variance_explained(x, sae(x)) > 0.8 > variance_explained(x, random_dictionary(sae)(x))
 
 
 def test_rows_have_length_1_and_nothing_is_trained_further(fitted):

@@ -14,8 +14,8 @@ from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.data import longest_document
 from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.features import (SparseAutoencoder, StreamReading, best_cosines, best_units,
-                             explained, fact_table, fit_features, group_of, linear_scores,
-                             loss_with, random_dictionary, read_stream, share_by_group)
+                             fact_table, fit_features, group_of, linear_scores, loss_with,
+                             random_dictionary, read_stream, share_by_group, variance_explained)
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, TrainConfig, train
@@ -98,7 +98,7 @@ def quality(g: Ground, sae: SparseAutoencoder) -> dict:
     x, unseen = g.reading.x, g.reading.x[~g.chosen]
     held = g.reading._replace(rows=g.reading.rows[1::4], mask=g.reading.mask[1::4])
     mean, on = x.mean(0), sae.encode(unseen) > 0
-    return {"variance explained": explained(unseen, sae(unseen)),
+    return {"variance explained": variance_explained(unseen, sae(unseen)),
             "dead": (on.sum(0) == 0).float().mean().item(), "loss": loss_with(g.model, held),
             "loss with features": loss_with(g.model, held, {g.at: sae}),
             "loss with the mean": loss_with(g.model, held, {g.at: lambda x: mean.expand_as(x)})}

@@ -340,6 +340,7 @@ from torch.distributed.checkpoint.hf_storage import (HuggingFaceStorageReader,
                                                      HuggingFaceStorageWriter)
 
 from gpt_nb.checkpoint import read_json
+from gpt_nb.tokenizer import in_a_line
 from gpt_nb.training import read_state, write_text
 
 # %% ../nbs/19_scaling.ipynb #19-041
@@ -378,7 +379,7 @@ def load_shards(
                    for name, about in known.items()}
         dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     except (CheckpointException, SafetensorError, KeyError, ValueError) as e:
-        raise ValueError(f"the state in {path} is damaged: {e}") from e
+        raise ValueError(f"the state in {path} is damaged: {in_a_line(e)}") from e
     return tensors, info
 
 # %% ../nbs/19_scaling.ipynb #19-042c

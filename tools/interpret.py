@@ -6,11 +6,13 @@ nbs/results/NAME.json.
 A training that was stopped goes on; take a file or a folder away to measure anew."""
 import torch
 from models import ROOT, choose, prepare
-from results import SEEDS
+from results import SEEDS, write
 
 from gpt_nb.data import longest_document
 from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.model import GPT, GPTConfig
+from gpt_nb.probing import (Outlook, Readings, Site, beliefs, beside, by_position, directions,
+                            read_belief, read_stories, sites, steer, told_chance)
 from gpt_nb.tales import Tales
 from gpt_nb.training import Run, TrainConfig, train
 
@@ -47,7 +49,69 @@ def of_seed(seed: int, step: int = KEEP[-1]) -> tuple:
     return GPT.from_pretrained(copy, dtype=torch.float32).eval(), run.tok
 
 
-WORK = {"models": models}
+TAUGHT, READ = 900, 1200   # stories that teach a probe; those and the ones that test it
+FACTS = {"holder": "Now", "together": "Now", "granted": "Only"}   # asked at this word
+AROUND = range(-1, 10)     # positions around Now: from the last event's full stop to the end
+
+
+def opposites(found: list[Site], lessons: Readings, fact: str) -> list[str]:
+    "What each site is pushed to."
+    if fact == "granted": return ["yes" if site.label == "no" else "no" for site in found]
+    names = [[lessons.stories[site.row].known["name", i].en for i in (0, 1)] for site in found]
+    return [two[1 - two.index(site.label)] for two, site in zip(names, found)]
+
+
+def steered(lessons: Readings, fact: str, alphas: tuple[int, ...]) -> dict:
+    "Endings under a push, by layer, direction and length."
+    found = sites(lessons.tok, lessons.stories, fact, FACTS[fact])
+    found, result = [site for site in found if site.label != "nobody"], {}
+    others = opposites(found, lessons, fact)
+    test = [i for i, site in enumerate(found) if site.row >= 1050]
+    for layer in range(lessons.model.config.n_layer):
+        pushes = directions(lessons, found, others, layer, TAUGHT)
+        result[f"layer {layer + 1}"] = {kind: {str(alpha): steer(
+            lessons, [found[i] for i in test], alpha * vectors[test], layer, fact)._asdict()
+            for alpha in alphas} for kind, vectors in pushes.items()}
+    return result
+
+
+def believed(lessons: Readings, n: int = 60) -> dict:
+    "How well the exact chance that the dream comes true is read, and what the model would do."
+    outlook = Outlook(lessons.world, lambda scene: float(scene.granted()))
+    belief = beliefs(lessons.tok, lessons.stories, outlook)
+    rng = random.Random(0)
+    asked = [i for i in rng.sample(range(len(belief.found)), n)]
+    told = [told_chance(lessons, belief.found[i], outlook.fact, seed=i) for i in asked]
+    exact = belief.chance[asked, 0]
+    missed = (exact - torch.tensor([chance for chance, _ in told])).square().mean()
+    return read_belief(lessons, belief, TAUGHT) | {
+        "told to the end": 1 - (missed / exact.var(correction=0)).item()}
+
+
+def probed(lessons: Readings) -> dict:
+    "Every figure of chapter 13c for one model."
+    found = {fact: sites(lessons.tok, lessons.stories, fact, word) for fact, word in FACTS.items()}
+    stands = [site for site in found["holder"]
+              if lessons.stories[site.row].events[-2].kind == "stands"]
+    return dict(
+        facts={fact: beside(lessons, asked, TAUGHT, 3) for fact, asked in found.items()},
+        map=by_position(lessons.stream, stands, AROUND, TAUGHT),
+        map_untrained=by_position(lessons.untrained, stands, AROUND, TAUGHT),
+        belief=believed(lessons),
+        steering={fact: steered(lessons, fact, (0, 1, 2, 4)) for fact in ("granted", "holder")})
+
+
+def probing() -> None:
+    "Probes, steering and belief, in three seeds."
+    result = {}
+    for seed in SEEDS:
+        model, tok = of_seed(seed)
+        result[f"seed {seed}"] = probed(read_stories(Tales(), model, tok, READ))
+        write("probing", result)
+        print(f"seed {seed}:", result[f"seed {seed}"]["facts"], flush=True)
+
+
+WORK = {"models": models, "probing": probing}
 
 if __name__ == "__main__":
     for name in choose(WORK, "measurement", __doc__): WORK[name]()

@@ -4,9 +4,11 @@ runs/interpret/seedN, with copies kept along the way; what is done with them goe
 nbs/results/NAME.json.
 
 A training that was stopped goes on; take a file or a folder away to measure anew."""
+import random
+
 import torch
 from models import ROOT, choose, prepare
-from results import SEEDS, write
+from results import SEEDS, so_far, write
 
 from gpt_nb.data import longest_document
 from gpt_nb.emergence import share_that_holds, write_stories
@@ -61,18 +63,20 @@ def opposites(found: list[Site], lessons: Readings, fact: str) -> list[str]:
     return [two[1 - two.index(site.label)] for two, site in zip(names, found)]
 
 
-def steered(lessons: Readings, fact: str, alphas: tuple[int, ...]) -> dict:
-    "Endings under a push, by layer, direction and length."
+def steered(lessons: Readings, fact: str, alphas: tuple[int, ...] = (2, 4)) -> dict:
+    "Endings under a push, by layer, direction and length; and without one."
     found = sites(lessons.tok, lessons.stories, fact, FACTS[fact])
-    found, result = [site for site in found if site.label != "nobody"], {}
+    found = [site for site in found if site.label != "nobody"]
     others = opposites(found, lessons, fact)
     test = [i for i, site in enumerate(found) if site.row >= 1050]
+    some, result = [found[i] for i in test], {}
     for layer in range(lessons.model.config.n_layer):
         pushes = directions(lessons, found, others, layer, TAUGHT)
-        result[f"layer {layer + 1}"] = {kind: {str(alpha): steer(
-            lessons, [found[i] for i in test], alpha * vectors[test], layer, fact)._asdict()
-            for alpha in alphas} for kind, vectors in pushes.items()}
-    return result
+        result[f"layer {layer + 1}"] = {
+            kind: {str(alpha): steer(lessons, some, alpha * x[test], layer, fact)._asdict()
+                   for alpha in alphas} for kind, x in pushes.items()}
+    still = steer(lessons, some, 0 * pushes["means"][test], layer, fact)
+    return {"no push": still._asdict(), "pushed": result}
 
 
 def believed(lessons: Readings, n: int = 60) -> dict:
@@ -80,7 +84,7 @@ def believed(lessons: Readings, n: int = 60) -> dict:
     outlook = Outlook(lessons.world, lambda scene: float(scene.granted()))
     belief = beliefs(lessons.tok, lessons.stories, outlook)
     rng = random.Random(0)
-    asked = [i for i in rng.sample(range(len(belief.found)), n)]
+    asked = rng.sample(range(len(belief.found)), n)
     told = [told_chance(lessons, belief.found[i], outlook.fact, seed=i) for i in asked]
     exact = belief.chance[asked, 0]
     missed = (exact - torch.tensor([chance for chance, _ in told])).square().mean()
@@ -89,7 +93,7 @@ def believed(lessons: Readings, n: int = 60) -> dict:
 
 
 def probed(lessons: Readings) -> dict:
-    "Every figure of chapter 13c for one model."
+    "What chapter 13c tells of one model."
     found = {fact: sites(lessons.tok, lessons.stories, fact, word) for fact, word in FACTS.items()}
     stands = [site for site in found["holder"]
               if lessons.stories[site.row].events[-2].kind == "stands"]
@@ -98,13 +102,14 @@ def probed(lessons: Readings) -> dict:
         map=by_position(lessons.stream, stands, AROUND, TAUGHT),
         map_untrained=by_position(lessons.untrained, stands, AROUND, TAUGHT),
         belief=believed(lessons),
-        steering={fact: steered(lessons, fact, (0, 1, 2, 4)) for fact in ("granted", "holder")})
+        steering={fact: steered(lessons, fact) for fact in ("granted", "holder")})
 
 
 def probing() -> None:
     "Probes, steering and belief, in three seeds."
-    result = {}
+    result = so_far("probing")
     for seed in SEEDS:
+        if f"seed {seed}" in result: continue
         model, tok = of_seed(seed)
         result[f"seed {seed}"] = probed(read_stories(Tales(), model, tok, READ))
         write("probing", result)

@@ -10,7 +10,7 @@ __all__ = ['states_read', 'fact_in', 'story_rows', 'streams', 'Site', 'sites', '
 
 # %% ../nbs/13c_probing.ipynb #13c-a04
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -140,7 +140,10 @@ def in_units(w: Tensor, b: Tensor, mean: Tensor, scale: Tensor) -> Probe:
     return Probe(w / scale, b - (w / scale) @ mean)
 
 # %% ../nbs/13c_probing.ipynb #13c-b11
-def picked(x: Tensor, found: Sequence[Site]) -> Tensor:   # (B, T, D) -> (N, D)
+def picked(
+    x: Tensor,   # (B, T, D)
+    found: Sequence[Site],
+) -> Tensor:     # (N, D)
     "The vectors at some sites."
     return x[[site.row for site in found], [site.at for site in found]]
 
@@ -171,7 +174,7 @@ def control_labels(
     labels: Sequence[str],   # the true answers: random ones are drawn from these
     seed: int = 0,
 ) -> list[str]:
-    "A random answer for each word, the same wherever the word is (Hewitt and Liang 2019, section 2)."
+    "A random answer for each word, the same everywhere (Hewitt and Liang 2019, section 2)."
     rng, labels = random.Random(seed), list(labels)
     given = {word: rng.choice(labels) for word in sorted(set(words))}
     return [given[word] for word in words]
@@ -226,8 +229,8 @@ def beside(
 ) -> dict[str, float]:
     "How often a probe is right at some sites (the best layer), and what else would be."
     rows, labels = [site.row for site in found], [site.label for site in found]
-    words, window = [site.word for site in found], last_tokens(lessons.ids, found,
-                                                               lessons.model.config.vocab_size)
+    words = [site.word for site in found]
+    window = last_tokens(lessons.ids, found, lessons.model.config.vocab_size)
     def best(streams, labels):
         return max(share_right(picked(x, found), labels, rows, cut) for x in streams)
     drawn = [best(lessons.stream, control_labels(words, labels, seed)) for seed in range(controls)]
@@ -298,7 +301,7 @@ def judge_ending(
     change: Callable[[Scene], Scene] | None = None,   # what is so instead, before the ending
 ) -> Ending:
     "Let the checker read a beginning, change what is so, and read the ending."
-    reader, words, pattern = Checker(world.lang), [], unit(world.lang)
+    reader, pattern = Checker(world.lang), unit(world.lang)
     def take(text):
         formed, sentence = True, []
         for word in pattern.findall(text):
@@ -351,18 +354,18 @@ def steer(
     fact: str,         # what is otherwise: "holder" or "granted"
 ) -> Steered:
     "Read each story up to its site, push the stream there, write on greedily, and judge."
-    tok, texts = lessons.tok, []
+    tok, told = lessons.tok, [lessons.stories[site.row] for site in found]
     prompts = [lessons.ids[site.row, :site.at + 1].tolist() for site in found]
     room = lessons.model.config.context - max(map(len, prompts))
     with trace(lessons.model, names=[], replace={f"layers.{layer}.resid": push(vectors)}):
         rows = generate(lessons.model, prompts, room, temperature=0, stop=[tok.end_id])
-    for prompt, row in zip(prompts, rows):
+    so, other = [], []
+    for story, prompt, row in zip(told, prompts, rows):
         begin, _, cue = tok.decode(prompt[1:]).rpartition(". ")
-        texts.append((begin + ".", cue + tok.decode([i for i in row[len(prompt):] if i != tok.end_id])))
-    told = [lessons.stories[site.row] for site in found]
-    so = [judge_ending(lessons.world, *text) for text in texts]
-    other = [judge_ending(lessons.world, *text, lambda scene, story=story: otherwise(story, scene, fact))
-             for story, text in zip(told, texts)]
+        ending = cue + tok.decode([i for i in row[len(prompt):] if i != tok.end_id])
+        def change(scene, story=story): return otherwise(story, scene, fact)
+        so.append(judge_ending(lessons.world, begin + ".", ending))
+        other.append(judge_ending(lessons.world, begin + ".", ending, change))
     def share(marks): return sum(marks) / len(found)
     return Steered(share(e.holds for e in so), share(e.holds for e in other),
                    share(e.formed for e in so))
@@ -405,16 +408,6 @@ class Outlook:
         total = sum(weight for weight, _ in weights)
         if not total: raise no_beginning(self.world, prefix)
         return sum(w * self.after(scene, event) for w, event in weights if w) / total
-
-# %% ../nbs/13c_probing.ipynb #13c-e04
-def sentence_begins(world: Tales, rest: str, scene: Scene, known: dict, event: Event,
-                    p: float) -> float:
-    "The probability that an event comes next and its sentence begins with the rest of a text."
-    total, told = 0.0, ways(event, scene, world._level)
-    for way in told:
-        atoms = fill(getattr(way, world.lang), way.event, world.lang)
-        total += sum(found[0] for found in readings(world, atoms, rest, known, p / len(told)))
-    return total
 
 # %% ../nbs/13c_probing.ipynb #13c-e07
 def fit_ridge(
@@ -489,9 +482,10 @@ def read_belief(lessons: Readings, belief: Belief, cut: int) -> dict[str, float]
     window = last_tokens(lessons.ids, found, lessons.model.config.vocab_size)
     def told(x): return explained(x, belief.chance, rows, cut)
     logits = torch.cat([lessons.model(some) for some in lessons.ids.split(200)])
-    return {"window": told(window), "untrained": max(told(picked(x, found)) for x in lessons.untrained),
-            "logits": told(picked(logits, found)),
-            "probe": max(told(picked(x, found)) for x in lessons.stream), "hard state": told(state)}
+    def best(streams): return max(told(picked(x, found)) for x in streams)
+    return {"window": told(window), "untrained": best(lessons.untrained),
+            "logits": told(picked(logits, found)), "probe": best(lessons.stream),
+            "hard state": told(state)}
 
 # %% ../nbs/13c_probing.ipynb #13c-e10
 def told_chance(
@@ -540,3 +534,13 @@ def no_beginning(world: Tales, prefix: str) -> ValueError:
     "The error for a text that no story begins with."
     return ValueError(f"no story of {world!r} begins with {prefix!r}: give the beginning of a "
                       "story, up to the end of a word")
+
+# %% ../nbs/13c_probing.ipynb #13c-e04
+def sentence_begins(world: Tales, rest: str, scene: Scene, known: dict, event: Event,
+                    p: float) -> float:
+    "The probability that an event comes next and its sentence begins with the rest of a text."
+    total, told = 0.0, ways(event, scene, world._level)
+    for way in told:
+        atoms = fill(getattr(way, world.lang), way.event, world.lang)
+        total += sum(found[0] for found in readings(world, atoms, rest, known, p / len(told)))
+    return total

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['states_read', 'fact_in', 'story_rows', 'streams', 'Site', 'sites', 'Probe', 'fit_probe', 'picked', 'numbered',
            'share_right', 'control_labels', 'last_tokens', 'Readings', 'read_stories', 'beside', 'by_position',
-           'class_means', 'push', 'otherwise', 'Ending', 'judge_ending', 'directions', 'Steered', 'steer', 'bare_scene',
-           'Outlook', 'fit_ridge', 'Belief', 'beliefs', 'hard_state', 'explained', 'read_belief', 'told_chance']
+           'class_means', 'push', 'otherwise', 'read_on', 'Ending', 'judge_ending', 'directions', 'Steered', 'steer',
+           'bare_scene', 'Outlook', 'fit_ridge', 'Belief', 'beliefs', 'hard_state', 'explained', 'read_belief',
+           'told_chance']
 
 # %% ../nbs/13c_probing.ipynb #13c-a04
 import random
@@ -288,6 +289,16 @@ def otherwise(story: Story, scene: Scene, fact: str) -> Scene:   # fact: "holder
     return give(scene, which, 1 - who if scene.granted() else who)
 
 
+def read_on(reader: Checker, text: str) -> bool:
+    "Let a checker read sentences; whether all are the world's and the last is whole."
+    formed, sentence = True, []
+    for word in unit(reader.lang).findall(text):
+        sentence.append(word)
+        if word != STOP[reader.lang]: continue
+        formed, sentence = reader.sentence(sentence) and formed, []
+    return formed and not sentence
+
+
 class Ending(NamedTuple):
     "What the checker says of an ending."
     formed: bool   # every sentence is one of the world's
@@ -301,18 +312,11 @@ def judge_ending(
     change: Callable[[Scene], Scene] | None = None,   # what is so instead, before the ending
 ) -> Ending:
     "Let the checker read a beginning, change what is so, and read the ending."
-    reader, pattern = Checker(world.lang), unit(world.lang)
-    def take(text):
-        formed, sentence = True, []
-        for word in pattern.findall(text):
-            sentence.append(word)
-            if word != STOP[world.lang]: continue
-            formed, sentence = reader.sentence(sentence) and formed, []
-        return formed and not sentence
-    take(beginning)
+    reader = Checker(world.lang)
+    read_on(reader, beginning)
     if change is not None: reader.scene = change(reader.scene)
     before = len(reader.reasons)
-    formed = take(ending)
+    formed = read_on(reader, ending)
     return Ending(formed, formed and len(reader.reasons) == before)
 
 # %% ../nbs/13c_probing.ipynb #13c-s05
@@ -494,15 +498,15 @@ def told_chance(
     fact: Callable[[Scene], float],
     n: int = 100,
     seed: int = 0,
-) -> tuple[float, float]:   # how often the fact holds; how many of the tellings hold together
+) -> float:         # how often the fact holds
     "What a model believes, by letting it tell the story to its end n times."
     tok, start = lessons.tok, lessons.ids[site.row, :site.at + 1].tolist()
-    room = lessons.model.config.context - len(start)
-    rows = generate(lessons.model, [start] * n, room, seed=seed, stop=[tok.end_id])
-    texts = [tok.decode([i for i in row if i != tok.end_id]) for row in rows]
-    ends = [read(lessons.world, text) for text in texts]
-    kept = [fact(found[1]) for found in ends if found and found[1].over]
-    return sum(kept) / max(len(kept), 1), len(kept) / n
+    room, total = lessons.model.config.context - len(start), 0.0
+    for row in generate(lessons.model, [start] * n, room, seed=seed, stop=[tok.end_id]):
+        reader = Checker(lessons.world.lang)
+        read_on(reader, tok.decode([i for i in row if i != tok.end_id]))
+        total += fact(reader.scene)
+    return total / n
 
 # %% ../nbs/13c_probing.ipynb #13c-z03
 def as_chances(x: Tensor, y: Tensor) -> Tensor:   # (N, C)

@@ -72,7 +72,7 @@ def steered(lessons: Readings, fact: str, alphas: tuple[int, ...] = (2, 4)) -> d
     some, result = [found[i] for i in test], {}
     for layer in range(lessons.model.config.n_layer):
         pushes = directions(lessons, found, others, layer, TAUGHT)
-        result[f"layer {layer + 1}"] = {
+        result[f"layer {layer}"] = {
             kind: {str(alpha): steer(lessons, some, alpha * x[test], layer, fact)._asdict()
                    for alpha in alphas} for kind, x in pushes.items()}
     still = steer(lessons, some, 0 * pushes["means"][test], layer, fact)
@@ -86,10 +86,9 @@ def believed(lessons: Readings, n: int = 60) -> dict:
     rng = random.Random(0)
     asked = rng.sample(range(len(belief.found)), n)
     told = [told_chance(lessons, belief.found[i], outlook.fact, seed=i) for i in asked]
-    exact = belief.chance[asked, 0]
-    missed = (exact - torch.tensor([chance for chance, _ in told])).square().mean()
+    missed = (belief.chance[asked, 0] - torch.tensor(told)).square().mean()
     return read_belief(lessons, belief, TAUGHT) | {
-        "told to the end": 1 - (missed / exact.var(correction=0)).item()}
+        "told to the end": 1 - (missed / belief.chance.var(correction=0)).item()}
 
 
 def probed(lessons: Readings) -> dict:

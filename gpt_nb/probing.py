@@ -12,7 +12,7 @@ __all__ = ['states_read', 'fact_in', 'story_rows', 'streams', 'Site', 'sites', '
 # %% ../nbs/13c_probing.ipynb #13c-a04
 import random
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import NamedTuple
 
 import torch
@@ -211,11 +211,15 @@ def read_stories(
     world: Tales,
     model: GPT,
     tok: Tokenizer,
-    n: int,             # how many
+    n: int,               # how many
     seed: int = 10_000,   # of the first
 ) -> Readings:
-    "Let a model and an untrained one of the same shape read n stories of the world."
-    stories = [world.sample(i) for i in range(seed, seed + n)]
+    "Let a model and an untrained one read n stories of the world that fit into the context."
+    stories, room = [], model.config.context - 1
+    for i in count(seed):
+        if len(stories) == n: break
+        story = world.sample(i)
+        if len(tok.encode(story.text)) <= room: stories.append(story)
     ids = story_rows(tok, stories)
     torch.manual_seed(0)
     untrained = GPT(model.config).eval()

@@ -253,6 +253,9 @@ def test_the_belief_is_what_many_stories_do(lang, level):
         error = np.sqrt((exact[part] * (1 - exact[part])).sum()) / part.sum()
         assert abs(exact[part].mean() - came[part].mean()) < 4 * error + 1e-9
     assert abs(outlook("") - came.mean()) < 4 * 0.5 / np.sqrt(n)
+    lost = np.mean([story.scene.things[0][0] == "in" for story in stories])
+    lies = Outlook(world, lambda scene: float(scene.things[0][0] == "in"))
+    assert abs(lies("") - lost) < 4 * 0.5 / np.sqrt(n)
 
 
 def test_beliefs_add_up():

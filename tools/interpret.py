@@ -10,6 +10,7 @@ import torch
 from models import ROOT, choose, prepare
 from results import SEEDS, so_far, write
 
+from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.data import longest_document
 from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.model import GPT, GPTConfig
@@ -104,8 +105,17 @@ def probed(lessons: Readings) -> dict:
         steering={fact: steered(lessons, fact) for fact in ("granted", "holder")})
 
 
+def house_model() -> dict:
+    "The facts in the house model of level 2: fifty names, two things, longer stories."
+    model = GPT.from_pretrained("tales-en", dtype=torch.float32).eval()
+    lessons = read_stories(Tales(level=2), model, load_tokenizer("tales-en"), READ)
+    words = FACTS | {"granted": "only"}
+    return {fact: beside(lessons, sites(lessons.tok, lessons.stories, fact, word), TAUGHT, 3)
+            for fact, word in words.items()}
+
+
 def probing() -> None:
-    "Probes, steering and belief, in three seeds."
+    "Probes, steering and belief, in three seeds; the facts in a house model."
     result = so_far("probing")
     for seed in SEEDS:
         if f"seed {seed}" in result: continue
@@ -113,6 +123,7 @@ def probing() -> None:
         result[f"seed {seed}"] = probed(read_stories(Tales(), model, tok, READ))
         write("probing", result)
         print(f"seed {seed}:", result[f"seed {seed}"]["facts"], flush=True)
+    write("probing", result | {"tales-en": house_model()})
 
 
 WORK = {"models": models, "probing": probing}

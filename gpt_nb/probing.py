@@ -6,7 +6,7 @@
 __all__ = ['states_read', 'fact_in', 'story_rows', 'streams', 'Site', 'sites', 'Probe', 'fit_probe', 'picked', 'numbered',
            'share_right', 'control_labels', 'last_tokens', 'Readings', 'read_stories', 'beside', 'by_position',
            'class_means', 'push', 'otherwise', 'read_on', 'Ending', 'judge_ending', 'directions', 'Steered', 'steer',
-           'bare_scene', 'Outlook', 'fit_ridge', 'Belief', 'beliefs', 'hard_state', 'explained', 'read_belief',
+           'bare_scene', 'Prospects', 'fit_ridge', 'Belief', 'beliefs', 'hard_state', 'explained', 'read_belief',
            'told_chance']
 
 # %% ../nbs/13c_probing.ipynb #13c-a04
@@ -385,7 +385,7 @@ def bare_scene(scene: Scene) -> Scene:
     return Scene(people, scene.things, scene.places, scene.wish, scene.seen, events=scene.events)
 
 
-class Outlook:
+class Prospects:
     "How likely a fact will hold when the events are over: exact, by recursion over scenes."
     def __init__(self,
         world: Tales,
@@ -442,7 +442,7 @@ class Belief(NamedTuple):
 def beliefs(
     tok: Tokenizer,
     stories: Sequence[Story],
-    outlook: Outlook,
+    outlook: Prospects,
     words: Sequence[str] = ("day", "Then", "Later", "Soon"),   # with these an event begins
 ) -> Belief:
     "Sites where the next event begins; the label of each is what the hard state now is."

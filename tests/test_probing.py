@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.probing import (
-    Outlook, Probe, Site, bare_scene, beliefs, beside, by_position, class_means,
+    Prospects, Probe, Site, bare_scene, beliefs, beside, by_position, class_means,
     control_labels, directions, explained, fact_in, fit_probe, fit_ridge, judge_ending, last_tokens,
     numbered, otherwise, picked, push, read_belief, read_stories, share_right, sites, states_read,
     steer, streams, told_chance)
@@ -236,7 +236,7 @@ def test_steering_by_nothing_changes_nothing(lessons):
 @pytest.mark.parametrize("lang, level", [("en", 1), ("zh", 1), ("en", 2)])
 def test_the_belief_is_what_many_stories_do(lang, level):
     world, rng = Tales(lang, level), random.Random(5)
-    outlook = Outlook(world, lambda scene: float(scene.granted()))
+    outlook = Prospects(world, lambda scene: float(scene.granted()))
     n = 3_000 if level == 1 else 1_200
     stories = [world.sample(rng.randrange(10**9)) for _ in range(n)]
     exact, came = [], []
@@ -254,15 +254,15 @@ def test_the_belief_is_what_many_stories_do(lang, level):
         assert abs(exact[part].mean() - came[part].mean()) < 4 * error + 1e-9
     assert abs(outlook("") - came.mean()) < 4 * 0.5 / np.sqrt(n)
     lost = np.mean([story.scene.things[0][0] == "in" for story in stories])
-    lies = Outlook(world, lambda scene: float(scene.things[0][0] == "in"))
+    lies = Prospects(world, lambda scene: float(scene.things[0][0] == "in"))
     assert abs(lies("") - lost) < 4 * 0.5 / np.sqrt(n)
 
 
 def test_beliefs_add_up():
     world = Tales()
-    ends = [Outlook(world, lambda scene, place=place: float(scene.things[0] == place))
+    ends = [Prospects(world, lambda scene, place=place: float(scene.things[0] == place))
             for place in (("with", 0), ("with", 1))]
-    lies = Outlook(world, lambda scene: float(scene.things[0][0] == "in"))
+    lies = Prospects(world, lambda scene: float(scene.things[0][0] == "in"))
     story = world.sample(8)
     words = story.text.split(" ")
     for i in range(0, len(words), 3):
@@ -273,7 +273,7 @@ def test_beliefs_add_up():
 def test_the_belief_is_a_martingale():
     "The chance after a word is the mean of the chances after each next word."
     world = Tales()
-    outlook = Outlook(world, lambda scene: float(scene.granted()))
+    outlook = Prospects(world, lambda scene: float(scene.granted()))
     words = world.sample(11).text.split(" ")
     for i in (3, 18, 26, 30, 32, 34):
         prefix = " ".join(words[:i])
@@ -285,14 +285,14 @@ def test_the_belief_is_a_martingale():
 def test_the_belief_ends_in_what_is_so():
     for lang, level in LANGS_LEVELS[:2]:
         world = Tales(lang, level)
-        outlook = Outlook(world, lambda scene: float(scene.granted()))
+        outlook = Prospects(world, lambda scene: float(scene.granted()))
         for seed in range(20):
             story = world.sample(seed)
             assert outlook(story.text) == float(story.scene.granted())
 
 
 def test_no_beginning_of_a_story_is_named():
-    outlook = Outlook(Tales(), lambda scene: 1.0)
+    outlook = Prospects(Tales(), lambda scene: 1.0)
     for wrong in ("Once upon a time", "Now", "One day he"):
         with pytest.raises(ValueError, match="no story"): outlook(wrong)
 
@@ -314,7 +314,7 @@ def test_bare_scenes_keep_what_matters():
 
 
 def test_a_belief_is_read(lessons):
-    outlook = Outlook(lessons.world, lambda scene: float(scene.granted()))
+    outlook = Prospects(lessons.world, lambda scene: float(scene.granted()))
     belief = beliefs(lessons.tok, lessons.stories, outlook)
     assert belief.chance.shape == (len(belief.found), 1) and len(belief.scenes) == len(belief.found)
     assert 0 <= belief.chance.min() and belief.chance.max() <= 1

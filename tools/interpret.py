@@ -260,7 +260,7 @@ def probing() -> None:
         result[f"seed {seed}"] = probed(read_stories(Tales(), model, tok, READ))
         write("probing", result)
         print(f"seed {seed}:", result[f"seed {seed}"]["facts"], flush=True)
-    write("probing", result | {"tales-en": house_model()})
+    if "tales-en" not in result: write("probing", result | {"tales-en": house_model()})
 
 
 WORK = {"models": models, "probing": probing, "features": features}

@@ -3,9 +3,9 @@
 //
 //   const inside = new Inside(model);
 //   for (const id of ids) inside.feed(id);
-//   inside.attention(2, 1)[9];            // of token 9: how much head 1 of layer 2 takes from each
-//   probabilities(inside.lens(3, 9));     // what would be said after token 9 if layer 3 were the last
-//   inside.patched(3, 9, other.streams[3][9]);   // the last scores, with another text's stream there
+//   inside.attention(2, 1)[9];          // how much head 1 of layer 2 takes from each at token 9
+//   probabilities(inside.lens(3, 9));   // what would be said after token 9 after three layers
+//   inside.patched(3, 9, other.streams[3][9]);   // the last scores, another's stream put in there
 import { Session, linear, probabilities } from "./engine.js";
 
 function fail(code, message) { return Object.assign(new Error(message), { code }); }
@@ -61,7 +61,7 @@ export class Inside extends Session {
   }
 
   remember(l, x) {                       // what later tokens take from one, and no more
-    const { input_layernorm, self_attn: part } = this.model.layers[l], { cache: { [l]: held } } = this;
+    const { input_layernorm, self_attn: part } = this.model.layers[l], held = this.cache[l];
     const h = this.norm(input_layernorm, x);
     held.query.push(null);
     held.key.push(this.heads(linear(part.k_proj, h), part.k_norm));
@@ -83,8 +83,9 @@ export function likeliest(scores, n = 1) {
 export class Pair {
   constructor(model, idsA, idsB) {
     if (idsA.length !== idsB.length) {
-      throw Object.assign(fail("lengths", `the texts have ${idsA.length} and ${idsB.length} tokens`),
-        { lengths: [idsA.length, idsB.length] });
+      const lengths = [idsA.length, idsB.length];
+      throw Object.assign(fail("lengths", `the texts have ${lengths.join(" and ")} tokens`),
+        { lengths });
     }
     Object.assign(this, { idsA, idsB, a: new Inside(model), b: new Inside(model) });
     this.at = idsA.flatMap((id, t) => id === idsB[t] ? [] : [t]);

@@ -142,10 +142,8 @@ export class Grid {
     const cell = this.cellAt(row, column);
     cell.tabIndex = 0;
     cell.setAttribute("aria-selected", "true");
-    if (focus) {
-      cell.focus({ preventScroll: true });
-      keepInSight(cell);
-    }
+    if (focus) cell.focus({ preventScroll: true });
+    keepInSight(cell);
     if (tell) this.onPick(row, column);
   }
 

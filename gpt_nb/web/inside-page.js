@@ -46,6 +46,7 @@ const quote = (text) => say("quote", { text });
 // A token as it can be seen, alone: its text, or its bytes where it is no whole character.
 function guessOf(tok, id) {
   if (id === tok.endId) return "∎";
+  if (typeof tok.pieces[id] !== "string") return `#${id}`;       // a number that is no token
   const text = tok.decode([id]);
   if (!text.includes("\ufffd")) return visible(text);
   return Array.from(tok.bytes(id), (b) => b.toString(16).toUpperCase().padStart(2, "0")).join("");
@@ -313,7 +314,7 @@ async function drawLens(pause) {
   for (let t = 0; t < ids.length; t++) {
     for (let l = 0; l <= config.n_layer; l++) {
       const [[id, share]] = likeliest(inside.lens(l, t)), hit = id === ids[t + 1];
-      const text = hit ? `${guessOf(tok, id)} ✓` : guessOf(tok, id);
+      const text = hit ? `${labels[t + 1]} ✓` : guessOf(tok, id);
       lens.set(t, l, { text, more: percent(share), share, name: hit ? "hit" : "" });
       await pause();
     }
@@ -346,7 +347,8 @@ function showLens(t, l) {
   if (next !== undefined) {
     const all = Array.from({ length: config.n_layer + 1 }, (_, k) =>
       percent(probabilities(inside.lens(k, t))[next]));
-    parts.push(paragraph(say("own", { token: quote(guessOf(tok, next)), shares: all.join(", ") })));
+    const token = quote(labels[t + 1]);
+    parts.push(paragraph(say("own", { token, shares: all.join(", ") })));
   }
   $("lens-detail").replaceChildren(...parts);
 }
@@ -415,7 +417,8 @@ function showPatch(row, l) {
   const { scores, share } = pair.put(l, t), last = pair.idsA.length - 1;
   const answers = (inside) => {
     const p = probabilities(inside.lens(config.n_layer, last));
-    return pair.answers.map((id) => `${quote(guessOf(tok, id))} ${percent(p[id])}`).join(say("and"));
+    const each = pair.answers.map((id) => `${quote(guessOf(tok, id))} ${percent(p[id])}`);
+    return each.join(say("and"));
   };
   $("patch-detail").replaceChildren(
     paragraph(say("putIn", { token: quote(labels[row]), layers: layersDone(l),

@@ -1,12 +1,13 @@
-// What the page "Look inside" says, in both languages; lines that the playground has too are its.
+// What the page "Look inside" says, in both languages; lines that the playground
+// has too are taken from there.
 import { TEXT as SHARED } from "./playground-text.js";
 
 const OWN = {
   en: {
     title: "Look inside a GPT",
-    lead: "A small GPT reads a story in your browser, and the page shows what goes on in it: where " +
-      "each head looks, how its guess forms layer by layer, and which places carry the answer. " +
-      "Nothing that you type leaves this page.",
+    lead: "A small GPT reads a story in your browser, and the page shows what goes on in it: " +
+      "where each head looks, how its guess forms layer by layer, and which places carry the " +
+      "answer. Nothing that you type leaves this page.",
     storyText: "The story", look: "Look inside", another: "Another story",
     storyPlaceholder: "a text to read", read: "Read: {n} tokens. Choose one of them below.",
     empty: "There is no text to read: type one, or take an example.",
@@ -18,13 +19,13 @@ const OWN = {
     missing: "The model's files cannot be fetched: they are missing, or there is no network. " +
       "Press the button to try again.",
     headsHead: "Where each head looks",
-    headsHelp: "A layer is one round of work on all tokens. Its heads look back, each in a way of " +
-      "its own, and take something from the tokens they look at. The shares of one look sum to 100 %.",
+    headsHelp: "A layer is one round of work on all tokens. Its heads look back, each in a way " +
+      "of its own, and take something from the tokens they look at. All shares of one sum to 1.",
     storyHelp: "Click on a token, or move with the arrow keys and press Enter: the bars show how " +
       "much this head takes from each token to go on after it.",
     looks: "After {token}, head {head} of layer {layer} takes most from {most}.",
-    allHeads: "All heads", allHelp: "One small map for each: a row is a token that looks, a column " +
-      "one that is looked at, dark where much is taken. Press one to see it large.",
+    allHeads: "All heads", allHelp: "One small map for each: a row is a token that looks, a " +
+      "column one that is looked at, dark where much is taken. Press one to see it large.",
     oneHead: "Layer {layer}, head {head}: {self} from the token itself, {before} from the one " +
       "before, {first} from the first",
     habit: "On average over this text, head {head} of layer {layer} takes {self} from the token " +
@@ -44,21 +45,22 @@ const OWN = {
     own: "The text goes on with {token}: {shares} (no layer, then after each).",
     patchHead: "What carries the answer",
     patchHelp: "Two texts that differ in one word and so in what follows. The model reads the " +
-      "second, but at one place its stream (the numbers that a token has become after a layer) is " +
-      "replaced by that of the first. Where the answer of the first comes back, its cause stands.",
+      "second, but at one place its stream (the numbers that a token has become after a layer) " +
+      "is replaced by that of the first. Where the answer of the first comes back, its cause " +
+      "stands.",
     textA: "The first", textB: "The second: the same but for one word", put: "Compare",
     take: "Take the story above for both", pairs: "For example:",
     where: "where she is", home: "her home", pronoun: "his or her",
     same: "The two texts are the same: change one word in one of them.",
-    lengths: "The texts have {a} and {b} tokens: to be compared place by place, they need as many " +
-      "as each other. Exchange a word for one of the same kind.",
+    lengths: "The texts have {a} and {b} tokens: to be compared place by place, they need as " +
+      "many as each other. Exchange a word for one of the same kind.",
     answer: "Both go on with {a}: there is no difference to carry. Stop where the word that " +
       "differs decides.",
     working: "Putting in the first's stream, place by place: {n} of {all} …",
     patched: "The first goes on with {a}, the second with {b}. All {all} places tried.",
     gridHelp: "Per cent of the first's answer that come back: 0 as in the second, 100 as in the " +
-      "first. Rows begin at the first token that differs; before it both are the same. Press on a " +
-      "cell, or move with the arrow keys.",
+      "first. Rows begin at the first token that differs; before it both are the same. Press on " +
+      "a cell, or move with the arrow keys.",
     putIn: "The stream of {token} when {layers} done, taken from the first: {share} come back. " +
       "The second now goes on with:",
     without: "Without it: {list}. The first itself: {other}.",
@@ -79,7 +81,7 @@ const OWN = {
     missing: "取不到模型的文件：文件不存在，或者没有网络。再按一次按钮重试。",
     headsHead: "每个头看哪里",
     headsHelp: "一层就是对所有词元加工一遍。同一层的几个头往回看，各看各的，并从看到的词元那里取走一些东西。" +
-      "看一次所取的份额加起来是 100%。",
+      "看一次所取的份额加起来是 1。",
     storyHelp: "点击一个词元，或用方向键移动后按回车：橙色的条表示这个头在它之后接着写时，从每个词元那里取多少。",
     looks: "在{token}之后，第 {layer} 层第 {head} 个头取得最多的是{most}。",
     allHeads: "所有的头", allHelp: "每个头一张小图：一行是往回看的词元，一列是被看的词元，颜色深的地方取得多。按一张看大图。",
@@ -123,9 +125,9 @@ export function line(lang, name, values = {}) {
 }
 
 // A story of each world, and pairs that differ in one word: name, text, what stands at @.
-const EN = "Long ago a clever princess named Noel lived in the castle. Her friend, a famous prince " +
-  "named Walter, lived in the jungle. Noel had a red kite. Walter had a blue lamp. Walter dreamed " +
-  "of the kite. One day Noel walked to the school. Now Noel was in the";
+const EN = "Long ago a clever princess named Noel lived in the castle. Her friend, a famous " +
+  "prince named Walter, lived in the jungle. Noel had a red kite. Walter had a blue lamp. Walter " +
+  "dreamed of the kite. One day Noel walked to the school. Now Noel was in the";
 const ZH = "从前城堡里住着一个骄傲的女王，名叫劳拉。她的朋友是聪明的王子萨沙，住在丛林里。劳拉有一面金色的镜子。" +
   "萨沙有一条黄色的毛巾。萨沙渴望去寺庙。有一天劳拉走到了学校。现在劳拉在";
 export const STORIES = { "en-2": EN, "zh-2": ZH };

@@ -143,7 +143,8 @@ def patched(model, ids, layer, token, x):
     finally: handle.remove()
 
 
-PATCH = """const model = await open(given.name), [a, b] = [new I.Inside(model), new I.Inside(model)];
+PATCH = """const model = await open(given.name);
+    const a = new I.Inside(model), b = new I.Inside(model);
     for (const [t, id] of given.a.entries()) { a.feed(id); b.feed(given.b[t]); }
     const put = given.places.map(([l, t]) => b.patched(l, t, a.streams[l][t]));
     return { put, same: b.lens(model.config.n_layer, given.b.length - 1) };"""

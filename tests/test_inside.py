@@ -300,11 +300,11 @@ def test_maps_and_lens_say_what_python_says(visit, runs, models, name):
 @needs_browser
 def test_what_comes_back_is_what_python_computes(visit, runs, models):
     page, run, model = visit(), runs["tales-en"], models["tales-en"]
-    assert page.compare().startswith("The first goes on with “school”, the second with “forest”")
+    assert page.compare().startswith("The first goes on with “Walter”, the second with “Vera”")
     a, b = [encoded(run, page.input_value(field)) for field in ("#text-a", "#text-b")]
     start, shown = int((a != b).nonzero()[0, 0]), page.cells("#patch")
     assert len(shown) == len(a) - start
-    [yes], [no] = run.tok.encode(" school"), run.tok.encode(" forest")
+    [yes], [no] = run.tok.encode(" Walter"), run.tok.encode(" Vera")
     lead = lambda logits: (logits[yes] - logits[no]).item()
     with torch.no_grad(): first, second = (lead(model(ids[None])[0, -1]) for ids in (a, b))
     states = activations(model, a[None]).hidden_states
@@ -314,14 +314,15 @@ def test_what_comes_back_is_what_python_computes(visit, runs, models):
             want = 100 * (now - second) / (first - second)
             assert int(row[layer]) == pytest.approx(want, abs=0.6), (t, layer)
     carriers = page.locator("#carriers li").all_inner_texts()
-    assert "“school | forest”: 100 %" in carriers[0] and "“the”: 100 %" in carriers[-1]
+    assert "“kite | lamp”: 100 %" in carriers[0] and "“only”: 100 %" in carriers[-1]
+    assert re.search("“kite”: 9. %", carriers[2])      # by way of the kite that she gives
     page.locator("#patch tbody tr").last.locator("td").last.click()
     assert "100 % come back" in page.inner_text("#patch-detail")
-    assert "“school” 100 %" in page.inner_text("#patch-detail .small")
+    assert "“Walter” 100 %" in page.inner_text("#patch-detail .small")
 
 
 @needs_browser
-@pytest.mark.parametrize("name, n", [("tales-en", 3), ("tales-zh", 2)])
+@pytest.mark.parametrize("name, n", [("tales-en", 4), ("tales-zh", 2)])
 def test_each_example_has_something_to_carry(visit, name, n):
     page = visit(f"?model={name}")
     buttons = page.locator("#pairs button")
@@ -459,7 +460,7 @@ def test_stop_and_no_network(visit, folder):
     page.context.set_offline(True)
     assert "no network" in page.press("#look")
     page.context.set_offline(False)
-    page.click("#pairs button:nth-of-type(2)")
+    page.click("#pairs button:nth-of-type(3)")
     page.wait_for_function("document.querySelector('#patch-say').textContent.includes(' of ')")
     page.click("#stop")
     page.wait_for_function(IDLE)
@@ -486,7 +487,7 @@ def test_every_line_is_in_both_languages():
     used = set(re.findall(r'data-text="(\w+)"', html))
     assert english == chinese and len(english) > 40, english ^ chinese
     assert used <= english | lines_of(shared)
-    made = {"where", "home", "pronoun"}      # names of pairs
+    made = {"dream", "where", "home", "pronoun"}      # names of pairs
     assert english - used - set(re.findall(r"\w+", script)) - made == set()
 
 

@@ -50,7 +50,7 @@ const OWN = {
       "stands.",
     textA: "The first", textB: "The second: the same but for one word", put: "Compare",
     take: "Take the story above for both", pairs: "For example:",
-    where: "where she is", home: "her home", pronoun: "his or her",
+    dream: "what he dreamed of", where: "where she is", home: "her home", pronoun: "his or her",
     same: "The two texts are the same: change one word in one of them.",
     lengths: "The texts have {a} and {b} tokens: to be compared place by place, they need as " +
       "many as each other. Exchange a word for one of the same kind.",
@@ -69,7 +69,7 @@ const OWN = {
   },
   zh: {
     title: "看看 GPT 的内部",
-    lead: "一个小小的 GPT 在你的浏览器里读一个故事，这一页显示它内部发生的事：每个头看哪里，猜测怎样逐层形成，" +
+    lead: "一个小小的 GPT 就在这个网页里读一个故事，你可以看到它内部发生的事：每个头看哪里，猜测怎样逐层形成，" +
       "哪些位置传递了答案。你输入的内容不会离开这个网页。",
     storyText: "故事", look: "看内部", another: "换一个故事",
     storyPlaceholder: "要读的文本", read: "读完了：{n} 个词元。请在下面选一个。",
@@ -103,7 +103,7 @@ const OWN = {
       "换成第一段的。第一段的答案在哪里回来，原因就在哪里。",
     textA: "第一段", textB: "第二段：只差一个词", put: "比较",
     take: "两边都用上面的故事", pairs: "例如：",
-    where: "她在哪里", home: "她的家", pronoun: "他还是她",
+    dream: "他梦想得到什么", where: "她在哪里", home: "她的家", pronoun: "他还是她",
     same: "两段文本一样：请改其中一段的一个词。",
     lengths: "两段文本分别有 {a} 和 {b} 个词元：要逐个位置比较，数目必须相同。请换成同类的词。",
     answer: "两段都接着写{a}：没有差别可传递。请停在那个词起作用的地方。",
@@ -128,11 +128,15 @@ export function line(lang, name, values = {}) {
 const EN = "Long ago a clever princess named Noel lived in the castle. Her friend, a famous " +
   "prince named Walter, lived in the jungle. Noel had a red kite. Walter had a blue lamp. Walter " +
   "dreamed of the kite. One day Noel walked to the school. Now Noel was in the";
+const GIFT = "Long ago a clever princess named Vera lived in the castle. Her friend, a famous " +
+  "prince named Walter, lived in the jungle. Vera had a red kite. Walter had a blue lamp. Walter " +
+  "dreamed of the @. One day Vera gave Walter the kite. Now Vera was in the castle. At last only";
 const ZH = "从前城堡里住着一个骄傲的女王，名叫劳拉。她的朋友是聪明的王子萨沙，住在丛林里。劳拉有一面金色的镜子。" +
   "萨沙有一条黄色的毛巾。萨沙渴望去寺庙。有一天劳拉走到了学校。现在劳拉在";
 export const STORIES = { "en-2": EN, "zh-2": ZH };
 export const PAIRS = {
   "en-2": [
+    ["dream", GIFT, "kite", "lamp"],
     ["where", EN.replace("school", "@"), "school", "forest"],
     ["home", `${EN.replace("castle", "@")} school. At last only Noel sang about her home in the`,
       "castle", "mill"],

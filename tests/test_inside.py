@@ -285,8 +285,8 @@ def test_maps_and_lens_say_what_python_says(visit, runs, models, name):
             right = ids[t + 1:t + 2].tolist() == [i]
             if "\ufffd" not in said: assert shown[t][layer].startswith(said or "␣"), (t, layer)
             assert shown[t][layer].endswith("✓") is right
-    page.select_option("#layer", "2")
-    page.select_option("#head", "4")
+    page.select_option("#layer", "1")
+    page.select_option("#head", "3")
     page.locator("#story .token").nth(20).click()
     row = theirs.attentions[1][0, 3, 20]
     found = [int(p) for p in re.findall(r"\((\d+) ?%\)", page.inner_text("#looks"))]
@@ -376,7 +376,7 @@ def test_keys_are_enough(visit):
         assert len(told) >= 4 and page.locator(f"{table} td[tabindex='0']").count() == 1
         assert page.locator(f"{table} [aria-selected='true']").count() == 1
     page.locator("#all button").nth(9).press("Enter")
-    assert page.input_value("#layer") == "2" and page.input_value("#head") == "2"
+    assert page.input_value("#layer") == "1" and page.input_value("#head") == "1"
 
 
 @needs_browser

@@ -8,7 +8,7 @@ import { turn } from "./turn.js";
 
 const page = document.querySelector(".playground");
 const $ = (id) => document.getElementById(id);
-const FIRST_LOOK = { layer: 3, head: 1 };
+const FIRST_LOOK = { layer: 2, head: 0 };      // counted from 0, as in the chapters
 const LISTED = 5;                      // guesses in a detail
 const state = { models: [], entry: null, lang: "en", opened: new Map(), job: null, read: null,
   at: 0, pair: null };
@@ -69,7 +69,7 @@ function seen(tok, ids) {
 }
 
 const named = (label) => label === "▸" ? say("start") : quote(label);
-const layersDone = (n) => say(n === 0 ? "layers0" : n === 1 ? "layers1" : "layersN", { n });
+const layersDone = (n) => say(n === 0 ? "layers0" : n === 1 ? "layers1" : "layersN", { n: n - 1 });
 
 // ---------------------------------------------------------------------------------------- opening
 
@@ -214,8 +214,8 @@ function another() {
 
 function fillHeads({ n_layer, n_head }) {
   for (const [id, n] of [["layer", n_layer], ["head", n_head]]) {
-    const held = Math.min(Number($(id).value) || FIRST_LOOK[id], n);
-    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i + 1, i + 1)));
+    const before = $(id).value, held = Math.min(before === "" ? FIRST_LOOK[id] : before, n - 1);
+    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i, i)));
     $(id).value = held;
   }
 }
@@ -249,7 +249,7 @@ function pickToken(t, { focus = false, column = null } = {}) {
 
 function drawBars(column) {
   const { read: { labels, heads }, at } = state, [layer, head] = chosen();
-  const row = heads[layer - 1][head - 1][at], top = Math.max(...row);
+  const row = heads[layer][head][at], top = Math.max(...row);
   for (const [i, token] of [...$("story").children].entries()) {
     token.style.setProperty("--share", ((row[i] ?? 0) / top).toFixed(3));
   }
@@ -273,11 +273,11 @@ async function drawAll(pause) {
     for (const [h, rows] of some.entries()) {
       const button = document.createElement("button");
       button.type = "button";
-      const values = { layer: l + 1, head: h + 1, ...shares(habit(rows)) };
+      const values = { layer: l, head: h, ...shares(habit(rows)) };
       button.ariaLabel = button.title = say("oneHead", values);
       button.append(drawMap(document.createElement("canvas"), rows));
       button.addEventListener("click", () => {
-        $("layer").value = l + 1, $("head").value = h + 1;
+        $("layer").value = l, $("head").value = h;
         showHead();
       });
       box.append(button);
@@ -291,11 +291,11 @@ const shares = (of) =>
 
 function showHead() {
   const { labels, heads } = state.read, [layer, head] = chosen();
-  const rows = heads[layer - 1][head - 1];
+  const rows = heads[layer][head];
   const words = say("habit", { layer, head, ...shares(habit(rows)) });
   $("habit").textContent = words;
   for (const [i, button] of [...$("all").children].entries()) {
-    button.ariaPressed = String(i === (layer - 1) * heads[0].length + head - 1);
+    button.ariaPressed = String(i === layer * heads[0].length + head);
   }
   map.show(labels, rows, say("mapAlt", { n: rows.length, habit: words }));
   drawBars(null);
@@ -306,7 +306,7 @@ function showHead() {
 const lens = new Grid($("lens"), (row, column) => showLens(row, column));
 
 const columnsOf = ({ n_layer }) => [say("none"),
-  ...Array.from({ length: n_layer }, (_, l) => say("layerN", { n: l + 1 }))];
+  ...Array.from({ length: n_layer }, (_, l) => say("layerN", { n: l }))];
 
 async function drawLens(pause) {
   const { model: { tok, config }, inside, ids, labels } = state.read;
@@ -406,7 +406,7 @@ async function putAll(pause) {
   const [a, b] = pair.answers.map((id) => quote(guessOf(tok, id)));
   tell(say("patched", { a, b, all }), { where });
   $("carriers").replaceChildren(...best.map(({ share, t }, n) => {
-    const values = { n, token: quote(labels[t - from]), share: percent(share) };
+    const values = { n: n - 1, token: quote(labels[t - from]), share: percent(share) };
     return Object.assign(document.createElement("li"),
       { textContent: say(n ? "carrier" : "carrier0", values) });
   }));

@@ -39,10 +39,10 @@ const OWN = {
     lensHelp: "The logit lens: what the model would say if it ended early. A row is a token, a " +
       "column the layers done so far, a cell the likeliest next token and its share. ✓: so the " +
       "text goes on. Press on a cell, or move with the arrow keys.",
-    none: "none", layerN: "layer {n}", tokenHead: "after",
+    none: "embedding", layerN: "layer {n}", tokenHead: "after",
     lensCaption: "After {token}, when {layers} done:",
-    layers0: "no layer was", layers1: "layer 1 was", layersN: "layers 1 to {n} were",
-    own: "The text goes on with {token}: {shares} (no layer, then after each).",
+    layers0: "no layer was", layers1: "layer 0 was", layersN: "layers 0 to {n} were",
+    own: "The text goes on with {token}: {shares} (embedding, then after each layer).",
     patchHead: "What carries the answer",
     patchHelp: "Two texts that differ in one word and so in what follows. The model reads the " +
       "second, but at one place its stream (the numbers that a token has become after a layer) " +
@@ -83,10 +83,10 @@ const OWN = {
     headsHelp: "一层就是对所有词元加工一遍。同一层的几个头往回看，各看各的，并从看到的词元那里取走一些东西。" +
       "看一次所取的份额加起来是 1。",
     storyHelp: "点击一个词元，或用方向键移动后按回车：橙色的条表示这个头在它之后接着写时，从每个词元那里取多少。",
-    looks: "在{token}之后，第 {layer} 层第 {head} 个头取得最多的是{most}。",
+    looks: "在{token}之后，第 {layer} 层的 {head} 号头取得最多的是{most}。",
     allHeads: "所有的头", allHelp: "每个头一张小图：一行是往回看的词元，一列是被看的词元，颜色深的地方取得多。按一张看大图。",
-    oneHead: "第 {layer} 层第 {head} 个头：从词元自己取 {self}，从前一个取 {before}，从第一个取 {first}",
-    habit: "在这段文本上平均来说，第 {layer} 层第 {head} 个头从词元自己取 {self}，从前一个取 {before}，从最开头取 {first}。",
+    oneHead: "第 {layer} 层的 {head} 号头：从词元自己取 {self}，从前一个取 {before}，从第一个取 {first}",
+    habit: "在这段文本上平均来说，第 {layer} 层的 {head} 号头从词元自己取 {self}，从前一个取 {before}，从最开头取 {first}。",
     mapHead: "这个头的图",
     mapHelp: "行看列。看不到后面的词元，所以有一半是空的。点一格，或用方向键移动。",
     mapAlt: "{n} 乘 {n} 个词元的图：{habit}",
@@ -94,10 +94,10 @@ const OWN = {
     lensHead: "猜测怎样形成",
     lensHelp: "logit 透镜：如果模型提前结束，它会说什么。一行是一个词元，一列是已经做完的层，" +
       "一格是最可能的下一个词元和它的概率。✓：文本正是这样接下去的。点一格，或用方向键移动。",
-    none: "零层", layerN: "第 {n} 层", tokenHead: "之后",
+    none: "嵌入", layerN: "第 {n} 层", tokenHead: "之后",
     lensCaption: "在{token}之后，{layers}：",
-    layers0: "一层也没做时", layers1: "做完第 1 层时", layersN: "做完第 1 到 {n} 层时",
-    own: "文本接下去的是{token}：{shares}（先是零层，然后是每一层之后）。",
+    layers0: "一层也没做时", layers1: "做完第 0 层时", layersN: "做完第 0 到 {n} 层时",
+    own: "文本接下去的是{token}：{shares}（先是嵌入，然后是每一层之后）。",
     patchHead: "答案由什么传递",
     patchHelp: "两段文本只差一个词，所以接下去也不同。模型读第二段，但在一个位置上，它的流（一个词元经过一层之后变成的那些数）" +
       "换成第一段的。第一段的答案在哪里回来，原因就在哪里。",

@@ -94,8 +94,8 @@ export const TEXT = {
     attention: "它在看哪里", layer: "层", head: "头",
     bars: "故事下方橙色的条表示：模型选一个词元时，从前面每个词元那里取多少。" +
       "一层就是对所有词元加工一遍；同一层有几个头同时往回看，各看各的。",
-    looks: "在选出{next}之前，第 {layer} 层第 {head} 个头看得最多的是{most}。",
-    looksEnd: "为了选出下一个词元，第 {layer} 层第 {head} 个头看得最多的是{most}。",
+    looks: "在选出{next}之前，第 {layer} 层的 {head} 号头看得最多的是{most}。",
+    looksEnd: "为了选出下一个词元，第 {layer} 层的 {head} 号头看得最多的是{most}。",
     insideLink: "所有的头、逐层的猜测、答案由什么传递：看看这个故事在模型内部怎样",
     next: "接下来是什么", instead: "这里还可能是什么",
     nothing: "按“写”，这里就显示模型的猜测。",

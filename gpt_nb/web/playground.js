@@ -9,7 +9,7 @@ const page = document.querySelector(".playground");
 const $ = (id) => document.getElementById(id);
 const SHOWN = 9;                       // rows of the list
 const LONG_TOKEN = 20;                 // characters: no text has tokens so long throughout
-const FIRST_LOOK = { layer: 2, head: 1 };
+const FIRST_LOOK = { layer: 1, head: 0 };
 const SETTINGS = {                     // name in engine.js: id, limits, start, slider's limits
   temperature: { id: "temperature", low: 0, high: 10, at: 1, slide: [0, 2, 0.05] },
   topP: { id: "top-p", low: 0.01, high: 1, at: 1, slide: [0.05, 1, 0.05] },
@@ -626,8 +626,8 @@ function fillRow(line, row, place, { known, top }) {
 
 function fillHeads({ n_layer, n_head }) {
   for (const [id, n] of [["layer", n_layer], ["head", n_head]]) {
-    const held = Math.min(Number($(id).value) || FIRST_LOOK[id], n);
-    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i + 1, i + 1)));
+    const before = $(id).value, held = Math.min(before === "" ? FIRST_LOOK[id] : before, n - 1);
+    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i, i)));
     $(id).value = held;
   }
   $("attention").hidden = false;
@@ -640,7 +640,7 @@ function drawAttention(place) {
   $("inside").href = `inside.html${query}#${encodeURIComponent(writing.text)}`;
   const [layer, head] = ["layer", "head"].map((id) => Number($(id).value));
   const upTo = Math.min(place, writing.session.length);   // less where the last was not read
-  const row = writing.attention(upTo, layer - 1, head - 1);
+  const row = writing.attention(upTo, layer, head);
   const shares = tokens.map(({ from, to }) => row.slice(from, to).reduce((a, b) => a + b, 0));
   const top = Math.max(...shares);
   for (const [i, token] of [...$("story").children].entries()) {

@@ -118,7 +118,7 @@ export class Grid {
       one.textContent = i ? columns[i - 1] : corner;
     });
     this.rows = [...table.tBodies[0].rows];
-    this.rows.forEach((one, i) => { one.cells[0].textContent = heads[i]; });
+    this.rows.forEach(({ cells: [head] }, i) => { head.textContent = head.title = heads[i]; });
     this.row = this.column = 0;
     this.cellAt(0, 0).tabIndex = 0;
   }

@@ -102,6 +102,14 @@ def each_head(o_proj: nn.Module, mixed: Tensor) -> Tensor:   # (B, H, K) -> (H +
     out = o_proj(rows.flatten(2))                            # (H + 1, B, D)
     return torch.cat([out[:-1] - out[-1], out[-1:]])
 
+# %% ../nbs/13_interpret.ipynb #13-c20
+def check_direction(model: GPT, direction: Tensor) -> None:
+    "Raise where a direction is none of the stream's."
+    given = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+    if not isinstance(direction, Tensor) or given[-1:] != (model.config.d_model,):
+        raise ValueError(f"direction is {given}: give a row of model.lm_head.weight, "
+                         f"({model.config.d_model},), or the difference of two")
+
 # %% ../nbs/13_interpret.ipynb #13-f03
 @torch.no_grad()
 def attribution(
@@ -111,6 +119,7 @@ def attribution(
     pad: Tensor | None = None,   # (B,) how many tokens on the left of each row are padding
 ) -> dict[str, Tensor]:  # part -> (B,); their sum is the logit after the last token
     "What embedding, heads and MLPs add to a logit directly (Elhage et al. 2021)."
+    check_direction(model, direction)
     body, c = transformer_of(model), model.config
     wanted = [f"layers.{i}.{part}" for i in range(c.n_layer) for part in ("attn.mixed", "mlp.out")]
     last = f"layers.{c.n_layer - 1}.resid"
@@ -345,7 +354,7 @@ def check_trace(model: GPT, names: object, replace: object) -> None:
 # %% ../nbs/13_interpret.ipynb #13-c13
 def split_name(model: GPT, known: list[str], name: str) -> tuple[str, int | None]:
     "A name without the number of a head, and that number."
-    if not isinstance(name, str): raise TypeError(f"{name!r} is no name of an activation: a text is")
+    if not isinstance(name, str): raise TypeError(f"{name!r} is no name: give texts like 'norm'")
     if name in known: return name, None
     part, _, head = name.rpartition(".")
     if part not in known or not part.endswith(HEADED) or not re.fullmatch(r"-?\d+", head):

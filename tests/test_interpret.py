@@ -378,6 +378,12 @@ def test_attributions_sum_to_the_logit(pair):
     assert len(biased) == (4 if ours.config.arch == "gpt2" else 0)
 
 
+@pytest.mark.parametrize("direction", [5, torch.ones(7), torch.ones(2, 7), torch.tensor(1.0)])
+def test_a_direction_that_is_none(direction):
+    with pytest.raises(ValueError, match=r"give a row of model.lm_head.weight, \(32,\)"):
+        attribution(small(), torch.ones(1, 5).long(), direction)
+
+
 @families
 @torch.no_grad()
 def test_the_lens_ends_at_the_model(pair):
@@ -425,3 +431,23 @@ def test_half_precision():
         model = small()
         with trace(model) as acts: logits = model(ids)
         assert torch.equal(logits, model(ids))
+
+
+def test_the_quick_ways_of_writing(monkeypatch):
+    "Large layers that go over to the compiled loop for one row, and packed ones, are read as well."
+    import gpt_nb.sampling as sampling
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig("qwen3", 60, 64, 2, 4, 512)).eval()
+    with torch.no_grad():
+        for w in model.parameters():
+            if w.dim() > 1: w.normal_(0, 0.05)
+    doubled = {"layers.0.mlp.hidden": lambda x: 2 * x, "layers.1.attn.mixed.1": torch.zeros_like}
+    ids = torch.tensor([[1, 2, 3]])
+    with trace(model, replace=doubled), torch.no_grad():
+        for _ in range(6): ids = torch.cat([ids, model(ids)[:, -1:].argmax(-1)], 1)
+    monkeypatch.setattr(sampling, "PATIENCE", 0)
+    for writer in (model, sampling.pack(model)):
+        with trace(writer, replace=doubled):
+            assert torch.equal(generate(writer, ids[:, :3], 6, temperature=0), ids)
+    assert not torch.equal(generate(model, ids[:, :3], 6, temperature=0), ids)

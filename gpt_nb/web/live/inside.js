@@ -20,6 +20,6 @@ export async function view({ text, asks, layer, head }, data, { say, pause }) {
     const [[id, share]] = likeliest(inside.lens(l, last));
     return `<tr><th>${l ? `layer ${l - 1}` : "embedding"}<td>${word(id)}<td>${share.toFixed(4)}`;
   });
-  return `<table class="dataframe"><tr><td><th>taken${takes.join("")}</table>` +
-    `<table class="dataframe"><tr><td><th>guess<th>share${stages.join("")}</table>`;
+  return `<table class="dataframe"><tr><td><th>guess<th>share${stages.join("")}</table>` +
+    `<table class="dataframe"><tr><td><th>taken${takes.join("")}</table>`;
 }

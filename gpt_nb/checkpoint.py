@@ -403,8 +403,8 @@ def hub_to_config(
     config = GPTConfig(arch, **sizes, **read_tokens(given, f))
     wrong = [key for key in fields if changes_logits(key, fields, config)]
     if not wrong: return config
-    named = (key if key.isidentifier() else json.dumps(key) for key in wrong)
-    said = ", ".join(f"{key:.60} = {json.dumps(fields[name]):.60}" for key, name in zip(named, wrong))
+    shown = {key: key if key.isidentifier() else json.dumps(key) for key in wrong}
+    said = ", ".join(f"{shown[key]:.60} = {json.dumps(fields[key]):.60}" for key in wrong)
     raise ValueError(f"not supported for {arch}: {said}")
 
 # %% ../nbs/07_checkpoint.ipynb #07-179

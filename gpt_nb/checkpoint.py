@@ -518,7 +518,7 @@ def load_model(
     fields = read_json(folder / "config.json")
     try: model = empty_model(cls, hub_to_config(fields, kind_of(cls)), fields)
     except (ValueError, TypeError, RecursionError) as e:
-        raise ValueError(f"config.json of {folder}: {e}") from e
+        raise ValueError(f"config.json of {folder}: {in_a_line(e)}") from e
     config = model.config
     found = open_weights(weight_files(folder), config.family)
     check_weights(found, model, folder, dtype)
@@ -526,7 +526,8 @@ def load_model(
     for name, (file, stored) in found.items():
         for ours, w in from_stored(name, file.get_tensor(stored), config.family):
             state[ours] = w.to(device, dtype)
-    return fill_model(model, state)
+    try: return fill_model(model, state)
+    except ValueError as e: raise ValueError(f"{folder}: {e}") from None
 
 # %% ../nbs/07_checkpoint.ipynb #07-200
 # buffers that old files hold beside the parameters

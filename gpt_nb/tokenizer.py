@@ -924,8 +924,8 @@ def build_engine(spec: dict):       # the content of tokenizer.json -> a tokeniz
 
 
 def in_a_line(reason: Exception) -> str:
-    "What a library says; it may quote, line ends and all, what it was given."
-    return " ".join(str(reason).split())
+    "What an error says, in short; it may quote, line ends and all, what it was given."
+    return f"{' '.join(str(reason).split()):.500}"
 
 # %% ../nbs/01_tokenizer.ipynb #01-d1c5
 EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end

@@ -611,7 +611,7 @@ from .checkpoint import (GPTConfig, class_of, load_model, load_tokenizer, local_
 from .faults import (ADVICE, Instead, Interrupted, Lock, append_line, check_new,
                            check_tensors, finish_step, from_bytes, make_folder, read_log,
                            read_state, spike_limit, to_bytes, write_state)
-from .tokenizer import write_beside
+from .tokenizer import in_a_line, write_beside
 
 # %% ../nbs/09_training.ipynb #09-115
 @dataclass
@@ -765,7 +765,7 @@ def read_record(path: Path) -> Record:
     try:
         if isinstance(known.get("config"), dict): known["config"] = read_config(known["config"])
         return Record(**known)
-    except ValueError as e: raise ValueError(f"{path} is no record of a run: {e}") from e
+    except ValueError as e: raise ValueError(f"{path} is no record of a run: {in_a_line(e)}") from e
 
 
 

@@ -17,7 +17,8 @@ from gpt_nb.training import Run, TrainConfig, train
 FOLDER = ROOT / "runs" / "interpret"
 SHAPE = dict(n_layer=4, d_model=96, n_head=6, tie_embeddings=False)
 KEEP = (25, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 2000, 3000)   # updates between looks
-SETTINGS = dict(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=KEEP)
+SETTINGS = dict(steps=KEEP[-1], batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500, keep=KEEP,
+                precision="bfloat16", compile=True)   # both: an update in half the time
 
 
 def fit(seed: int, tok, tokens) -> Run:

@@ -11,21 +11,20 @@ twenty hangs on is not learned from talks. Under each word of a list it says whe
 it, and under each word of a question whether all fits so far. Then talks follow."""
 import json
 import random
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 
 import torch
-from models import CARD, ROOT, choose, store
+from models import CARD, ROOT, choose, cut_at_words, store
 from results import so_far, write
 
-from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, Turn, answerable, as_messages, ask,
-                         clause, dialogue, for_chat, judge, leaning, near_miss, new_turn, outside,
-                         replies, retold, talk, told, with_clause, word_lists)
+from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, WORDINGS, Turn, answerable, as_messages,
+                         ask, clause, dialogue, facts_in, for_chat, judge, leaning, near_miss,
+                         new_turn, outside, replies, retold, talk, told, with_clause, word_lists)
 from gpt_nb.finetuning import Examples, Row, pad_of
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.retrieval import Shelf
@@ -43,6 +42,8 @@ STAGES = [   # rows that are read, and how: to tell words apart first, then talk
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
     (dict(marked=14_400, checked=1_600, came=2_400, again=800),
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
+    *((dict([(kind, 1_600)]), dict(lr=0.008, muon_lr=0.016, decay=0.3, final_lr=0.5))
+      for kind in ("look", "role", "thing", "at")),   # one kind of question at a time
     (dict(dense=34_000, marked=4_000, came=4_800), dict(lr=0.006, muon_lr=0.012, decay=0.9)),
     (dict(dense=22_400, retell=2_400), dict(lr=0.004, muon_lr=0.008, decay=0.95))]
 
@@ -58,13 +59,11 @@ VERDICTS = ("right", "wrong", "refused")
 @lru_cache(1)
 def own_tokenizer() -> Tokenizer:
     "A token for each word of the talks: learned from texts that are cut at the words of the world."
-    words = sorted({entry.zh for some in word_lists().values() for entry in some}, key=len)
-    known = re.compile("|".join(map(re.escape, reversed(words))))
     texts = [f"{QUIZ['en']} yes. no.", "\n".join([QUIZ["zh"], "对", "错"])] * 50
     for lang, seed in product(LANGS, range(LEARN, LEARN + 2_000)):
         for message in (*dialogue(Tales(lang), seed), *retold(Tales(lang), seed)[1:3]):
             text = message["role"] + "\n" + message["content"]
-            texts.append(known.sub(r"\n\g<0>\n", text) if lang == "zh" else text)
+            texts += cut_at_words([text], level=1)
     return BPETokenizer.train(texts, 1_400, split=GPT2_SPLIT)
 
 
@@ -117,6 +116,11 @@ class Desk:
         own = [*ids[1:], -100] if learn else [-100] * len(ids)
         self.put(ids, marks or own)
         self.put(self.tok.encode("\n"))
+
+    def turn(self, turn: Turn, marks: list[int] | None = None) -> None:
+        "A question and its answer, which is learned."
+        self.say("user", turn.text, False, marks)
+        self.say("assistant", turn.answer, True)
 
     def story(self, story: Story, learn: bool = False) -> None:
         "The text that may be used."
@@ -173,10 +177,17 @@ KNOWN_KINDS = ("female", "male", "trait", "place", "thing", "look", "woman", "ma
 def came(tok: Tokenizer, world: Tales, seed: int) -> Row:
     "A drill: whether the dream came true."
     story, rng, desk = world.sample(seed), random.Random(f"came {seed}"), Desk(tok, world, NARROW)
-    turn = ask(story, "true", called(story, "name", story.scene.wish[0]), rng)
     desk.story(story)
-    desk.say("user", turn.text, learn=False)
-    desk.say("assistant", turn.answer, learn=True)
+    desk.turn(ask(story, "true", called(story, "name", story.scene.wish[0]), rng))
+    return desk.row()
+
+
+def only(kind: str, tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A drill: a question of one kind about each person or thing that has an answer."
+    story, rng, desk = world.sample(seed), random.Random(f"{kind} {seed}"), Desk(tok, world, NARROW)
+    about = [name for (of, name), fact in facts_in(story).items() if of == kind and fact]
+    desk.story(story)
+    for name in rng.sample(about, len(about)): desk.turn(ask(story, kind, name, rng))
     return desk.row()
 
 
@@ -258,8 +269,7 @@ def marked(tok: Tokenizer, world: Tales, seed: int, marks: bool = True) -> Row:
         ids = tok.encode(turn.text)
         under = [*marks_of(desk, story, ids, ids, empty), desk.mark(turn.fact is not None)]
         kept = len(desk.ids)
-        desk.say("user", turn.text, False, under if marks else None)
-        desk.say("assistant", turn.answer, True)
+        desk.turn(turn, under if marks else None)
         if len(desk.ids) <= WIDE + 1: continue
         del desk.ids[kept:], desk.targets[kept:]
         return desk.row()
@@ -295,6 +305,7 @@ def talk_row(tok: Tokenizer, messages: list[dict]) -> Row:
 
 KINDS = dict(again=again, listed=listed, came=came, checked=checked, marked=marked,
              dense=dense, retell=retell, mixed=mixed, easy=easy)
+KINDS |= {kind: partial(only, kind) for kind in WORDINGS}
 
 
 # ---- learning

@@ -6,7 +6,10 @@ stop by typing the same again), and written to gpt_nb/models/NAME in bfloat16 wi
 import argparse
 import math
 import platform
+import re
 import shutil
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from gpt_nb.data import load_texts, longest_document, tokenize, world_of
 from gpt_nb.emergence import share_that_holds, write_stories
 from gpt_nb.evaluation import evaluate, floor, lines_to_cross
 from gpt_nb.model import GPT, GPTConfig
-from gpt_nb.tales import Tales
+from gpt_nb.tales import LEVELS, Tales, lists_of
+from gpt_nb.tokenizer import BPETokenizer
 from gpt_nb.training import TrainConfig, check_new, train
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +30,7 @@ SHAPE = dict(n_layer=4, d_model=128, n_head=8, d_head=32, tie_embeddings=False)
 SETTINGS = dict(steps=16_000, batch_size=32, lr=0.015, muon_lr=0.006, eval_every=500, log_every=50,
                 precision="bfloat16", compile=True)   # both: an update in half the time
 TALES = dict(tokenizer="word", n_stories=580_000, shape=SHAPE, settings=SETTINGS)
-BOTH = dict(data="tales:2+tales-zh:2", tokenizer="bpe:1000", n_stories=290_000,
+BOTH = dict(data="tales:2+tales-zh:2", tokenizer="words:1800", n_stories=290_000,
             shape=SHAPE | dict(d_ff=320, tie_embeddings=True))
 PYDOCS = dict(data="pydocs", tokenizer="bpe:2048", context=256,
               shape=dict(n_layer=4, d_model=128, n_head=4),
@@ -41,7 +45,7 @@ SHORT = dict(data="tales+tales-zh", tokenizer="bpe:800", n_stories=50_000, conte
              settings=dict(steps=6_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
                            log_every=50))
 MODELS = {"tales-en": TALES | dict(data="tales:2"),
-          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="bpe:800"),
+          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="words:1200"),
           "tales-both": TALES | BOTH, "tales-short": SHORT, "pydocs": PYDOCS, "growing": GROWING}
 CARD = """# {name}
 
@@ -56,10 +60,26 @@ Nothing but text told or shipped by this project and by Python itself went into 
 """
 
 
+def cut_at_words(texts: Iterable[str], level: int) -> list[str]:
+    "Texts with a line for each Chinese word of the world: no token learned from them joins two."
+    entries = chain.from_iterable(lists_of(LEVELS[level]).values())
+    words = sorted({entry.zh for entry in entries}, key=len, reverse=True)
+    known = re.compile("|".join(map(re.escape, words)))
+    return [known.sub(r"\n\g<0>\n", text) for text in texts]
+
+
+def learn_words(data: str, vocab_size: int, n: int = 6_000):  # BPETokenizer
+    "Byte-level BPE with a token for nearly every word of the worlds, Chinese ones too."
+    worlds = [world_of(name) for name in data.split("+")]
+    texts = chain.from_iterable(cut_at_words(w.texts(n), w.level) for w in worlds)
+    return BPETokenizer.train(texts, vocab_size)
+
+
 def prepare(data: str, tokenizer: str, n_stories: int = 100_000):  # (tok, tokens)
     "Texts as tokens, and the tokenizer trained on them."
     texts = load_texts(data, n_stories=n_stories)
-    tok = make_tokenizer(tokenizer, texts)
+    kind, _, size = tokenizer.partition(":")
+    tok = learn_words(data, int(size)) if kind == "words" else make_tokenizer(tokenizer, texts)
     return tok, tokenize(texts, tok, cache_folder())
 
 

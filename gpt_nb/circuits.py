@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FOUND', 'Patch', 'Head', 'two_endings', 'Pairs', 'story_pairs', 'answer_lead', 'put_in', 'patched', 'come_back',
            'patch_map', 'mixed_name', 'all_heads', 'patch_heads', 'carriers', 'Choices', 'last_choices',
-           'choice_accuracy', 'mean_mixed', 'without_heads', 'random_heads', 'TrueRows', 'of_world', 'true_stories',
-           'lost_by_kind', 'needed_heads', 'repeated_rows', 'induction_of', 'Induction', 'induction']
+           'choice_accuracy', 'mean_mixed', 'without_heads', 'random_heads', 'TrueRows', 'kinds_of_words',
+           'true_stories', 'lost_by_kind', 'needed_heads', 'repeated_rows', 'induction_of', 'Induction', 'induction']
 
 # %% ../nbs/13b_circuits.ipynb #13b-005
 import random
@@ -221,16 +221,15 @@ def random_heads(
 
 # %% ../nbs/13b_circuits.ipynb #13b-055
 class TrueRows(NamedTuple):
-    "Stories as rows, what may truly follow each token, and which tokens are guessed how."
-    ids: Tensor       # (B, T) filled up behind their ends
-    true: Tensor      # (B, T, V) probabilities of the next token
-    world: Tensor     # (B, T) True where the next is a name, place or thing of a closing sentence
-    grammar: Tensor   # (B, T) True where it is any other
+    "Stories as rows, what may truly follow each token, and where which kind of word follows."
+    ids: Tensor               # (B, T) filled up behind their ends
+    true: Tensor              # (B, T, V) probabilities of the next token
+    kinds: dict[str, Tensor]  # grammar, world, and of world name, thing, place -> (B, T)
 
 
-def of_world(story: Story) -> list[bool]:   # one for each word or mark
-    "Which words of a story the facts decide."
-    return [isinstance(atom, Slot) and event.kind in (*RECAPS, "smile")
+def kinds_of_words(story: Story) -> list[str]:
+    "For each word what the facts decide in it: a name, thing or place; grammar for all others."
+    return [atom.kind if isinstance(atom, Slot) and event.kind in (*RECAPS, "smile") else "grammar"
             for event, atoms in zip(story.events, sentences(story, story.lang)) for atom in atoms]
 
 
@@ -238,12 +237,13 @@ def true_stories(world: Tales, tok: Tokenizer, seeds: Iterable[int]) -> TrueRows
     "Stories with the truth beside them."
     stories = [world.sample(seed) for seed in seeds]
     rows = [torch.tensor([tok.end_id, *tok.encode(story.text)]) for story in stories]
-    kinds = [torch.tensor([*of_world(story), False]) for story in stories]   # the end is grammar
-    check_one_word(rows, kinds)
-    ids, facts = pad_sequence(rows, True, tok.end_id), pad_sequence(kinds, True)
-    real = pad_sequence([torch.ones_like(kind) for kind in kinds], True)
+    words = [[*kinds_of_words(story), "grammar"] for story in stories]   # the last: it ends
+    check_one_word(rows, words)
+    kinds = {kind: pad_sequence([torch.tensor([word == kind for word in row]) for row in words], True)
+             for kind in ("grammar", "name", "thing", "place")}
+    ids = pad_sequence(rows, True, tok.end_id)
     true = torch.from_numpy(true_rows(world, tok, ids, tok.vocab_size))
-    return TrueRows(ids, true, facts, real & ~facts)
+    return TrueRows(ids, true, kinds | {"world": kinds["name"] | kinds["thing"] | kinds["place"]})
 
 
 @torch.no_grad()
@@ -251,12 +251,12 @@ def lost_by_kind(
     model: GPT,
     rows: TrueRows,
     replace: dict[str, Callable[[Tensor], Tensor]] | None = None,   # as for `trace`
-) -> tuple[float, float]:   # nats per token: grammar, world
-    "KL(truth || model) where grammar decides the next token, and where the facts do."
+) -> dict[str, float]:   # nats per token
+    "KL(truth || model), on average where each kind of word comes next."
     with trace(model, [], replace or {}): log_q = model(rows.ids).log_softmax(-1)
     p = rows.true
     lost = torch.where(p > 0, p * (p.clamp(min=1e-30).log() - log_q), 0).sum(-1)
-    return lost[rows.grammar].mean().item(), lost[rows.world].mean().item()
+    return {kind: lost[at].mean().item() for kind, at in rows.kinds.items()}
 
 # %% ../nbs/13b_circuits.ipynb #13b-062
 def needed_heads(
@@ -271,10 +271,11 @@ def needed_heads(
     "Name heads one by one: the one whose loss, on top, costs most choices and spares grammar."
     def without(heads): return without_heads(means, heads)
     def right(heads): return choice_accuracy(model, choices, without(heads))
-    named, start, bound = [], right([]), lost_by_kind(model, rows)[0] + grammar
+    named, start, bound = [], right([]), lost_by_kind(model, rows)["grammar"] + grammar
     while len(named) < most and right(named) > start - cost:
         tried = [[*named, head] for head in all_heads(model) if head not in named]
-        kept = [heads for heads in tried if lost_by_kind(model, rows, without(heads))[0] <= bound]
+        kept = [heads for heads in tried
+                if lost_by_kind(model, rows, without(heads))["grammar"] <= bound]
         if not kept: break
         named = min(kept, key=right)
     return named
@@ -329,7 +330,7 @@ def check_words(rows: list, names: list) -> None:
                          "use a tokenizer with one token for each word")
 
 
-def check_one_word(rows: list[Tensor], kinds: list[Tensor]) -> None:
+def check_one_word(rows: list[Tensor], kinds: list[list[str]]) -> None:
     "Raise unless each word is one token."
     if [len(row) for row in rows] != [len(kind) for kind in kinds]:
         raise ValueError("the tokenizer cuts some words: use one with a token for each word")

@@ -61,9 +61,10 @@ def taken_away(model: GPT, tok, means, heads: list, choices, rows) -> dict:
     "What is left of choices, of stories that are told, and of grammar and world."
     replace = without_heads(means, heads)
     with trace(model, [], replace): told = write_stories(model, tok, 200, seed=1)
-    grammar, world = lost_by_kind(model, rows, replace)
+    lost = lost_by_kind(model, rows, replace)
     return dict(right=choice_accuracy(model, choices, replace),
-                **share_that_holds(Tales(), told)._asdict(), grammar=grammar, world=world)
+                **share_that_holds(Tales(), told)._asdict(),
+                grammar=lost["grammar"], world=lost["world"])
 
 
 def beside_random(model: GPT, tok, means, heads: list, choices, rows) -> dict:
@@ -91,7 +92,7 @@ def circuit(seed: int) -> dict:
         whole=taken_away(model, tok, means, [], unseen, fresh),
         single={name: choice_accuracy(model, unseen, without_heads(means, [head]))
                 for name, head in zip(head_names(effect), effect)},
-        rise={name: [a - b for a, b in zip(lost, base)]
+        rise={name: {kind: lost[kind] - base[kind] for kind in base}
               for name, lost in zip(head_names(alone), alone.values())},
         **{kind: beside_random(model, tok, means, heads, unseen, fresh)
            for kind, heads in found.items()})

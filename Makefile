@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 .DEFAULT_GOAL := help
 TORCH := $(shell grep -o '"torch[^"]*"' settings.ini)
-.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling laws clean
+.PHONY: help install cpu-torch demo test test-faults test-llama docs docs-serve audit lab bench bench-gpu notebooks readme models results finetuning hallucination retrieval preferences chat talk scaling laws interpret clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -87,6 +87,9 @@ hallucination: install  ## measure what chapter 17c tells of facts made up, in t
 
 laws: install  ## measure the runs and the facts that chapter 19b tells of (half an hour)
 	$(BIN)/python tools/laws.py
+
+interpret: install  ## train the three models of chapters 13b to 13d and measure them (an hour)
+	$(BIN)/python tools/interpret.py
 
 retrieval: install  ## measure the searches of chapter 16b on shelves of 10 to 10,000 stories (10 minutes)
 	$(BIN)/python tools/retrieval.py

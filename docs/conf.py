@@ -143,7 +143,7 @@ CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 write_web(HERE / "_static" / "web")
-for name in ("playground", "training"): write_web_page(name)
+for name in ("playground", "inside", "training"): write_web_page(name)
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"

@@ -22,7 +22,6 @@ PARTS = [
     Part("Smaller, bigger, faster", "更小、更大、更快", "18"),
 ]
 PLANNED = {
-    "13": Planned("Inside the model", "Follow who holds what through the layers.", "模型内部"),
     "18": Planned("Compression", "Fewer bits, fewer weights: what it costs.", "模型压缩"),
     "20": Planned("Images", "Next-token prediction on pixels.", "图像"),
 }

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .attention import Attention, over_heads, rope
 from .checkpoint import GPTConfig, kind_of, open_tensors, read_json, write_sorted
 from .model import Transformer, rotate
-from .tokenizer import write_beside
+from .tokenizer import in_a_line, write_beside
 
 # %% ../nbs/16_adapters.ipynb #16-a01
 class Adapter(nn.Module):
@@ -1000,7 +1000,8 @@ def read_adapter(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
         with open_tensors(path) as file:
             return fields, {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as e: raise ValueError(f"{path} is damaged or cut off: {e}") from e
+    except SafetensorError as e:
+        raise ValueError(f"{path} is damaged or cut off: {in_a_line(e)}") from e
 
 # %% ../nbs/16_adapters.ipynb #16-a43
 def check_numbers(fields: dict) -> None:

@@ -13,6 +13,10 @@ from gpt_nb.training import *
 from gpt_nb.sampling import *
 from gpt_nb.evaluation import *
 from gpt_nb.emergence import *
+from gpt_nb.interpret import *
+from gpt_nb.circuits import *
+from gpt_nb.probing import *
+from gpt_nb.features import *
 from gpt_nb.pretrained import *
 from gpt_nb.page import *
 from gpt_nb.finetuning import *

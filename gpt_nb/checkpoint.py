@@ -31,8 +31,8 @@ from .attention import RMSNorm, RopeScaling, settings
 from .block import MLP, SwiGLU
 from .tokenizer import (CHAR_SPLIT, GPT2_SPLIT, KNOWN_SPLITS, WORD_SPLIT, BPETokenizer,
                               CharTokenizer, Tokenizer, WordTokenizer, build_engine, check_pattern,
-                              compiled, cut, cutter, from_visible, normalise, split_step,
-                              write_beside, write_json)
+                              compiled, cut, cutter, from_visible, in_a_line, normalise,
+                              split_step, write_beside, write_json)
 
 # %% ../nbs/07_checkpoint.ipynb #07-142
 @dataclass(frozen=True)
@@ -403,7 +403,8 @@ def hub_to_config(
     config = GPTConfig(arch, **sizes, **read_tokens(given, f))
     wrong = [key for key in fields if changes_logits(key, fields, config)]
     if not wrong: return config
-    said = ", ".join(f"{key} = {json.dumps(fields[key]):.60}" for key in wrong)
+    shown = {key: key if key.isidentifier() else json.dumps(key) for key in wrong}
+    said = ", ".join(f"{shown[key]:.60} = {json.dumps(fields[key]):.60}" for key in wrong)
     raise ValueError(f"not supported for {arch}: {said}")
 
 # %% ../nbs/07_checkpoint.ipynb #07-179
@@ -557,7 +558,7 @@ def open_tensors(path: Path) -> safe_open:
                              "are read. If its tensors are so many, write them as several files")
         return safe_open(path, "pt")
     except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is damaged or cut off: {e}") from e
+        raise ValueError(f"{path} is damaged or cut off: {in_a_line(e)}") from e
 
 
 # %% ../nbs/07_checkpoint.ipynb #07-202

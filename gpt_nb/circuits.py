@@ -239,7 +239,8 @@ def true_stories(world: Tales, tok: Tokenizer, seeds: Iterable[int]) -> TrueRows
     rows = [torch.tensor([tok.end_id, *tok.encode(story.text)]) for story in stories]
     words = [[*kinds_of_words(story), "grammar"] for story in stories]   # the last: it ends
     check_one_word(rows, words)
-    kinds = {kind: pad_sequence([torch.tensor([word == kind for word in row]) for row in words], True)
+    def where(kind): return [torch.tensor([word == kind for word in row]) for row in words]
+    kinds = {kind: pad_sequence(where(kind), True)
              for kind in ("grammar", "name", "thing", "place")}
     ids = pad_sequence(rows, True, tok.end_id)
     true = torch.from_numpy(true_rows(world, tok, ids, tok.vocab_size))
@@ -317,15 +318,15 @@ def induction(model: GPT, ids: Tensor) -> Induction:   # (B, T) from `repeated_r
 def check_world(world: Tales) -> None:
     "Raise unless stories are those of the two people whose sentences are known here."
     if world.level != 1 or world.lang != "en":
-        raise ValueError(f"the world is {world.lang!r} of level {world.level}: give Tales(level=1), "
-                         "in English")
+        raise ValueError(f"the world is {world.lang!r} of level {world.level}: give "
+                         "Tales(level=1), in English")
 
 
 def check_words(rows: list, names: list) -> None:
     "Raise where beginnings cannot be laid over one another."
     if not rows: raise ValueError("seeds is empty: give at least one")
-    if len({len(row) for pair in rows for row in pair}) > 1 or {len(x) for two in names
-                                                               for x in two} != {1}:
+    lengths = {len(row) for pair in rows for row in pair}
+    if len(lengths) > 1 or any(len(name) != 1 for two in names for name in two):
         raise ValueError("the beginnings differ in length: patching compares place with place, so "
                          "use a tokenizer with one token for each word")
 

@@ -19,7 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -72,29 +72,33 @@ def seal_of(about: dict) -> str:
     return str(zlib.crc32((about["info"] + about["sums"]).encode()))
 
 # %% ../nbs/08b_faults.ipynb #08b-c027
+ADVICE = ("Put a copy of it back, or begin a new run with the model that lies in the folder above "
+          "it (gpt-nb train --from)")
+
 def read_state(folder: Path) -> tuple[dict[str, Tensor], dict]:
     "What `write_state` was given; a ValueError that names what is damaged."
     path = folder / "state.safetensors"
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {folder}: there is nothing to resume from")
-    try:
-        with safe_open(path, "pt") as file:
-            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-        found, info = damage_of(tensors, about), json.loads(about["info"])
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
+    try: tensors, info, found = opened(path)
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError,
+            RecursionError) as e:
         raise ValueError(f"{path} is damaged or cut off: {e!s:.200}. {ADVICE}") from e
     if not found and isinstance(info, dict): return tensors, info
     raise ValueError(f"{path} is damaged: {found or 'its header'}. {ADVICE}")
 
-
-ADVICE = ("Put a copy of it back, or begin a new run with the model that lies in the folder above "
-          "it (gpt-nb train --from)")
+# %% ../nbs/08b_faults.ipynb #08b-f006
+def opened(path: Path) -> tuple[dict[str, Tensor], dict, str]:   # the last: what is damaged, or ""
+    "All that a state holds."
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    return tensors, json.loads(about["info"]), damage_of(tensors, about)
 
 # %% ../nbs/08b_faults.ipynb #08b-c028
 def damage_of(tensors: dict[str, Tensor], about: dict) -> str:   # "" where there is none
     "What is not as it was written."
-    if "sums" not in about: return ""   # of a time before there were any
-    if about.get("seal") != seal_of(about): return "its header was changed"
+    if not {"sums", "seal"} & about.keys(): return ""   # of a time before there were any
+    if "sums" not in about or about.get("seal") != seal_of(about): return "its header was changed"
     was, now = json.loads(about["sums"]), checksums(tensors)
     names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     if not names: return ""
@@ -109,20 +113,16 @@ class Lock:
     def __init__(self, folder: str | Path): self.path, self.told = Path(folder) / ".lock", 0.0
 
     def __enter__(self) -> "Lock":
-        self.me = dict(host=socket.gethostname(), machine=machine_now(), pid=os.getpid(),
-                       since=time.strftime("%Y-%m-%d %H:%M:%S"))
         self.file, alone = open_locked(self.path)
-        if alone is False or is_alive(self.file, self.path, self.me, alone):
-            words = refusal_of(self.path, self.file, self.me)
+        try: self.note = put_name(self.file, self.path, alone)
+        except BaseException:   # a full disk, say: whoever tries again must not meet us
             os.close(self.file)
-            raise BlockingIOError(words)
-        self.note = json.dumps(self.me).encode()
-        os.ftruncate(self.file, 0)
-        os.pwrite(self.file, self.note, 0)
+            raise
         return self
 
     def __exit__(self, *error) -> None:
-        if self.is_mine(): self.path.unlink(missing_ok=True)
+        with suppress(OSError):   # the disk may be gone by now
+            if self.is_mine(): self.path.unlink(missing_ok=True)
         os.close(self.file)   # and with it goes the lock
 
     def is_mine(self) -> bool:
@@ -141,20 +141,40 @@ class Lock:
 # %% ../nbs/08b_faults.ipynb #08b-c039
 def open_locked(path: Path) -> tuple[int, bool | None]:   # the file, whether the kernel gave it
     "The file of a lock, made where there is none; None where the kernel cannot tell."
-    while True:
-        file, alone = open_plain(path, os.O_RDWR), None
-        try:
-            if fcntl: alone = fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB) is None
-        except BlockingIOError: alone = False
-        except OSError: pass   # a disk that knows no such locks: the note must do
+    for _ in range(100):
+        file = open_plain(path, os.O_RDWR)
+        alone = is_given(file)
         if same_file(file, path): return file, alone
         os.close(file)   # its owner removed it just now: take the new one
+    raise OSError(f"{path} is another file each time it is opened: this disk cannot hold a lock, "
+                  "choose a folder on another one")
+
+
+def is_given(file: int) -> bool | None:
+    "Whether the kernel gives us the lock of a file; None where it cannot tell."
+    if not fcntl: return None
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return False
+    except OSError: return None   # a disk that knows no such locks: the note must do
+    return True
 
 
 def same_file(file: int, path: Path) -> bool:
     "Whether an open file is the one of that name."
     try: return os.path.samestat(os.fstat(file), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError: return False
+    except (FileNotFoundError, NotADirectoryError): return False
+
+# %% ../nbs/08b_faults.ipynb #08b-f007
+def put_name(file: int, path: Path, alone: bool | None) -> bytes:   # what the file says from now on
+    "Write into a lock who holds it; an error where somebody else does."
+    me = dict(host=socket.gethostname(), machine=machine_now(), pid=os.getpid(),
+              since=time.strftime("%Y-%m-%d %H:%M:%S"))
+    if alone is False or is_alive(file, path, me, alone):
+        raise BlockingIOError(refusal_of(path, file, me))
+    note = json.dumps(me).encode()
+    os.ftruncate(file, 0)
+    os.pwrite(file, note, 0)
+    return note
 
 
 def machine_now() -> str:
@@ -183,7 +203,7 @@ def silence(file: int, path: Path) -> float:
     with tempfile.TemporaryFile(dir=path.parent) as now:
         return max(0.0, os.fstat(now.fileno()).st_mtime - os.fstat(file).st_mtime)
 
-
+# %% ../nbs/08b_faults.ipynb #08b-f008
 def refusal_of(path: Path, file: int, me: dict) -> str:
     "Who holds it, since when, and what to do."
     held = noted(file)
@@ -205,16 +225,12 @@ def finish_step() -> Iterator[list[int]]:  # the signals that came, in order
     pressed = []   # a list has no lock that a second signal could wait for
     def handler(signum, frame):
         pressed.append(signum)
-        if pressed.count(signal.SIGINT) > 1: raise KeyboardInterrupt
-    if threading.current_thread() is not threading.main_thread():   # only that one may listen
-        yield pressed
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    free = [n for n, was in before.items() if n == signal.SIGINT or was == signal.SIG_DFL]
-    for number in free: signal.signal(number, handler)
+        if pressed.count(signal.SIGINT) > 1 and not is_passed_on(): raise KeyboardInterrupt
+    before = free_signals()
+    for number in before: signal.signal(number, handler)
     try: yield pressed
     finally:
-        for number in free: signal.signal(number, before[number])
+        for number, was in before.items(): signal.signal(number, was)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -222,6 +238,18 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, words: str, number: int = signal.SIGINT):
         super().__init__(words)
         self.number = number   # the signal
+
+# %% ../nbs/08b_faults.ipynb #08b-f009
+def free_signals() -> dict[int, object]:   # with what happens on each of them by default
+    "Signals that nobody else listens to or ignores; none outside of the main thread."
+    if threading.current_thread() is not threading.main_thread(): return {}   # it may not listen
+    free = signal.SIG_DFL, signal.default_int_handler
+    return {n: was for n in SIGNALS if (was := signal.getsignal(n)) in free}
+
+
+def is_passed_on() -> bool:
+    "Whether torchrun started us: one Ctrl-C comes twice then, from the terminal and from it."
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 # %% ../nbs/08b_faults.ipynb #08b-c055
 def spike_limit(
@@ -258,7 +286,7 @@ def open_plain(
     os.close(file)
     raise OSError(f"{path} is no plain file: remove it")
 
-
+# %% ../nbs/08b_faults.ipynb #08b-f010
 def append_line(
     path: Path,   # a plain file, made where it is not there
     line: str,    # without its end
@@ -305,7 +333,7 @@ class Line:
     tokens_per_second: Number
     score: float | None = None   # where there is one
 
-
+# %% ../nbs/08b_faults.ipynb #08b-f011
 def read_log(folder: Path) -> list[dict]:
     "The lines of `log.jsonl`; a last one that a kill cut off is left out."
     path = folder / "log.jsonl"
@@ -360,17 +388,17 @@ def check_tensors(
     for optimizer in optimizers if step else (): check_memory(held, optimizer, model)
 
 # %% ../nbs/08b_faults.ipynb #08b-f001
-KEPT = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
-
 def fits(name: str, w: Tensor, wanted: dict[str, Tensor]) -> bool:
     "Whether a tensor of this name has a shape and a kind that it can have."
     kind, _, rest = name.partition(".")
-    of = wanted.get(f"model.{rest.rpartition('.')[0]}" if kind == "optimizer" else name)
-    if kind == "model": return of is not None and (w.shape, w.dtype) == (of.shape, of.dtype)
-    if kind == "optimizer":
-        return of is not None and w.shape in (of.shape, ()) and w.dtype == of.dtype
-    return w.ndim == 1 and (w.dtype == torch.uint8) != (kind == "recent")
+    if kind not in ("model", "optimizer"):
+        return w.ndim == 1 and (w.dtype == torch.uint8) != (kind == "recent")
+    of = wanted.get(name if kind == "model" else f"model.{rest.rpartition('.')[0]}")
+    counts = kind == "optimizer" and rest.endswith(".step")   # updates, for each tensor one number
+    return of is not None and (w.shape, w.dtype) == (() if counts else of.shape, of.dtype)
 
+# %% ../nbs/08b_faults.ipynb #08b-f012
+KEPT = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 
 def check_memory(held: set[str], optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     "Raise a ValueError where something of what an optimizer remembers is missing."

@@ -45,6 +45,7 @@ from .checkpoint import (MODELS, check_labels, config_for_others, content_of, ki
 from .data import (check_sizes, coding_of, content_hash, find_paths, is_there, naming,
                          open_hub, open_text, read_rows, shuffled_documents)
 from .data import kind_of as kind_of_file
+from .faults import Lock
 from .model import GPT, GPTConfig, Transformer, rotate
 from .sampling import end_ids, generate
 from .tales import (ASK, RECAPS, STOP, Known, Scene, Slot, Story, Tales, Way, bare,
@@ -1140,16 +1141,18 @@ def search(
     import optuna
     if trials < 1: raise ValueError(f"trials={trials}: expected at least 1")
     out = Path(out).expanduser() if out else None
-    study, best = open_study(out, resume, seed, first, options), None
-    for number in range(len(table_of(study)), trials):
-        study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + number, n_startup_trials=6)
-        run = try_one(study, make, number, out)
-        if number == best_trial(study): best = run
-        if out: keep_best(study, out)
-        if tell: tell(table_of(study)[-1])
-    if best_trial(study) is None:
-        raise FloatingPointError(f"none of {trials} trials came to an end")
-    return best_run(study, best, out), table_of(study)
+    with alone_in(out, resume):
+        study, best = open_study(out, seed, first, options), None
+        for number in range(len(table_of(study)), trials):
+            choices = 1000 * seed + number
+            study.sampler = optuna.samplers.TPESampler(seed=choices, n_startup_trials=6)
+            run = try_one(study, make, number, out)
+            if number == best_trial(study): best = run
+            if out: keep_best(study, out)
+            if tell: tell(table_of(study)[-1])
+        if best_trial(study) is None:
+            raise FloatingPointError(f"none of {trials} trials came to an end")
+        return best_run(study, best, out), table_of(study)
 
 # %% ../nbs/15_finetuning.ipynb #15-d43
 def try_one(study, make: Callable, number: int, out: Path | None) -> Run | None:
@@ -1187,15 +1190,12 @@ def worth(row: dict) -> float:
     return -row["val_loss"] if row.get("score") is None else row["score"]
 
 # %% ../nbs/15_finetuning.ipynb #15-d51
-def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
+def open_study(out: Path | None, seed: int, first: dict | None,
                options: dict | None):   # optuna.Study
     "A new search, or the one in a folder as far as it is."
     import optuna
     from optuna.trial import TrialState
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if out:
-        check_search(out, out / "trials.log", resume)
-        out.mkdir(parents=True, exist_ok=True)
     with open_journal(out) if out else nullcontext() as storage:
         pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1)
         study = optuna.create_study(storage=storage, pruner=pruner, study_name="search",
@@ -1208,6 +1208,17 @@ def open_study(out: Path | None, resume: bool, seed: int, first: dict | None,
         if trial.state.name == "RUNNING": study.tell(trial.number, state=TrialState.FAIL)
     if first and not table_of(study): study.enqueue_trial(first)
     return study
+
+# %% ../nbs/15_finetuning.ipynb #15-e01
+@contextmanager
+def alone_in(out: Path | None, resume: bool) -> Iterator[None]:
+    "Inside it no other search writes into the folder: it would remove trials that still train."
+    if out is None:
+        yield
+        return
+    check_search(out, out / "trials.log", resume)
+    out.mkdir(parents=True, exist_ok=True)
+    with Lock(out): yield
 
 # %% ../nbs/15_finetuning.ipynb #15-d51b
 @contextmanager

@@ -40,7 +40,8 @@ def activation_names(model: GPT) -> list[str]:
     for i, layer in enumerate(transformer_of(model).layers):
         heads = [part for part in HEADED if part != "pattern" or is_plain(layer.self_attn)]
         parts = [f"attn.{part}" for part in (*heads, "out")]
-        names += [f"layers.{i}.{part}" for part in (*parts, "mid", "mlp.hidden", "mlp.out", "resid")]
+        parts += ["mid", "mlp.hidden", "mlp.out", "resid"]
+        names += [f"layers.{i}.{part}" for part in parts]
     return names + ["norm"] + ["logits"] * hasattr(model, "lm_head")
 
 # %% ../nbs/13_interpret.ipynb #13-m03
@@ -101,6 +102,14 @@ def each_head(o_proj: nn.Module, mixed: Tensor) -> Tensor:   # (B, H, K) -> (H +
     out = o_proj(rows.flatten(2))                            # (H + 1, B, D)
     return torch.cat([out[:-1] - out[-1], out[-1:]])
 
+# %% ../nbs/13_interpret.ipynb #13-c20
+def check_direction(model: GPT, direction: Tensor) -> None:
+    "Raise where a direction is none of the stream's."
+    given = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+    if not isinstance(direction, Tensor) or given[-1:] != (model.config.d_model,):
+        raise ValueError(f"direction is {given}: give a row of model.lm_head.weight, "
+                         f"({model.config.d_model},), or the difference of two")
+
 # %% ../nbs/13_interpret.ipynb #13-f03
 @torch.no_grad()
 def attribution(
@@ -110,10 +119,12 @@ def attribution(
     pad: Tensor | None = None,   # (B,) how many tokens on the left of each row are padding
 ) -> dict[str, Tensor]:  # part -> (B,); their sum is the logit after the last token
     "What embedding, heads and MLPs add to a logit directly (Elhage et al. 2021)."
+    check_direction(model, direction)
     body, c = transformer_of(model), model.config
     wanted = [f"layers.{i}.{part}" for i in range(c.n_layer) for part in ("attn.mixed", "mlp.out")]
-    with trace(model, ["embed", *wanted, f"layers.{c.n_layer - 1}.resid"]) as acts: model(ids, pad=pad)
-    turned = through_norm(body.norm, acts[f"layers.{c.n_layer - 1}.resid"][:, -1], direction)
+    last = f"layers.{c.n_layer - 1}.resid"
+    with trace(model, ["embed", *wanted, last]) as acts: model(ids, pad=pad)
+    turned = through_norm(body.norm, acts[last][:, -1], direction)
     parts = {"embed": acts["embed"][:, -1]}
     for i, layer in enumerate(body.layers):
         *heads, bias = each_head(layer.self_attn.o_proj, acts[f"layers.{i}.attn.mixed"][:, :, -1])
@@ -172,32 +183,8 @@ class Acts(dict):
         part, _, head = str(name).rpartition(".")
         if part.endswith(HEADED) and part in self and head.isdecimal():
             if int(head) < self[part].shape[1]: return self[part][:, int(head)]
-        raise ValueError(f"{name!r} is not recorded, but {', '.join(self) or 'nothing'}: give it in "
-                         "`names`, and call the model while the trace is open")
-
-# %% ../nbs/13_interpret.ipynb #13-c06
-def layer_hooks(layer: Block, at: str, acts: Acts) -> Iterator[RemovableHandle]:
-    "The hooks of one layer, but for the inside of its attention."
-    places = (("attn.out", after, layer.self_attn), ("mlp.hidden", before, layer.mlp.down_proj),
-              ("mlp.out", after, layer.mlp))
-    for part, where, module in places:
-        if acts.wants(f"{at}.{part}"): yield where(module, partial(acts.pass_on, f"{at}.{part}"))
-    if acts.wants(f"{at}.mid"): yield from middle_hooks(layer, f"{at}.mid", acts)
-    if acts.wants(f"{at}.resid"): yield after(layer, partial(acts.pass_on, f"{at}.resid"))
-
-# %% ../nbs/13_interpret.ipynb #13-c16
-def middle_hooks(layer: Block, name: str, acts: Acts) -> Iterator[RemovableHandle]:
-    "What replaces the stream before the norm has to be added after the feed-forward as well."
-    held = {}
-    def enter(x):
-        held[name] = acts.pass_on(name, x)
-        return held[name]
-    def keep(out): held["out"] = out
-    def add(out): return held.pop(name) + held.pop("out")
-    yield before(layer.post_attention_layernorm, enter)
-    if name not in acts.replaced: return
-    yield after(layer.mlp, keep)
-    yield after(layer, add)
+        raise ValueError(f"{name!r} is not recorded, but {', '.join(self) or 'nothing'}: give it "
+                         "in `names`, and call the model while the trace is open")
 
 # %% ../nbs/13_interpret.ipynb #13-c08
 def pattern_of(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:   # -> (B, H, T, S)
@@ -310,6 +297,30 @@ def replaced(name: str, head: int | None, fn: Callable, x: Tensor) -> Tensor:
     check_replacement(name, new, old)
     return new if head is None else torch.cat([x[:, :head], new[:, None], x[:, head + 1:]], 1)
 
+# %% ../nbs/13_interpret.ipynb #13-c06
+def layer_hooks(layer: Block, at: str, acts: Acts) -> Iterator[RemovableHandle]:
+    "The hooks of one layer, but for the inside of its attention."
+    places = (("attn.out", after, layer.self_attn), ("mlp.hidden", before, layer.mlp.down_proj),
+              ("mlp.out", after, layer.mlp))
+    for part, where, module in places:
+        if acts.wants(f"{at}.{part}"): yield where(module, partial(acts.pass_on, f"{at}.{part}"))
+    if acts.wants(f"{at}.mid"): yield from middle_hooks(layer, f"{at}.mid", acts)
+    if acts.wants(f"{at}.resid"): yield after(layer, partial(acts.pass_on, f"{at}.resid"))
+
+# %% ../nbs/13_interpret.ipynb #13-c16
+def middle_hooks(layer: Block, name: str, acts: Acts) -> Iterator[RemovableHandle]:
+    "What replaces the stream before the norm has to be added after the feed-forward as well."
+    held = {}
+    def enter(x):
+        held[name] = acts.pass_on(name, x)
+        return held[name]
+    def keep(out): held["out"] = out
+    def add(out): return held.pop(name) + held.pop("out")
+    yield before(layer.post_attention_layernorm, enter)
+    if name not in acts.replaced: return
+    yield after(layer.mlp, keep)
+    yield after(layer, add)
+
 # %% ../nbs/13_interpret.ipynb #13-c12
 TRACED = set()   # (model, thread) that are traced now
 
@@ -343,7 +354,7 @@ def check_trace(model: GPT, names: object, replace: object) -> None:
 # %% ../nbs/13_interpret.ipynb #13-c13
 def split_name(model: GPT, known: list[str], name: str) -> tuple[str, int | None]:
     "A name without the number of a head, and that number."
-    if not isinstance(name, str): raise TypeError(f"{name!r} is no name of an activation: give text")
+    if not isinstance(name, str): raise TypeError(f"{name!r} is no name: give texts like 'norm'")
     if name in known: return name, None
     part, _, head = name.rpartition(".")
     if part not in known or not part.endswith(HEADED) or not re.fullmatch(r"-?\d+", head):

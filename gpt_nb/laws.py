@@ -38,6 +38,7 @@ class Stories:
         lang: str = "en",      # or "zh"
         tested: int = 2000,    # stories set aside
     ):
+        if tested < 1: raise ValueError(f"tested is {tested}: set one story aside or more")
         self.world = Tales(lang)
         self.tok = WordTokenizer.train(self.world.texts(2000, seed=99), 1000)
         texts = self.world.texts(tested, seed=10_000_000)
@@ -73,7 +74,7 @@ class Reading(NamedTuple):
     tokens: int       # D, each of them new
     loss: float       # nats a token, expected on stories of the world
 
-
+# %% ../nbs/19b_laws.ipynb #19b-e01
 def read_once(
     source: Stories,
     shape: tuple[int, int],   # layers, width
@@ -84,7 +85,7 @@ def read_once(
 ) -> Reading:
     "Train a new model on stories, each read once, and measure it."
     model, tokens = new_reader(source, *shape, seed), source.tokens(stories, seed)
-    rows = rows or round(8 * math.sqrt(stories / 1000))
+    rows = rows or max(1, round(8 * math.sqrt(stories / 1000)))
     config = TrainConfig(steps=stories // rows, batch_size=rows, lr=0.02 * rate,
                          muon_lr=0.04 * rate, eval_every=10 ** 6, eval_tokens=1000, seed=seed,
                          device="cpu", precision="float32", compile=False)
@@ -115,6 +116,27 @@ def starts(loss: np.ndarray, floor: float | None) -> list[list[float]]:
             points.append([math.log(power)] * 2 + [height] * 2 + [E] * (floor is None))
     return points
 
+# %% ../nbs/19b_laws.ipynb #19b-e02
+def check_readings(readings: Sequence[Reading], floor: float | None) -> None:
+    "Raise a ValueError where no law can follow from them."
+    unknown = 5 if floor is None else 4
+    if len(readings) < unknown:
+        raise ValueError(f"{len(readings)} runs for a law of {unknown} unknown numbers: give more")
+    for r in readings:
+        if all(math.isfinite(x) and x > 0 for x in r): continue
+        raise ValueError(f"{r} is no run that a law can hold: give finite numbers above 0")
+    if not tell_apart(readings):
+        raise ValueError("all runs have one size or one amount of text: vary both")
+    most = max(r.loss for r in readings)
+    if floor is not None and not 0 <= floor < most:
+        raise ValueError(f"floor is {floor}, and the highest loss of a run {most}: give the loss "
+                         "that no model can get below")
+
+
+def tell_apart(readings: Sequence[Reading]) -> bool:
+    "Whether the two terms of a law can be told apart."
+    return all(len(set(values)) > 1 for values in list(zip(*readings))[:2])
+
 # %% ../nbs/19b_laws.ipynb #19b-c134
 def fit_law(
     readings: Sequence[Reading],
@@ -123,6 +145,7 @@ def fit_law(
 ) -> Law:
     "The law that lies closest to the runs, the best of several starts."
     from scipy.optimize import least_squares
+    check_readings(readings, floor)
     N, D, loss = np.array(readings, float).T
     middle = np.log([N, D]).mean(1)   # heights are measured here: then starts are easy to choose
 
@@ -150,8 +173,12 @@ def resample(
 ) -> list[Law]:
     "Laws fitted to runs drawn anew from the runs, with repetition (bootstrap, Efron 1979)."
     rng, n = np.random.default_rng(seed), len(readings)
-    draws = [rng.integers(n, size=n) for _ in range(times)]
-    return [fit_law([readings[i] for i in draw], floor) for draw in draws]
+    check_readings(readings, floor)
+    laws = []
+    while len(laws) < times:
+        drawn = [readings[i] for i in rng.integers(n, size=n)]
+        if tell_apart(drawn): laws.append(fit_law(drawn, floor))
+    return laws
 
 # %% ../nbs/19b_laws.ipynb #19b-c172
 def best_size(
@@ -160,6 +187,7 @@ def best_size(
     per_parameter: float = 6.0,  # FLOPs a parameter and token
 ) -> tuple[float, float]:        # parameters, tokens
     "Where the law is lowest among all runs of so much work (Hoffmann et al. 2022, equation 4)."
+    if not 0 < flops < math.inf: raise ValueError(f"flops is {flops}: give a number above 0")
     work = flops / per_parameter
     balance = (law.a * law.A / (law.b * law.B)) ** (1 / (law.a + law.b))
     parameters = balance * work ** (law.b / (law.a + law.b))
@@ -175,6 +203,7 @@ class Facts:
         parts: int = 100,    # first names, and as many last names
         seed: int = 0,
     ):
+        check_facts(people, parts, values)
         rng = np.random.default_rng([seed, 33])
         who = rng.choice(parts ** 2, people, replace=False)
         told = 2 * parts + rng.integers(values, size=(people, attributes))
@@ -184,6 +213,16 @@ class Facts:
         self.tokens = Tokens(ids, ids[:0], end, end + 1, Path())
         self.people, self.context = people, rows.shape[1]
         self.bits = people * (2 * math.log2(parts) + attributes * math.log2(values))
+
+# %% ../nbs/19b_laws.ipynb #19b-e03
+def check_facts(people: int, parts: int, values: int) -> None:
+    "Raise a ValueError where there are too few names, or more tokens than 16 bits can number."
+    if not 1 <= people <= parts ** 2:
+        raise ValueError(f"people is {people}: with parts={parts} there are {parts ** 2} names, "
+                         "give more parts or fewer people")
+    tokens, most = 2 * parts + values + 1, 2 ** 16
+    if tokens <= most: return
+    raise ValueError(f"parts={parts} and values={values} make {tokens} tokens: at most {most} fit")
 
 # %% ../nbs/19b_laws.ipynb #19b-c205
 def bits_held(model: GPT, facts: Facts) -> float:
@@ -249,16 +288,16 @@ def forget_peak(device: torch.device) -> None:
 def memory_used(device: torch.device) -> int | None:   # bytes
     "The highest use of memory since then; None where the machine does not tell."
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device)
-    try: status = Path("/proc/self/status").read_text()
-    except OSError: return None
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    with suppress(OSError, ValueError, IndexError):   # some containers leave that line out
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
-
+# %% ../nbs/19b_laws.ipynb #19b-e04
 def memory_now() -> int | None:   # bytes
-    "What this process holds."
-    try: pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError: return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    "What this process holds; None where the machine does not tell."
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak(t: Trainer) -> int | None:   # bytes
@@ -270,9 +309,9 @@ def peak(t: Trainer) -> int | None:   # bytes
 # %% ../nbs/19b_laws.ipynb #19b-c315
 def sent(parameters: int, gpus: int, sharded: bool = True) -> float:   # bytes
     "What each GPU sends in one update: gradients in float32, weights in bfloat16."
-    half_ring = (gpus - 1) / gpus * parameters   # numbers
-    if sharded: return 2 * half_ring * 2 + half_ring * 4   # gather weights twice, add gradients
-    return 2 * half_ring * 4                               # add gradients, copy the sums
+    around = (gpus - 1) / gpus * parameters   # numbers
+    if sharded: return 2 * around * 2 + around * 4   # gather weights twice, add gradients
+    return 2 * around * 4                            # add gradients, hand out the sums
 
 # %% ../nbs/19b_laws.ipynb #19b-c322
 class Gpu(NamedTuple):
@@ -328,7 +367,7 @@ class Pace(NamedTuple):
     work: float     # seconds of an update that go into products
     talk: float     # seconds it takes to send; hidden behind the work where it is shorter
 
-
+# %% ../nbs/19b_laws.ipynb #19b-e05
 def pace(
     c: GPTConfig,
     gpu: Gpu,
@@ -356,7 +395,7 @@ def try_updates(t: Trainer, seconds: float) -> float:
         taken.append((time.perf_counter() - start) / (t.progress.tokens - before))
     return statistics.median(taken[1:] or taken)   # the first one warms up
 
-
+# %% ../nbs/19b_laws.ipynb #19b-e06
 def try_look(t: Trainer) -> float:
     "Seconds to validate on a token."
     size = t.config.batch_size // t.config.accumulate
@@ -371,7 +410,7 @@ def try_look(t: Trainer) -> float:
 LEFT = {   # stories read -> nats a story above the best possible, of 60,000 parameters or more
     1000: 16.3, 2000: 9.25, 4000: 7.2, 8000: 6.4, 16_000: 5.45}
 
-
+# %% ../nbs/19b_laws.ipynb #19b-e12
 def expected_loss(
     model: GPT, tokens: Tokens,
     stories: float,          # that it will read

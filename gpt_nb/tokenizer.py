@@ -8,7 +8,8 @@ __all__ = ['UNK', 'CJK', 'LETTERS', 'WORD_SPLIT', 'GPT2_SPLIT', 'GPT4_SPLIT', 'E
            'train_merges', 'merge_pairs', 'Vocabulary', 'check_text', 'read_texts', 'alternatives', 'number_special',
            'Tokenizer', 'CharTokenizer', 'WordTokenizer', 'byte_characters', 'from_visible', 'to_visible',
            'number_tokens', 'rank_merges', 'encode_by_hand', 'encode_piece', 'BPETokenizer', 'split_step',
-           'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer', 'build_engine']
+           'tokenizer_json', 'tokenizer_config', 'write_beside', 'write_json', 'write_tokenizer', 'build_engine',
+           'in_a_line']
 
 # %% ../nbs/01_tokenizer.ipynb #01-011
 import json
@@ -919,7 +920,12 @@ def build_engine(spec: dict):       # the content of tokenizer.json -> a tokeniz
         engine.encode_special_tokens = True
         return engine
     raise ValueError("this tokenizer.json has a part, such as the decoder, that the library "
-                     f"tokenizers does not know: {reason}")
+                     f"tokenizers does not know: {in_a_line(reason)}")
+
+
+def in_a_line(reason: Exception) -> str:
+    "What a library says; it may quote, line ends and all, what it was given."
+    return " ".join(str(reason).split())
 
 # %% ../nbs/01_tokenizer.ipynb #01-d1c5
 EDGE = regex.compile(r"[\s\p{P}]")       # where a word may end

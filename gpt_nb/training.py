@@ -1191,8 +1191,8 @@ def limit_of(folder: RunFolder, rows: list[dict]) -> float:   # infinity: anythi
 def is_sound(folder: RunFolder) -> bool:
     "Whether nothing has broken since the last line: a state of what is broken helps nobody."
     meter, limit = folder.trainer.meter, limit_of(folder, folder.run.history)
-    numbers = torch.stack([*meter.losses, *meter.norms, torch.zeros(())])
-    broken = not numbers.isfinite().all() or any(loss > limit for loss in meter.losses)
+    broken = not all(number.isfinite() for number in (*meter.losses, *meter.norms))
+    broken = broken or any(loss > limit for loss in meter.losses)
     return not folder.trainer.backend.sum(broken)
 
 
@@ -1204,7 +1204,9 @@ def may_go_back(folder: RunFolder) -> bool:
 def go_back(folder: RunFolder, broken: Broken) -> None:
     "To the last saved state; the batch that broke it is kept in the folder, and replaced."
     t, at = folder.trainer, broken.step - 1
-    rows = in_words(t.batches[at][0], folder.run.tok)
+    c, whole = t.config, t.validation.tokens.batches   # of all processes: any may have broken it
+    batch = whole(c.batch_size, t.model.config.context, c.seed)[at]
+    rows = in_words(batch[0], folder.run.tok)
     state = put_back(t, folder.path / "state")
     replace_batches(t, [at])
     take_up(folder, None, log_of(state, folder))

@@ -200,6 +200,7 @@ WATCHED = {"os.rename": 2, "os.remove": 1, "os.mkdir": 1, "os.rmdir": 1, "os.tru
            "os.link": 2, "os.symlink": 2, "os.chmod": 1, "shutil.rmtree": 1}
 FORBIDDEN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork",
              "socket.connect", "socket.getaddrinfo", "pickle.find_class", "ctypes.dlopen")
+FOR_A_GPU = ("libnvidia-ml.so.1",)     # torch looks for one, each time it is asked
 watching: list = []                  # [the folder, what was done] while a reader is at work
 
 
@@ -207,7 +208,7 @@ def watch(event: str, given: tuple) -> None:
     "Note what a reader does outside its folder."
     if not watching: return
     folder, done = watching
-    if event in FORBIDDEN: done.append(f"{event} {given!r:.200}")
+    if event in FORBIDDEN and given != FOR_A_GPU: done.append(f"{event} {given!r:.200}")
     paths = given[:WATCHED.get(event, 0)]
     if event in ("os.remove", "os.rmdir") and given[1] != -1: paths = ()   # inside an open folder
     if event == "open":

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from gpt_nb.faults import (BEAT, SIGNALS, SILENT, Interrupted, Lock, checksums, finish_step,
-                           make_folder, open_plain, read_state, write_state)
+                           make_folder, open_plain, read_state, seal_of, write_state)
 from gpt_nb.tokenizer import write_beside
 from gpt_nb.training import Run, Single, look_for_spike
 from test_training import (CONFIG, TOKENS, Hook, assert_same, copy_run, files_of, go, log_of,
@@ -181,6 +181,43 @@ def test_a_sign_of_life_is_given_now_and_then(tmp_path):
         assert lock.path.stat().st_mtime > 0
 
 
+def test_a_disk_that_refuses_the_lock_does_not_hold_it_for_ever(tmp_path, monkeypatch):
+    "Whoever tries again in the same process met himself."
+    def full(*args): raise OSError(28, "No space left on device")
+    for name in ("pwrite", "ftruncate"):
+        with monkeypatch.context() as m:
+            m.setattr(os, name, full)
+            with pytest.raises(OSError, match="No space left"): Lock(tmp_path).__enter__()
+        with Lock(tmp_path) as lock: lock.check()
+
+
+def test_a_disk_that_is_gone_at_the_end_hides_no_error_and_leaves_no_file_open(tmp_path,
+                                                                             monkeypatch):
+    def gone(*args, **how): raise OSError(30, "Read-only file system")
+    with pytest.raises(ZeroDivisionError), monkeypatch.context() as m:
+        with Lock(tmp_path):
+            m.setattr(Path, "unlink", gone)
+            1 / 0
+    with Lock(tmp_path): pass
+
+
+def test_a_disk_whose_files_change_their_number_is_refused_not_tried_for_ever(tmp_path,
+                                                                            monkeypatch):
+    monkeypatch.setattr(os.path, "samestat", lambda a, b: False)
+    with pytest.raises(OSError, match="cannot hold a lock, choose a folder on another"):
+        Lock(tmp_path).__enter__()
+
+
+def test_a_folder_that_became_a_file_is_taken_over(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Lock(folder) as lock:
+        shutil.rmtree(folder)
+        folder.write_text("mine")
+        with pytest.raises(BlockingIOError, match="was taken over"): lock.check()
+    assert folder.read_text() == "mine"
+
+
 # damage is found before anything is written
 
 def refused(folder, words, error=ValueError):
@@ -235,7 +272,9 @@ def change(end, how):
     lambda tensors: tensors | {"model.more": torch.zeros(3)},
     lambda tensors: tensors | {"optimizer.more.step": torch.zeros(())},
     lambda tensors: tensors | {"recent.losses": torch.zeros(3, 3)},
-], ids=range(16))
+    change(".step", lambda w: torch.zeros(3)),
+    change("exp_avg", lambda w: w.mean()), change("momentum_buffer", lambda w: w.mean()),
+], ids=range(19))
 def test_a_state_with_other_tensors_is_refused(run, edit):
     "Even where their checksums are right."
     tensors, info = Single().load(run / "state")
@@ -260,6 +299,23 @@ def test_every_flipped_bit_of_a_state_is_noticed(run):
     assert missed <= 2 + 3 * len(bits) * blanks / len(good)
     FIGURES["bits"] = dict(flipped=len(bits), missed=missed)
     path.write_bytes(bad)
+    refused(run, "state.safetensors is damaged")
+
+
+@pytest.mark.parametrize("name", ["sums", "seal"])
+def test_a_state_whose_checksums_lost_their_name_is_refused(run, name):
+    "It was taken for one of a time before there were any, and its numbers were not checked."
+    path = run / "state" / "state.safetensors"
+    path.write_bytes(path.read_bytes().replace(f'"{name}"'.encode(), f'"{name[:-1]}~"'.encode()))
+    refused(run, "state.safetensors is damaged: its header was changed")
+
+
+@pytest.mark.parametrize("sums", ["[]", "3", "null", "{", "[" * 100_000], ids=range(5))
+def test_checksums_of_another_kind_are_refused(run, sums):
+    from safetensors.torch import load_file, save_file
+    path = run / "state" / "state.safetensors"
+    about = dict(info=json.dumps(read_state(path.parent)[1]), sums=sums)
+    save_file(load_file(path), path, about | dict(seal=seal_of(about)))
     refused(run, "state.safetensors is damaged")
 
 
@@ -538,6 +594,29 @@ def test_who_listens_already_is_left_alone():
         signal.signal(signal.SIGUSR1, before)
         signal.signal(signal.SIGHUP, ignored)
     assert heard == [signal.SIGUSR1] and pressed == []
+
+
+def test_ctrl_c_too_is_left_to_who_listens_or_ignores_it():
+    "A script ignores it for what it starts with &."
+    heard, before = [], signal.getsignal(signal.SIGINT)
+    try:
+        for listens in (signal.SIG_IGN, lambda number, frame: heard.append(number)):
+            signal.signal(signal.SIGINT, listens)
+            with finish_step() as pressed: os.kill(os.getpid(), signal.SIGINT)
+            assert pressed == [] and signal.getsignal(signal.SIGINT) is listens
+    finally: signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT]
+
+
+def test_under_torchrun_a_ctrl_c_that_is_passed_on_is_one(monkeypatch):
+    "It comes from the terminal, and once more from torchrun: the step is to end all the same."
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    with finish_step() as pressed:
+        for _ in range(2): os.kill(os.getpid(), signal.SIGINT)
+    assert pressed == [signal.SIGINT] * 2
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    with pytest.raises(KeyboardInterrupt), finish_step():
+        for _ in range(2): os.kill(os.getpid(), signal.SIGINT)
 
 
 # the parts

@@ -643,3 +643,16 @@ def test_parts_of_speech_are_scored_by_accuracy(small):
             for dish in "soup rice fish bread cake tea".split()]
     run = finetune(model, rows, "tag", tok, epochs=60, val=0.3, show=False)
     assert run.score == 1 and assess(run, rows)["accuracy"] == 1
+
+
+def test_two_searches_in_one_folder_are_one_too_many(small, tmp_path):
+    "The second removed the trials of the first while they trained."
+    from gpt_nb.finetuning import search
+    seen = []
+    def nested(trial, **how):
+        with pytest.raises(BlockingIOError, match="is being written by another run"):
+            search(nested, 1, out=tmp_path / "search", resume=True)
+        seen.append(sorted(path.name for path in (tmp_path / "search").iterdir()))
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): search(nested, 1, out=tmp_path / "search")
+    assert seen == [[".lock", "trials.log"]] and not (tmp_path / "search" / ".lock").exists()

@@ -102,6 +102,17 @@ def refused(read, *words: str, error=ValueError) -> str:
     return said
 
 
+def test_an_error_that_quotes_a_file_stays_in_one_line(tmp_path):
+    GPT(GPTConfig("qwen3", 270, 16, n_layer=1, n_head=2, d_model=8)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8")) | {"a\x85\x1eb": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    refused(lambda: GPT.from_pretrained(tmp_path), "not supported for qwen3", r"a\u0085\u001eb")
+    tok = BPETokenizer.train(["ab ab"], 260)
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(tok.spec | dict(version="1\x1e\u2028")), encoding="utf-8")
+    refused(lambda: load_tokenizer(tmp_path), "Unknown tokenizer version")
+
+
 def test_a_huge_json_file_is_refused_by_its_size(tmp_path):
     with open(tmp_path / "tokenizer.json", "wb") as file: file.truncate(3 * 2**30)   # all holes
     refused(lambda: load_tokenizer(tmp_path), str(tmp_path), "3,221,225,472 bytes", "get it again")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpt_nb import laws
 from gpt_nb.cli import run_app
 from gpt_nb.laws import (
     GPUS, LEFT, MACHINE, NETWORK, SIZES, Facts, Law, Outlook, Reading, Stories, activation_bytes,
@@ -39,6 +40,47 @@ def test_a_law_is_found_again(law):
     assert (found.a, found.b) == pytest.approx((law.a, law.b), rel=0.03)
     known = fit_law(runs_of(law), floor=law.E)
     assert known.E == law.E and known.a == pytest.approx(law.a, rel=0.01)
+
+
+RUNS = [Reading(n, d, LAW.loss(n, d)) for n in (3e3, 1e4, 3e4) for d in (5e4, 2e5)]
+
+
+@pytest.mark.parametrize("readings, floor, said", [
+    ([], None, "0 runs for a law of 5 unknown numbers"), (RUNS[:1], None, "1 runs"),
+    (RUNS[:4], None, "4 runs"), (RUNS[:3], 0.5, "3 runs for a law of 4"),
+    (RUNS[:1] * 9, None, "one size or one amount"), (RUNS[::2] * 2, None, "one size or one amount"),
+    ([*RUNS, Reading(1e4, 1e5, math.nan)], None, "loss=nan.* finite numbers above 0"),
+    ([*RUNS, Reading(1e4, 1e5, math.inf)], None, "finite"), ([*RUNS, Reading(1e4, 1e5, -1.0)],
+                                                             None, "above 0"),
+    ([*RUNS, Reading(1e4, 0, 1.0)], None, "above 0"), ([*RUNS, Reading(1e4, -5, 1.0)], 0.5, "-5"),
+    (RUNS, 9.0, "floor is 9.0"), (RUNS, math.nan, "floor is nan"), (RUNS, -1.0, "floor is -1")])
+def test_of_too_little_and_of_nonsense_no_law_is_made(readings, floor, said):
+    "Two runs gave a law with five numbers; a loss that is no number an error of scipy's."
+    with pytest.raises(ValueError, match=said): fit_law(readings, floor)
+    with pytest.raises(ValueError, match=said): resample(readings, 2, floor=floor)
+
+
+def test_no_draw_of_a_bootstrap_has_only_one_size():
+    few = [*RUNS[:2] * 9, RUNS[2], RUNS[4], RUNS[5]]   # many draws hold the first size alone
+    assert len(resample(few, times=5, seed=1)) == 5
+
+
+@pytest.mark.parametrize("flops", [0, -1, math.nan, math.inf])
+def test_a_budget_is_a_number_above_0(flops):
+    with pytest.raises(ValueError, match="flops is"): best_size(LAW, flops)
+
+
+@pytest.mark.parametrize("how, said", [
+    (dict(people=20, parts=4), "there are 16 names"), (dict(people=0), "people is 0"),
+    (dict(people=10, parts=40_000), "make 80017 tokens: at most 65536 fit")])
+def test_facts_that_do_not_fit_are_refused(how, said):
+    "The tokens of 40,000 names were cut to 16 bits in silence."
+    with pytest.raises(ValueError, match=said): Facts(**how)
+
+
+def test_two_stories_are_read_and_none_is_refused(source):
+    assert read_once(source, (1, 8), 2).tokens > 50   # two: one is shorter than the context
+    with pytest.raises(ValueError, match="tested is 0"): Stories(tested=0)
 
 
 def test_one_wild_run_moves_the_fit_little():
@@ -175,6 +217,18 @@ def test_an_outlook_without_validation_text(source):
     model, tokens, config = story_run(source)
     tokens = type(tokens)(tokens.train, tokens.val[:0], tokens.end_id, tokens.vocab_size, Path())
     assert foresee(model, tokens, config, source.world, seconds=0.05).loss is None
+
+
+@pytest.mark.parametrize("status", ["", "Name: x\n", "VmHWM:", "VmHWM: many kB"])
+def test_a_machine_that_does_not_tell_of_memory_trains_all_the_same(source, monkeypatch, status):
+    "Some containers leave the line out: `gpt-nb train` ended before it began."
+    plain = Path.read_text
+    told = {"/proc/self/status": status, "/proc/self/statm": ""}
+    monkeypatch.setattr(Path, "read_text", lambda path, *more: told.get(str(path)) if str(
+        path) in told else plain(path, *more))
+    assert laws.memory_now() is None
+    said = foresee(*story_run(source), seconds=0.05)
+    assert said.memory is None and "memory" not in str(said)
 
 
 def test_a_loss_is_told_only_where_it_was_measured(source):

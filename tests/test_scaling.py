@@ -116,6 +116,70 @@ def test_what_does_not_divide_is_refused(tokens, kind, arch, what):
     with pytest.raises(ValueError, match=what): train_on(4, kind, GPT(shape), tokens, config)
 
 
+@pytest.mark.parametrize("heads, kv, ff, world, fits", [
+    (12, 12, 96, 8, 6), (12, 12, 96, 5, 4), (8, 2, 24, 16, 2), (7, 7, 49, 3, 1), (12, 4, 96, 7, 4)])
+def test_the_number_that_is_advised_fits_and_is_smaller(heads, kv, ff, world, fits):
+    "It said `Start 12` to one who has 8."
+    c = GPTConfig("qwen3", 100, 16, 1, heads, 4 * heads, n_kv_head=kv, d_ff=ff)
+    assert scaling.best_world(c, world) == fits
+    with pytest.raises(ValueError, match=f"Start {fits},"): scaling.check_heads(c, world)
+    scaling.check_heads(c, fits)
+
+
+def fails_in_one():
+    if dist.get_rank() == 1: raise ValueError("a trouble of its own")
+    dist.barrier()
+
+
+def test_the_trouble_of_the_one_that_failed_is_told():
+    "Not that the others miss it."
+    with pytest.raises(ValueError, match="a trouble of its own"): launch(3, fails_in_one)
+    with pytest.raises(ValueError, match="world is 0: start one process or more"):
+        launch(0, fails_in_one)
+
+
+def slow_export(folder, tokens):
+    "Whether the model was there when each process went on."
+    backend = scaling.DataParallel(CONFIG)
+    model = make(tokens)
+    if backend.rank == 0:
+        plain = model.save_pretrained
+        model.save_pretrained = lambda folder: (time.sleep(2), plain(folder))
+    backend.export(model, folder)
+    return (folder / "model.safetensors").exists()
+
+
+def test_nobody_goes_on_while_the_first_writes_the_model(tokens, tmp_path):
+    "A large one takes longer than the minute that a process waits within a step."
+    assert launch(2, slow_export, tmp_path, tokens) == [True, True]
+
+
+class Sick:
+    "A batch that one of two processes gets its rows of breaks the loss."
+    def wrap(self, model):
+        inner, bad = super().wrap(model), self.tokens.batches(8, 96, 0, 1, 2)[4][0]
+        def loss(x, y):
+            plain = inner(x, y)
+            return plain * float("nan") if torch.equal(x, bad) else plain
+        return loss
+
+
+def sick_run(kind, tokens, out):
+    backend = type("Sickly", (Sick, scaling.KINDS[kind]), dict(tokens=tokens))(CONFIG)
+    config = replace(CONFIG, eval_every=2)
+    run = train(make(tokens), tokens, config, out=out, backend=backend, show=False)
+    return run.history
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_batch_that_breaks_one_of_two_is_kept_whole_and_left_out_by_both(tokens, tmp_path, kind):
+    one, two = launch(2, sick_run, kind, tokens, tmp_path / "run")
+    assert losses(one) == losses(two) and [row["step"] for row in one] == list(range(7))
+    kept = json.loads((tmp_path / "run" / "broken" / "000005.json").read_text())
+    assert kept["rows"] == tokens.batches(8, 96, 0)[4][0].tolist()   # those of both
+    assert [row["step"] for row in log_of(tmp_path / "run")] == list(range(7))
+
+
 def test_a_damaged_state_is_refused(tokens, tmp_path):
     out = tmp_path / "run"
     train_on(2, "fsdp", make(tokens), tokens, replace(CONFIG, steps=1), out)
@@ -129,6 +193,36 @@ def test_a_damaged_state_is_refused(tokens, tmp_path):
         with pytest.raises(ValueError, match="damaged"): train(make(tokens), tokens, **longer)
     files[1].write_bytes(whole)
     assert train(make(tokens), tokens, **longer).history[-1]["step"] == CONFIG.steps
+
+
+def edit_info(change):
+    def edit(shards):
+        info = json.loads((shards / "info.json").read_text())
+        (shards / "info.json").write_text(json.dumps(info | change))
+    return edit
+
+
+def put_in_place(make):
+    "Another thing of the name of a part."
+    def edit(shards):
+        path = next(shards.glob("shard-00001*"))
+        path.rename(shards / "kept")
+        make(path)
+    return edit
+
+
+@pytest.mark.parametrize("edit", [
+    edit_info(dict(step=3)), edit_info(dict(seconds=1e9)), edit_info(dict(files=["a"])),
+    edit_info(dict(files=None)), edit_info(dict(instead=[1])), edit_info(dict(seal=None)),
+    put_in_place(lambda path: os.mkfifo(path)), put_in_place(lambda path: path.mkdir()),
+    put_in_place(lambda path: path.symlink_to("kept"))], ids=range(9))
+def test_what_is_known_of_a_state_is_sealed_and_its_parts_are_files(tokens, tmp_path, edit):
+    "A step that was changed was gone on from in silence; a pipe was waited for without end."
+    out = tmp_path / "run"
+    train_on(1, "fsdp", make(tokens), tokens, replace(CONFIG, steps=1), out)
+    edit(next(out.glob("state/shards-*")))
+    with pytest.raises(ValueError, match="the state in .*shards-.* is damaged"):
+        train(make(tokens), tokens, CONFIG, out=out, resume=True, backend=Alone(), show=False)
 
 
 # ---- the command line ----
@@ -204,6 +298,32 @@ def test_a_killed_process_ends_all_and_fewer_go_on(folder, env):
     assert not done.returncode, done.stderr
     steps = [row["step"] for row in log_of(out)]
     assert steps == sorted(set(steps)) and steps[-1] == saved + 8
+
+
+@pytest.mark.parametrize("kind, number", [("fsdp", signal.SIGTERM), ("ddp", signal.SIGINT)])
+def test_a_job_that_is_asked_to_stop_saves_and_goes_on(folder, env, kind, number):
+    "SIGTERM goes to torchrun, Ctrl-C at a terminal to it and to all that it has started."
+    out = folder / f"asked-{kind}"
+    words = torchrun(2, folder, "--out", str(out), "--parallel", kind)
+    words[words.index("--steps") + 1] = "4000"
+    job = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           text=True, start_new_session=True)
+    until = time.monotonic() + 300
+    while not list(out.glob("state/s*")) and job.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    if number == signal.SIGINT: os.killpg(job.pid, number)
+    else: os.kill(job.pid, number)
+    said = job.communicate(timeout=120)[1]
+    assert f"Go on with: torchrun ... -m gpt_nb.cli train --out {out} --parallel {kind}" in said
+    assert not (out / ".lock").exists()
+    if kind == "ddp": return   # how it goes on was seen already
+    stopped = int(said.partition("stopped after step ")[2].partition(".")[0])
+    again = torchrun(2, folder, "--out", str(out), "--parallel", kind, "--resume")
+    again[again.index("--steps") + 1] = str(stopped + 4)
+    done = run_job(again, env)
+    assert not done.returncode, done.stderr
+    steps = [row["step"] for row in log_of(out)]
+    assert steps == sorted(set(steps)) and steps[-1] == stopped + 4
 
 
 @pytest.mark.parametrize("more, said", [

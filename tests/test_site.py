@@ -19,7 +19,7 @@ from lab import running, wait_until_idle
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "playground",
-          "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
+          "inside", "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
           "notebooks/promises", "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
 PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
@@ -487,7 +487,7 @@ def test_the_folder_can_be_read_without_a_server(visit, site):
     before = page.locator(".turn .frame").first.inner_html()
     page.get_by_label("seed").press("End")
     assert page.locator(".turn .frame").first.inner_html() != before
-    for path in ("playground", "training"):
+    for path in ("playground", "inside", "training"):
         page = visit(path, base=site.as_uri())
         assert "only from a server" in page.inner_text("#say")
     page = visit("search.html?q=temperature", base=site.as_uri())

@@ -13,7 +13,8 @@ BEGINNINGS = ("Once a shy maid named Anna", "", "Zelda went to <the> \"moon\" & 
               "Once a kind girl named Mia lived in the mill. Her friend was a boy named Tom.")
 ALL_SCRIPTS = ("", "aaaa  aaa\n\nit's 12345", "<b>从前 &amp; 🪁🪁</b>", "def f(x):\n\treturn x**2",
                "naïve café привет ١٢٣ \ufffd", "the the the theory of everything")
-TYPED = dict(checkpoints=BEGINNINGS, heads=BEGINNINGS, merges=ALL_SCRIPTS)   # what tests type
+TYPED = dict(checkpoints=BEGINNINGS, heads=BEGINNINGS, inside=BEGINNINGS,
+             merges=ALL_SCRIPTS)   # what tests type
 GROWING = ("000050", "000200", "000800", "003000")
 
 
@@ -72,7 +73,8 @@ def knobs(names: dict) -> dict:
     return dict(words=names["words"], logits=names["logits"][0].tolist(), used=used)
 
 
-DATA = dict(merges=merges, descent=descent, heads=heads, knobs=knobs, checkpoints=nothing)
+DATA = dict(merges=merges, descent=descent, heads=heads, knobs=knobs, checkpoints=nothing,
+            inside=nothing)
 
 
 def write_models(folder: Path) -> None:

@@ -1,4 +1,4 @@
-// Starts the playground where a browser has what it needs, and says in one line where it has not.
+// Starts the program of a page (data-start) where a browser has what it needs, and says in one line where it has not.
 // Written so that very old browsers can read it too.
 (function () {
   var page = document.querySelector(".playground"), web = page.getAttribute("data-web");
@@ -26,7 +26,7 @@
   } else {
     var script = document.createElement("script");
     script.type = "module";
-    script.src = web + "playground.js";
+    script.src = web + page.getAttribute("data-start");
     script.onerror = function () {
       say("A file of this page is missing: load the page anew. 网页文件缺失，请重新载入。");
     };

@@ -1,16 +1,15 @@
 // The page: a beginning is typed, a model goes on with it, and the truth stands beside each guess.
-import { openModel, sample, seeded } from "./engine.js";
-import { World } from "./world.js";
+import { sample, seeded } from "./engine.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
 import { LEAST, Options, Writing, overlap, wordsAt } from "./playground-writing.js";
+import { openEntry, readJSON, short, visible } from "./shelf.js";
 import { turn } from "./turn.js";
 
 const page = document.querySelector(".playground");
-const web = new URL("./", import.meta.url);
 const $ = (id) => document.getElementById(id);
 const SHOWN = 9;                       // rows of the list
 const LONG_TOKEN = 20;                 // characters: no text has tokens so long throughout
-const FIRST_LOOK = { layer: 2, head: 1 };
+const FIRST_LOOK = { layer: 1, head: 0 };
 const SETTINGS = {                     // name in engine.js: id, limits, start, slider's limits
   temperature: { id: "temperature", low: 0, high: 10, at: 1, slide: [0, 2, 0.05] },
   topP: { id: "top-p", low: 0.01, high: 1, at: 1, slide: [0.05, 1, 0.05] },
@@ -71,19 +70,6 @@ function percent(share) {
   return say("percent", { p: p >= 9.95 || p === 0 ? Math.round(p) : p.toFixed(1) });
 }
 
-const LONGEST = 40;                    // characters of what is quoted
-const short = (text, most = LONGEST) =>
-  text.length > most ? `${Array.from(text.slice(0, 2 * most)).slice(0, most).join("")}…` : text;
-
-// A piece of text so that it can be seen: short, lines and spaces drawn, what has no shape named.
-function visible(text) {
-  const bare = /\S/.test(text) ? text.replace(/^ | $/g, "") : text;
-  const drawn = short(bare).replace(/^ $| {2,}/g, (run) => "␣".repeat(run.length))
-    .replaceAll("\n", "⏎").replaceAll("\t", "⇥");
-  return drawn.replace(/^[\p{C}\p{Zl}\p{Zp}]+$|\p{Cc}/gu, (some) => Array.from(some, (c) =>
-    `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`).join(" "));
-}
-
 const quote = (text) => say("quote", { text: visible(text) });
 
 // -------------------------------------------------------------------------------------- settings
@@ -128,17 +114,6 @@ const isPlain = (how) => how.temperature === 1 && Object.keys(how).length === 1;
 
 // ---------------------------------------------------------------------------------------- opening
 
-async function readJSON(name, signal) {
-  let answer;
-  try { answer = await fetch(new URL(name, web), { signal }); } catch (error) {
-    throw error.name === "AbortError" ? error : Object.assign(error, { code: "missing" });
-  }
-  if (!answer.ok) throw Object.assign(new Error(name), { code: "missing" });
-  try { return await answer.json(); } catch (error) {
-    throw error.name === "AbortError" ? error : Object.assign(error, { code: "damaged" });
-  }
-}
-
 // The chosen model and its world, fetched when they are first needed.
 async function open(entry, signal) {
   if (state.opened.has(entry.name)) return state.opened.get(entry.name);
@@ -151,16 +126,9 @@ async function open(entry, signal) {
   $("fetching").hidden = false;
   onProgress(0, entry.bytes);
   try {
-    const data = entry.world ? await readJSON(entry.world, signal) : null;
-    const folder = new URL(`models/${encodeURIComponent(entry.name)}/`, web);
-    const model = await openModel(folder, { onProgress, signal });
-    await turn();
-    const opened = { model, world: data && new World(data, entry.level) };
+    const opened = await openEntry(entry, signal, onProgress);
     state.opened.set(entry.name, opened);
     return opened;
-  } catch (error) {
-    error.code ??= "format";           // came whole, and yet cannot be understood
-    throw error;
   } finally { $("fetching").hidden = true; }
 }
 
@@ -658,8 +626,8 @@ function fillRow(line, row, place, { known, top }) {
 
 function fillHeads({ n_layer, n_head }) {
   for (const [id, n] of [["layer", n_layer], ["head", n_head]]) {
-    const held = Math.min(Number($(id).value) || FIRST_LOOK[id], n);
-    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i + 1, i + 1)));
+    const before = $(id).value, held = Math.min(before === "" ? FIRST_LOOK[id] : before, n - 1);
+    $(id).replaceChildren(...Array.from({ length: n }, (_, i) => new Option(i, i)));
     $(id).value = held;
   }
   $("attention").hidden = false;
@@ -667,10 +635,12 @@ function fillHeads({ n_layer, n_head }) {
 
 // A bar under each token, as high as what one head takes from it to choose the token at the place.
 function drawAttention(place) {
-  const { writing, tokens } = state;
+  const { writing, tokens, entry } = state;
+  const query = `?model=${encodeURIComponent(entry.name)}`;
+  $("inside").href = `inside.html${query}#${encodeURIComponent(writing.text)}`;
   const [layer, head] = ["layer", "head"].map((id) => Number($(id).value));
   const upTo = Math.min(place, writing.session.length);   // less where the last was not read
-  const row = writing.attention(upTo, layer - 1, head - 1);
+  const row = writing.attention(upTo, layer, head);
   const shares = tokens.map(({ from, to }) => row.slice(from, to).reduce((a, b) => a + b, 0));
   const top = Math.max(...shares);
   for (const [i, token] of [...$("story").children].entries()) {

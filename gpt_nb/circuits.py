@@ -26,8 +26,8 @@ from .tales import RECAPS, Slot, Story, Tales, sentences
 from .tokenizer import Tokenizer
 
 # %% ../nbs/13b_circuits.ipynb #13b-015
-FOUND = ("Once a {trait} {role} named {name} lived in the {place}. {His} friend was a {role1} named "
-         "{name1}. {owner} had a {look} {thing}. {dreamer} dreamed of the {thing}. "
+FOUND = ("Once a {trait} {role} named {name} lived in the {place}. {His} friend was a {role1} "
+         "named {name1}. {owner} had a {look} {thing}. {dreamer} dreamed of the {thing}. "
          "One day {owner} lost the {thing}. Then {finder} found the {thing}. "
          "Now {stands} was in the {place}. Only")
 

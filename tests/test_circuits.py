@@ -4,9 +4,9 @@ import torch
 from torch.testing import assert_close
 
 from gpt_nb.checkpoint import load_tokenizer
-from gpt_nb.circuits import (Pairs, all_heads, answer_lead, carriers, choice_accuracy, come_back,
-                             induction, induction_of, last_choices, lost_by_kind, mean_mixed,
-                             mixed_name, patch_heads, patch_map, patched, random_heads,
+from gpt_nb.circuits import (StoryPairs, all_heads, answer_lead, carriers, choice_accuracy,
+                             come_back, induction, induction_of, last_choices, lost_by_kind,
+                             mean_mixed, mixed_name, patch_heads, patch_map, patched, random_heads,
                              repeated_rows, story_pairs, true_stories, without_heads)
 from gpt_nb.evaluation import divergence
 from gpt_nb.interpret import trace
@@ -34,7 +34,7 @@ def tok(): return load_tokenizer("growing/003000")
 
 def pairs_of(n=4, length=12):
     first, second = torch.randint(59, (2, n, length)).unbind()
-    return Pairs(first, second, torch.tensor([[1, 2]] * n))
+    return StoryPairs(first, second, torch.tensor([[1, 2]] * n))
 
 
 @pytest.mark.parametrize("names", [["embed"], ["layers.2.resid"], ["norm"], ["logits"]])

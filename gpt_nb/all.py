@@ -14,6 +14,7 @@ from gpt_nb.sampling import *
 from gpt_nb.evaluation import *
 from gpt_nb.emergence import *
 from gpt_nb.interpret import *
+from gpt_nb.circuits import *
 from gpt_nb.probing import *
 from gpt_nb.features import *
 from gpt_nb.pretrained import *

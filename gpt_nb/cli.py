@@ -28,6 +28,7 @@ if TYPE_CHECKING:   # to import these takes seconds, and `--help` needs none of 
 
     from gpt_nb.data import Tokens
     from gpt_nb.evaluation import Evaluation
+    from gpt_nb.laws import Outlook
     from gpt_nb.model import GPT, GPTConfig
     from gpt_nb.retrieval import Shelf
     from gpt_nb.scaling import Team

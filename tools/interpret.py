@@ -5,10 +5,13 @@ nbs/results/NAME.json.
 
 A training that was stopped goes on; take a file or a folder away to measure anew."""
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from models import ROOT, choose, prepare
+from models import PYDOCS, ROOT, choose, prepare
+from models import fit as train_house
 from results import SEEDS, so_far, write
 
 from gpt_nb.checkpoint import load_tokenizer
@@ -108,11 +111,11 @@ def circuit(seed: int) -> dict:
            for kind, heads in found.items()})
 
 
-def along(seed: int) -> dict:
-    "Induction in the copies of one model, and before training."
+def along(opened: Callable[[int], tuple], seed: int) -> dict:
+    "Induction along a training: the untrained model, then each copy that was kept."
     result = {}
     for step in (0, *KEEP):
-        model, tok = of_seed(seed, step or KEEP[0])
+        model, tok = opened(step or KEEP[0])
         torch.manual_seed(seed)
         if not step: model = GPT(model.config).eval()
         some = induction(model, repeated_rows(tok.vocab_size, 25, 100, tok.end_id))
@@ -121,14 +124,28 @@ def along(seed: int) -> dict:
     return result
 
 
+def of_manual(step: int) -> tuple:
+    "The house model `pydocs` trained once more, in bfloat16, as it was after so many updates."
+    how = dict(keep=KEEP, precision="bfloat16", compile=True)
+    spec = PYDOCS | dict(settings=PYDOCS["settings"] | how)
+    folder = ROOT / "runs" / "models" / "pydocs-kept"
+    if not (folder / "training.json").is_file():
+        train_house("pydocs-kept", spec, *prepare(spec["data"], spec["tokenizer"]))
+    copy = folder / "checkpoints" / f"{step:06d}"
+    return GPT.from_pretrained(copy, dtype=torch.float32).eval(), load_tokenizer(folder)
+
+
 def circuits() -> None:
-    "Heads that carry a fact, ablation, and induction, in three seeds."
+    "Heads that carry a fact, ablation, and induction, in three seeds; induction in a manual."
     result = so_far("circuits")
     for seed in SEEDS:
         if f"seed {seed}" in result: continue
-        result[f"seed {seed}"] = circuit(seed) | {"induction": along(seed)}
+        induced = along(partial(of_seed, seed), seed)
+        result[f"seed {seed}"] = circuit(seed) | {"induction": induced}
         write("circuits", result)
         print(f"seed {seed}:", result[f"seed {seed}"], flush=True)
+    if "pydocs" not in result: result["pydocs"] = {"induction": along(of_manual, 0)}
+    write("circuits", result)
 
 
 # chapter 13d: dictionaries of the stream, in three seeds of them and of the model

@@ -20,6 +20,14 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
     if signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, usual)
 
 
+@pytest.fixture(autouse=True)
+def the_same_signals():
+    "A test that ends the program on purpose may leave it deaf to Ctrl-C: the next one must not be."
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items(): signal.signal(number, handler)
+
+
 def pytest_sessionstart(session):
     if REQUIRED and missing(): raise pytest.UsageError(f"REQUIRE_BROWSER, but {missing()}")
 

@@ -69,7 +69,8 @@ def answer_lead(
     answers: Tensor,   # (B, 2)
 ) -> Tensor:           # (B,)
     "By how much the first answer is ahead of the second, after the last token."
-    return logits[:, -1].gather(1, answers) @ torch.tensor([1.0, -1.0], device=logits.device)
+    first, second = logits[:, -1].gather(1, answers).float().unbind(1)
+    return first - second
 
 
 def put_in(
@@ -95,6 +96,7 @@ def patched(
 ) -> Tensor:                  # (B, T, V) logits of the second
     "Run the second text with activations of the first (Vig et al. 2020)."
     check_same_shape(first, second, at)
+    names = names if isinstance(names, str) else list(names)
     with trace(model, names) as acts: model(first)
     with trace(model, [], {name: partial(put_in, acts, name, at) for name in names}):
         return model(second)
@@ -110,10 +112,12 @@ def come_back(
     patches: list[Patch],     # each is put in alone
 ) -> Tensor:                  # (patches,) 0: nothing, 1: all of it
     "The share of the mean logit difference that comes back by each patch."
+    patches = check_patches(pairs, patches)
     def lead(ids): return answer_lead(model(ids), pairs.answers).mean()
     with trace(model, {name for names, _ in patches for name in names}) as acts:
         first = lead(pairs.first)
     second, back = lead(pairs.second), []
+    if first == second: raise ValueError("both texts have the same lead: nothing can come back")
     for names, at in patches:
         with trace(model, [], {name: partial(put_in, acts, name, at) for name in names}):
             back.append((lead(pairs.second) - second) / (first - second))
@@ -179,6 +183,7 @@ def last_choices(world: Tales, tok: Tokenizer, seeds: Iterable[int]) -> Choices:
         wrong, = {story.known["name", i].en for i in (0, 1)} - {right}
         rows.append(torch.tensor([tok.end_id, *tok.encode(start)]))
         answers.append([tok.encode(" " + name)[0] for name in (right, wrong)])
+    check_some(rows, "seeds gives no story with a dream of the thing")
     at = torch.tensor([len(row) - 1 for row in rows])
     return Choices(pad_sequence(rows, True, tok.end_id), at, torch.tensor(answers))
 
@@ -198,7 +203,9 @@ def choice_accuracy(
 @torch.no_grad()
 def mean_mixed(model: GPT, tok: Tokenizer, texts: list[str]) -> Tensor:   # (n_layer, H, K)
     "What each head gathers on average, over all tokens of some texts."
+    if isinstance(texts, str): raise TypeError("texts is one text: give a list of texts")
     rows = [torch.tensor([tok.end_id, *tok.encode(text)]) for text in texts]
+    check_some(rows, "texts is empty")
     real = pad_sequence([torch.ones(len(row)) for row in rows], True)[:, None, :, None]
     names = [f"layers.{i}.attn.mixed" for i in range(model.config.n_layer)]
     with trace(model, names) as acts: model(pad_sequence(rows, True, tok.end_id))
@@ -222,9 +229,11 @@ def random_heads(
     layers: Iterable[int] | None = None,   # of which; None: all
 ) -> list[Head]:
     "Heads drawn by chance, to stand beside named ones."
-    layers = range(model.config.n_layer) if layers is None else set(layers)
-    among = [head for head in all_heads(model) if head not in set(besides) and head[0] in layers]
-    if k > len(among): raise ValueError(f"k is {k}: there are {len(among)} heads to draw from")
+    layers = set(range(model.config.n_layer) if layers is None else layers)
+    besides = set(besides)
+    among = [head for head in all_heads(model) if head not in besides and head[0] in layers]
+    if not 0 <= k <= len(among):
+        raise ValueError(f"k is {k}: there are {len(among)} heads to draw from")
     return random.Random(seed).sample(among, k)
 
 # %% ../nbs/13b_circuits.ipynb #13b-058
@@ -243,9 +252,11 @@ def kinds_of_words(story: Story) -> list[str]:
 
 def true_stories(world: Tales, tok: Tokenizer, seeds: Iterable[int]) -> TrueRows:
     "Stories with the truth beside them."
+    check_world(world)
     stories = [world.sample(seed) for seed in seeds]
     rows = [torch.tensor([tok.end_id, *tok.encode(story.text)]) for story in stories]
     words = [[*kinds_of_words(story), "grammar"] for story in stories]   # the last: it ends
+    check_some(rows, "seeds is empty")
     check_one_word(rows, words)
     def where(kind): return [torch.tensor([word == kind for word in row]) for row in words]
     kinds = {kind: pad_sequence(where(kind), True)
@@ -265,7 +276,7 @@ def lost_by_kind(
     with trace(model, [], replace or {}): log_q = model(rows.ids).log_softmax(-1)
     p = rows.true
     lost = torch.where(p > 0, p * (p.clamp(min=1e-30).log() - log_q), 0).sum(-1)
-    return {kind: lost[at].mean().item() for kind, at in rows.kinds.items()}
+    return {kind: lost[at].mean().item() for kind, at in rows.kinds.items() if at.any()}
 
 # %% ../nbs/13b_circuits.ipynb #13b-065
 def needed_heads(
@@ -292,6 +303,7 @@ def needed_heads(
 # %% ../nbs/13b_circuits.ipynb #13b-072
 def repeated_rows(vocab_size: int, half: int, n: int, end_id: int, seed: int = 0) -> Tensor:
     "n rows of random tokens that are written twice behind an end token: (n, 1 + 2 * half)."
+    check_room(vocab_size, half, n, end_id)
     draw = torch.Generator().manual_seed(seed)
     some = torch.randint(vocab_size - 1, (n, half), generator=draw)
     some += some >= end_id   # any token but the end
@@ -319,6 +331,7 @@ def induction(
     ids: Tensor,   # (B, T) from `repeated_rows`
 ) -> Induction:
     "Induction scores of all heads, and how much better the second writing is guessed."
+    ids = check_twice(ids)
     half, L = ids.shape[1] // 2, model.config.n_layer
     with trace(model, [f"layers.{i}.attn.pattern" for i in range(L)]) as acts: logits = model(ids)
     scores = torch.stack([induction_of(x, half) for x in acts.values()])
@@ -358,8 +371,37 @@ def check_same_shape(first: Tensor, second: Tensor, at: int | None) -> None:
         raise ValueError(f"at is {at}: the texts have places 0 to {T - 1}")
 
 
+def check_patches(pairs: StoryPairs, patches: Iterable[Patch]) -> list[Patch]:
+    "Patches as a list, each at a place that there is."
+    patches = list(patches)
+    if not patches: raise ValueError("patches is empty: give at least one")
+    for _, at in patches: check_same_shape(pairs.first, pairs.second, at)
+    return patches
+
+
 def check_head(means: Tensor, head: Head) -> Head:
     "Raise where there is no such head."
     (L, H, _), (i, h) = means.shape, head
     if 0 <= i < L and 0 <= h < H: return head
     raise ValueError(f"{head} is no head: layers are 0 to {L - 1}, heads 0 to {H - 1}")
+
+# %% ../nbs/13b_circuits.ipynb #13b-093a
+def check_some(rows: list, what: str) -> None:
+    "Raise where nothing is left to work on."
+    if not rows: raise ValueError(f"{what}: give more")
+
+
+def check_room(vocab_size: int, half: int, n: int, end_id: int) -> None:
+    "Raise where no rows can be drawn."
+    if min(half, n) < 1 or not 0 <= end_id < vocab_size or vocab_size < 2:
+        raise ValueError(f"half {half}, n {n}, end_id {end_id} of {vocab_size} tokens: give at "
+                         "least 1 of each, and an end that is one of two tokens or more")
+
+
+def check_twice(ids: Tensor) -> Tensor:   # (B, T)
+    "Ids as whole numbers; raise unless each row is written twice behind one token."
+    half = ids.shape[-1] // 2
+    if ids.dim() == 2 and half > 1 and torch.equal(ids[:, 1:1 + half], ids[:, 1 + half:]):
+        return ids.long()
+    raise ValueError(f"ids {tuple(ids.shape)} are not written twice behind one token: make them "
+                     "with repeated_rows, half at least 2")

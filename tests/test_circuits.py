@@ -153,3 +153,33 @@ def test_bad_input(model, growing, tok):
     with pytest.raises(ValueError, match="at least one"): story_pairs(WORLD, tok, [])
     with pytest.raises(ValueError, match="token for each word"):
         true_stories(WORLD, load_tokenizer("pydocs"), [0])
+
+
+def test_names_from_a_generator_are_all_put_in():
+    model, tok = GPT.from_pretrained("growing/003000"), load_tokenizer("growing/003000")
+    pairs = story_pairs(Tales(level=1), tok, range(2))
+    lazy = patched(model, pairs.first, pairs.second, (n for n in ["layers.1.resid"]))
+    assert torch.equal(lazy, patched(model, pairs.first, pairs.second, ["layers.1.resid"]))
+    drawn = random_heads(model, 10, 0, besides=(head for head in [(0, 0), (1, 1)]))
+    assert not {(0, 0), (1, 1)} & set(drawn)
+
+
+def test_models_as_they_are_stored():
+    model, tok = GPT.from_pretrained("growing/003000"), load_tokenizer("growing/003000")
+    assert patch_map(model, story_pairs(Tales(level=1), tok, range(2))).shape[0] == 3
+
+
+def test_what_cannot_be_measured_is_refused():
+    model, tok = GPT.from_pretrained("growing/003000"), load_tokenizer("growing/003000")
+    pairs = story_pairs(Tales(level=1), tok, range(2))
+    for call, words in ((lambda: come_back(model, pairs, []), "at least one"),
+                        (lambda: come_back(model, pairs, [(["embed"], 999)]), "at is 999"),
+                        (lambda: come_back(model, pairs._replace(second=pairs.first),
+                                           [(["embed"], 0)]), "nothing can come back"),
+                        (lambda: induction(model, pairs.first), "not written twice"),
+                        (lambda: repeated_rows(50, 5, 2, 99), "end_id 99"),
+                        (lambda: last_choices(Tales(level=1), tok, []), "give more"),
+                        (lambda: mean_mixed(model, tok, []), "give more"),
+                        (lambda: random_heads(model, -1, 0), "k is -1")):
+        with pytest.raises(ValueError, match=words): call()
+    with pytest.raises(TypeError, match="one text"): mean_mixed(model, tok, "Once")

@@ -79,7 +79,8 @@ def logit_lens(
     body = transformer_of(model)
     names = ["embed", *(f"layers.{i}.resid" for i in range(len(body.layers)))]
     with trace(model, names) as acts: model(ids, pad=pad)
-    return torch.stack([model.lm_head(body.norm(acts[name])) for name in names])
+    T = ids.shape[1]   # a learned prompt (chapter 16) may stand before them
+    return torch.stack([model.lm_head(body.norm(acts[name][:, -T:])) for name in names])
 
 # %% ../nbs/13_interpret.ipynb #13-f01
 def through_norm(
@@ -103,12 +104,19 @@ def each_head(o_proj: nn.Module, mixed: Tensor) -> Tensor:   # (B, H, K) -> (H +
     return torch.cat([out[:-1] - out[-1], out[-1:]])
 
 # %% ../nbs/13_interpret.ipynb #13-c20
-def check_direction(model: GPT, direction: Tensor) -> None:
+def check_direction(model: GPT, direction: Tensor, rows: int) -> None:
     "Raise where a direction is none of the stream's."
     given = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
-    if not isinstance(direction, Tensor) or given[-1:] != (model.config.d_model,):
+    if given not in ((model.config.d_model,), (rows, model.config.d_model)):
         raise ValueError(f"direction is {given}: give a row of model.lm_head.weight, "
-                         f"({model.config.d_model},), or the difference of two")
+                         f"({model.config.d_model},), or the difference of two, one or {rows}")
+
+
+def check_sum(layer: int, parts: Tensor, whole: Tensor) -> None:   # (B, D) each
+    "Raise where what the heads write does not add up."
+    if torch.allclose(parts.float(), whole.float(), rtol=0.05, atol=0.05): return
+    raise ValueError(f"the heads of layer {layer} do not add up: something behind them is not "
+                     "linear (a bottleneck of chapter 16?); take it off")
 
 # %% ../nbs/13_interpret.ipynb #13-f03
 @torch.no_grad()
@@ -119,15 +127,18 @@ def attribution(
     pad: Tensor | None = None,   # (B,) how many tokens on the left of each row are padding
 ) -> dict[str, Tensor]:  # part -> (B,); their sum is the logit after the last token
     "What embedding, heads and MLPs add to a logit directly (Elhage et al. 2021)."
-    check_direction(model, direction)
+    check_direction(model, direction, len(ids))
     body, c = transformer_of(model), model.config
-    wanted = [f"layers.{i}.{part}" for i in range(c.n_layer) for part in ("attn.mixed", "mlp.out")]
+    wanted = [f"layers.{i}.{part}" for i in range(c.n_layer)
+              for part in ("attn.mixed", "attn.out", "mlp.out")]
     last = f"layers.{c.n_layer - 1}.resid"
     with trace(model, ["embed", *wanted, last]) as acts: model(ids, pad=pad)
     turned = through_norm(body.norm, acts[last][:, -1], direction)
     parts = {"embed": acts["embed"][:, -1]}
     for i, layer in enumerate(body.layers):
-        *heads, bias = each_head(layer.self_attn.o_proj, acts[f"layers.{i}.attn.mixed"][:, :, -1])
+        attention = layer.self_attn if is_plain(layer.self_attn) else layer.self_attn.attention
+        *heads, bias = each_head(attention.o_proj, acts[f"layers.{i}.attn.mixed"][:, :, -1])
+        check_sum(i, sum(heads) + bias, acts[f"layers.{i}.attn.out"][:, -1])
         parts |= {f"layers.{i}.attn.mixed.{h}": x for h, x in enumerate(heads)}
         if bias.any(): parts[f"layers.{i}.attn.bias"] = bias
         parts[f"layers.{i}.mlp.out"] = acts[f"layers.{i}.mlp.out"][:, -1]
@@ -139,9 +150,9 @@ def attribution(
 # %% ../nbs/13_interpret.ipynb #13-c03
 def hooked(register: Callable, do: Callable) -> RemovableHandle:
     "Have torch call `do` with what a module is given and gives, whenever this thread runs it."
-    here = get_ident()
-    def listen(module, *given):
-        if get_ident() == here: return do(*given)   # other threads may use the model meanwhile
+    here, owner = get_ident(), register.__self__
+    def listen(module, *given):   # not for other threads, nor for a copy that is made meanwhile
+        if get_ident() == here and module is owner: return do(*given)
     return register(listen)
 
 
@@ -162,6 +173,7 @@ class Acts(dict):
     def __init__(self, model: GPT, names: Iterable[str], replace: dict[str, Callable]):
         super().__init__()
         known, self.recorded, self.replaced = activation_names(model), {}, {}
+        self.used = not replace   # whether anything was replaced that was to be
         for name in names:
             part, head = split_name(model, known, name)
             self.recorded.setdefault(part, []).append((name, head))
@@ -175,9 +187,14 @@ class Acts(dict):
 
     def pass_on(self, part: str, x: Tensor) -> Tensor:
         "What goes on in the place of `x`; as such it is recorded."
-        for name, head, fn in self.replaced.get(part, ()): x = replaced(name, head, fn, x)
+        for name, head, fn in self.replaced.get(part, ()):
+            x, self.used = replaced(name, head, fn, x), True
         for name, head in self.recorded.get(part, ()): self[name] = of_head(x, head)
         return x
+
+    def get(self, name: str, default: Tensor | None = None) -> Tensor | None:
+        try: return self[name]
+        except ValueError: return default
 
     def __missing__(self, name: str) -> Tensor:
         part, _, head = str(name).rpartition(".")
@@ -218,6 +235,9 @@ def trace(
     with alone(model), ExitStack() as hooks:
         for hook in all_hooks(model, acts): hooks.callback(hook.remove)
         yield acts
+        if not acts.used:
+            raise ValueError("nothing was replaced: call this model while the trace is open, in "
+                             "the same thread, and not through torch.compile")
 
 # %% ../nbs/13_interpret.ipynb #13-c07
 class Heads:
@@ -344,6 +364,8 @@ def check_trace(model: GPT, names: object, replace: object) -> None:
         raise ValueError("a compiled model runs past the places where a trace reads: give the "
                          "model as it was before torch.compile")
     if isinstance(names, str): raise TypeError(f"names is {names!r}: give a list, [{names!r}]")
+    if names is not None and not isinstance(names, Iterable):
+        raise TypeError(f"names is {names!r}: give a list of names")
     if replace is not None and not isinstance(replace, dict):
         raise TypeError(f"replace is a {type(replace).__name__}: give a dict, name -> function")
     for name, fn in (replace or {}).items():

@@ -1,5 +1,6 @@
 """`trace` against `transformers` and against the model itself: what it reads is what is there, what
 it puts in its place is what goes on, and nothing of it is left behind. Nothing is downloaded."""
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt_nb.adapters import add_lora, add_prefix
+from gpt_nb.adapters import add_bottleneck, add_lora, add_prefix
 from gpt_nb.interpret import activation_names, attribution, logit_lens, token_labels, trace
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.sampling import generate
@@ -451,3 +452,38 @@ def test_the_quick_ways_of_writing(monkeypatch):
         with trace(writer, replace=doubled):
             assert torch.equal(generate(writer, ids[:, :3], 6, temperature=0), ids)
     assert not torch.equal(generate(model, ids[:, :3], 6, temperature=0), ids)
+
+
+def test_a_copy_made_meanwhile_is_as_the_model_is():
+    model = GPT.from_pretrained("growing/003000", dtype=torch.float32).eval()
+    ids = torch.randint(60, (1, 9))
+    with torch.no_grad(), trace(model, replace={"layers.0.mlp.out": lambda x: 3 * x}):
+        twin, changed = copy.deepcopy(model), model(ids)
+    with torch.no_grad():
+        assert torch.equal(twin(ids), model(ids)) and not torch.equal(changed, model(ids))
+
+
+def test_a_replacement_that_never_happens_is_told():
+    model = GPT.from_pretrained("growing/003000", dtype=torch.float32).eval()
+    with pytest.raises(ValueError, match="nothing was replaced"):
+        with trace(model, replace={"norm": torch.zeros_like}): pass
+    with pytest.raises(KeyError):   # another error comes first
+        with trace(model, replace={"norm": torch.zeros_like}): raise KeyError
+    with pytest.raises(TypeError, match="list of names"):
+        with trace(model, 5): pass
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_attribution_beside_adapters():
+    model = GPT.from_pretrained("growing/003000", dtype=torch.float32).eval()
+    ids, direction = torch.randint(60, (2, 9)), model.lm_head.weight[5].detach()
+    with pytest.raises(ValueError, match="one or 2"): attribution(model, ids, direction[None])
+    prefixed, bent = copy.deepcopy(model), copy.deepcopy(model)
+    add_prefix(prefixed)
+    with torch.no_grad(): logit = prefixed(ids)[:, -1, 5]
+    torch.testing.assert_close(sum(attribution(prefixed, ids, direction).values()), logit,
+                               atol=1e-4, rtol=0)
+    add_bottleneck(bent)
+    for name, w in bent.named_parameters():
+        if w.requires_grad: w.data.normal_(0, 0.5)
+    with pytest.raises(ValueError, match="do not add up"): attribution(bent, ids, direction)

@@ -94,8 +94,10 @@ def sites(
         if word not in words: continue
         at, thing = words.index(word), getattr(story.known["thing", 0], story.lang)
         label = fact_in(story, states_read(story, tok)[at], fact)
-        if at + shift < len(words): result.append(Site(row, at + shift, label, thing))
-    if not result: raise ValueError(f"{word!r} stands in none of the {len(stories)} stories")
+        if 0 <= at + shift < len(words): result.append(Site(row, at + shift, label, thing))
+    if not result:
+        raise ValueError(f"{word!r} stands in none of the {len(stories)} stories, {shift} tokens "
+                         "away: choose another word or shift")
     return result
 
 # %% ../nbs/13c_probing.ipynb #13c-b09
@@ -115,7 +117,8 @@ def fit_probe(
     steps: int = 60,
 ) -> Probe:
     "Softmax regression by LBFGS."
-    y = as_chances(x, y)
+    x, y = x.detach(), as_chances(x, y).detach()
+    check_price(l2)
     z, mean, scale = standardised(x)
     w = torch.zeros(y.shape[1], x.shape[1], dtype=x.dtype, requires_grad=True)
     b = torch.zeros(y.shape[1], dtype=x.dtype, requires_grad=True)
@@ -146,11 +149,13 @@ def picked(
     found: Sequence[Site],
 ) -> Tensor:     # (N, D)
     "The vectors at some sites."
+    check_places(x, found)
     return x[[site.row for site in found], [site.at for site in found]]
 
 
 def numbered(labels: Sequence[str]) -> Tensor:   # (N,)
     "Labels as numbers, in the order of the alphabet."
+    if isinstance(labels, Tensor): labels = labels.tolist()
     names = {label: i for i, label in enumerate(sorted(set(labels)))}
     return torch.tensor([names[label] for label in labels])
 
@@ -163,9 +168,8 @@ def share_right(
     l2: float = 0.01,
 ) -> float:
     "How often a probe is right on stories it has not seen."
-    y, train = numbered(labels), torch.tensor(rows) < cut
-    if train.all() or not train.any():
-        raise ValueError(f"cut is {cut}: some stories must be below it and some not")
+    y, train = numbered(labels), below(x, rows, cut)
+    if len(y) != len(x): raise ValueError(f"{len(y)} labels for {len(x)} vectors: give one each")
     probe = fit_probe(x[train], y[train], l2)
     return (probe(x[~train]).argmax(-1) == y[~train]).double().mean().item()
 
@@ -215,14 +219,17 @@ def read_stories(
     seed: int = 10_000,   # of the first
 ) -> Readings:
     "Let a model and an untrained one read n stories of the world that fit into the context."
+    check_count(n)
     stories, room = [], model.config.context - 1
     for i in count(seed):
         if len(stories) == n: break
+        if i - seed > 100 * n + 1000: raise too_long(len(stories), i - seed, room + 1)
         story = world.sample(i)
         if len(tok.encode(story.text)) <= room: stories.append(story)
     ids = story_rows(tok, stories)
-    torch.manual_seed(0)
-    untrained = GPT(model.config).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untrained = GPT(model.config).eval()
     return Readings(world, model, tok, stories, ids, streams(model, ids), streams(untrained, ids))
 
 # %% ../nbs/13c_probing.ipynb #13c-c15
@@ -233,6 +240,7 @@ def beside(
     controls: int = 1,   # how many random tasks are averaged
 ) -> dict[str, float]:
     "How often a probe is right at some sites (the best layer), and what else would be."
+    check_count(controls)
     rows, labels = [site.row for site in found], [site.label for site in found]
     words = [site.word for site in found]
     window = last_tokens(lessons.ids, found, lessons.model.config.vocab_size)
@@ -265,18 +273,23 @@ def class_means(
     y: Tensor,   # (N,) the number of the answer
 ) -> Tensor:     # (C, D)
     "The mean vector of each answer: differences between them are directions to steer along."
+    if len(x) != len(y) or sorted(set(y.tolist())) != list(range(len(y.unique()))):
+        raise ValueError(f"answers {sorted(set(y.tolist()))} of {len(x)} vectors: give one for "
+                         "each, counted from 0, with no number left out")
     return torch.stack([x[y == answer].mean(0) for answer in range(int(y.max()) + 1)])
 
 
 def push(
     vectors: Tensor,   # (B, D) what is added to each row
 ) -> Callable[[Tensor], Tensor]:
-    "For `trace(model, replace={name: push(...)})`: move the last token of what is read at once."
+    "For `trace(model, replace={name: push(...)})`, once: move the last token of the first text."
+    done = []
     def change(x):     # (B, T, D)
         if x.shape[0] != len(vectors) or x.shape[2] != vectors.shape[1]:
             raise ValueError(f"{tuple(vectors.shape)} vectors do not fit a stream of shape "
                              f"{tuple(x.shape)}: give one of {x.shape[2]} numbers for each row")
-        if x.shape[1] == 1: return x   # a token that is being written: the cache holds the past
+        if done: return x   # a token that is being written: the cache holds the past
+        done.append(True)
         return torch.cat([x[:, :-1], x[:, -1:] + vectors[:, None].to(x)], 1)
     return change
 
@@ -286,8 +299,11 @@ def otherwise(story: Story, scene: Scene, fact: str) -> Scene:   # fact: "holder
     def give(scene, thing, who):
         return scene._replace(things=tuple(("with", who) if i == thing else place
                                            for i, place in enumerate(scene.things)))
+    if fact not in ("holder", "granted"):
+        raise ValueError(f"fact is {fact!r}: choose holder or granted")
+    if not (scene.things if fact == "holder" else scene.wish):
+        raise ValueError(f"no {fact} is told yet: give a scene after the dream")
     if fact == "holder": return give(scene, 0, int(scene.things[0] == ("with", 0)))
-    if fact != "granted": raise ValueError(f"fact is {fact!r}: choose holder or granted")
     who, kind, which = scene.wish
     if kind == "place": return scene._replace(seen=not scene.seen)
     return give(scene, which, 1 - who if scene.granted() else who)
@@ -336,12 +352,13 @@ def directions(
     y, to = ([names.index(label) for label in labels]
              for labels in ([site.label for site in found], others))
     train = [site.row < cut for site in found]
+    check_taught(found, others, names, cut)
     def taught(x): return picked(x[layer], found)[train], torch.tensor(y)[train]
     means = class_means(*taught(lessons.stream))
     probe, random_one = (fit_probe(*taught(x)).weight for x in (lessons.stream, lessons.untrained))
     pushes = {"probe": probe[to] - probe[y], "means": means[to] - means[y],
               "untrained": random_one[to] - random_one[y]}
-    noise = torch.randn(means.shape[1], generator=torch.manual_seed(1))
+    noise = torch.randn(means.shape[1], generator=torch.Generator().manual_seed(1))
     length = pushes["means"].norm(dim=1, keepdim=True)
     pushes["random"] = noise.expand_as(probe[to])
     return {name: F.normalize(x, dim=1) * length for name, x in pushes.items()}
@@ -426,6 +443,9 @@ def fit_ridge(
     "Least squares with a price on weights, in closed form."
     if y.dim() != 2 or len(y) != len(x):
         raise ValueError(f"y has shape {tuple(y.shape)} for {len(x)} vectors: give ({len(x)}, C)")
+    check_numbers(x, y)
+    check_price(l2)
+    x, y = x.detach(), y.detach()
     z, mean, scale = standardised(x.double())
     gram = z.T @ z / len(z) + l2 * torch.eye(z.shape[1], dtype=z.dtype)
     w = torch.linalg.solve(gram, z.T @ (y - y.mean(0)).double() / len(z)).T
@@ -477,7 +497,7 @@ def explained(
     l2: float = 0.01,
 ) -> float:
     "R squared on the tested stories: the share of the variance that a linear reading explains."
-    train = torch.tensor(rows) < cut
+    train = below(x, rows, cut)
     missed = fit_ridge(x[train], y[train], l2)(x[~train]) - y[~train]
     return 1 - (missed.square().mean() / y[~train].var(correction=0)).item()
 
@@ -518,6 +538,9 @@ def as_chances(x: Tensor, y: Tensor) -> Tensor:   # (N, C)
     if x.dim() != 2 or not len(x) or len(y) != len(x) or y.dim() not in (1, 2):
         raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}: give vectors "
                          "(N, D) and as many answers, (N,) or (N, C)")
+    check_numbers(x, y)
+    if y.dim() == 2 and (y.min() < 0 or (y.sum(1) - 1).abs().max() > 1e-3):
+        raise ValueError("y has rows that are no chances: each must be at least 0 and sum to 1")
     if y.dim() == 2: return y.to(x.dtype)
     if y.dtype != torch.int64 or y.min() < 0:
         raise ValueError("answers are numbers from 0 on (torch.long), or a row of chances each")
@@ -542,6 +565,55 @@ def no_beginning(world: Tales, prefix: str) -> ValueError:
     "The error for a text that no story begins with."
     return ValueError(f"no story of {world!r} begins with {prefix!r}: give the beginning of a "
                       "story, up to the end of a word")
+
+# %% ../nbs/13c_probing.ipynb #13c-z03-0
+def check_count(n: int) -> None:
+    "Raise where nothing would be counted."
+    if not isinstance(n, int) or n < 1: raise ValueError(f"{n!r} is no number from 1 on: give one")
+
+
+def too_long(kept: int, seen: int, context: int) -> ValueError:
+    "What to say where hardly a story fits."
+    return ValueError(f"only {kept} of {seen} stories fit into a context of {context}: give a "
+                      "model with a longer one, or a tokenizer that knows the world's words")
+
+
+def check_places(x: Tensor, found: Sequence[Site]) -> None:   # (B, T, D)
+    "Raise where a site is outside."
+    wrong = [site.at for site in found if not 0 <= site.at < x.shape[1]]
+    if found and not wrong: return
+    raise ValueError(f"{len(found)} sites, of which places {wrong[:3]} are not in 0 to "
+                     f"{x.shape[1] - 1}: give some, and choose smaller shifts")
+
+
+def below(x: Tensor, rows: Sequence[int], cut: int) -> Tensor:   # (N,)
+    "Which vectors are of stories below the cut; some must be, and some not."
+    train = torch.as_tensor(rows) < cut
+    if len(train) == len(x) and train.any() and not train.all(): return train
+    raise ValueError(f"cut is {cut}, for {len(train)} rows of {len(x)} vectors: give one row each, "
+                     "some stories below the cut and some not")
+
+# %% ../nbs/13c_probing.ipynb #13c-z03-1
+def check_numbers(x: Tensor, y: Tensor) -> None:
+    "Raise where nothing can be fitted."
+    if len(x) and x.is_floating_point() and x.isfinite().all() and y.isfinite().all(): return
+    raise ValueError(f"x ({x.dtype}, {len(x)} rows) and y must be finite, x of a float type: "
+                     "look for nan")
+
+
+def check_price(l2: float) -> None:
+    "Raise where large weights would be rewarded."
+    if not l2 >= 0: raise ValueError(f"l2 is {l2}: give 0 or more")
+
+
+def check_taught(found: Sequence[Site], others: Sequence[str], names: list[str], cut: int) -> None:
+    "Raise where a direction could not be learned."
+    if len(others) != len(found):
+        raise ValueError(f"{len(others)} other answers for {len(found)} sites: give one for each")
+    wanted = set(names) | set(others)
+    if missing := wanted - {site.label for site in found if site.row < cut}:
+        raise ValueError(f"no story below {cut} has the answer {', '.join(sorted(missing))}: "
+                         "choose a higher cut, or leave these sites out")
 
 # %% ../nbs/13c_probing.ipynb #13c-e04
 def sentence_begins(world: Tales, rest: str, scene: Scene, known: dict, event: Event,

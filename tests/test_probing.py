@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from gpt_nb.checkpoint import load_tokenizer
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.probing import (
     Prospects, Probe, Site, bare_scene, beliefs, beside, by_position, class_means,
@@ -338,3 +339,33 @@ def test_answers_that_do_not_fit_are_named():
     assert picked(torch.arange(6.0).view(1, 3, 2), [Site(0, 1, "", "")]).tolist() == [[2, 3]]
     assert numbered(["b", "a", "b"]).tolist() == [1, 0, 1]
     assert Probe(x, x[0, :1].expand(4))(x).shape == (4, 4)
+
+
+def test_stories_that_do_not_fit_are_told_and_no_seed_is_touched():
+    tok = load_tokenizer("growing/003000")
+    short = GPT(GPTConfig("qwen3", tok.vocab_size, 16, n_layer=1, n_head=2, d_model=8))
+    with pytest.raises(ValueError, match="context of 16"): read_stories(Tales(), short, tok, 3)
+    for n in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="from 1 on"): read_stories(Tales(), short, tok, n)
+
+
+def test_numbers_that_cannot_be_fitted():
+    x, y = torch.randn(20, 3), torch.arange(20) % 2
+    broken = x.clone()
+    broken[0, 0] = float("nan")
+    for call, words in ((lambda: fit_probe(broken, y), "nan"),
+                        (lambda: fit_ridge(broken, y[:, None].float()), "nan"),
+                        (lambda: fit_probe(x, y, l2=-1), "l2 is -1"),
+                        (lambda: fit_probe(x, torch.full((20, 2), 3.5)), "sum to 1"),
+                        (lambda: class_means(x, y * 2), "left out"),
+                        (lambda: share_right(x, ["a", "b"], [0, 1], 1), "2 rows of 20")):
+        with pytest.raises(ValueError, match=words): call()
+    learned = (x.requires_grad_() * 2)
+    fit_probe(learned, y)
+    fit_ridge(learned, y[:, None].float())
+    assert x.grad is None
+
+
+def test_a_push_is_made_once_and_on_a_single_token_too():
+    push_once, x = push(torch.ones(1, 4)), torch.zeros(1, 1, 4)
+    assert push_once(x).sum() == 4 and push_once(x).sum() == 0

@@ -11,6 +11,7 @@ __all__ = ['PART_OF', 'GROUP_OF', 'YES_SHARES', 'SparseAutoencoder', 'fit_featur
 # %% ../nbs/13d_features.ipynb #13d-005
 from collections.abc import Callable
 from itertools import chain
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,9 @@ from .tokenizer import Tokenizer
 # %% ../nbs/13d_features.ipynb #13d-011
 def check_sizes(d_model: int, n_features: int, k: int) -> None:
     "Raise where there can be no such autoencoder."
+    given = d_model, n_features, k
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in given):
+        raise TypeError(f"d_model, n_features, k are {given}: give whole numbers")
     if min(d_model, n_features) < 1:
         raise ValueError(f"d_model is {d_model}, n_features {n_features}: give at least 1 of each")
     if not 1 <= k <= n_features:
@@ -39,6 +43,15 @@ def check_vectors(x: Tensor, steps: int, batch_size: int) -> None:
     if not x.isfinite().all(): raise ValueError("x holds numbers that are not finite: look for nan")
     if min(steps, batch_size) < 1:
         raise ValueError(f"steps is {steps}, batch_size {batch_size}: give at least 1 of each")
+
+
+def check_split(chosen: Tensor, *tables: Tensor) -> None:
+    "Raise unless words are parted in two: some to choose by, some to score on."
+    parts = isinstance(chosen, Tensor) and chosen.dtype == torch.bool and chosen.dim() == 1
+    if parts and chosen.any() and not chosen.all() and {len(chosen)} == {len(t) for t in tables}:
+        return
+    raise ValueError(f"chosen must be truth values, some True and some False, one for each of "
+                     f"{' and '.join(str(len(t)) for t in tables)} rows")
 
 # %% ../nbs/13d_features.ipynb #13d-012
 class SparseAutoencoder(nn.Module):
@@ -61,7 +74,7 @@ class SparseAutoencoder(nn.Module):
     def decode(self, features: Tensor) -> Tensor:   # (..., F) -> (..., D)
         return features @ self.decoder * self.scale + self.centre
 
-    def forward(self, x: Tensor) -> Tensor: return self.decode(self.encode(x))
+    def forward(self, x: Tensor) -> Tensor: return self.decode(self.encode(x)).to(x.dtype)
 
 # %% ../nbs/13d_features.ipynb #13d-015
 def start_from(x: Tensor, n_features: int, k: int, seed: int) -> tuple:   # x: (N, D)
@@ -90,6 +103,7 @@ def fit_features(
 ) -> SparseAutoencoder:
     "Train a sparse autoencoder with Adam; after each step the decoder's rows have length 1."
     check_vectors(x, steps, batch_size)
+    x = x.detach().float()
     sae, draw = start_from(x, n_features, k, seed)
     optimizer = torch.optim.Adam(sae.parameters(), lr)
     for step in range(steps):
@@ -116,7 +130,11 @@ def variance_explained(
     made: Tensor,    # (N, D) what stands in for it
 ) -> float:          # 1 is perfect; 0 is what the mean alone would do
     "The share of the variance that a reconstruction has."
-    return 1 - ((x - made).square().sum() / (x - x.mean(0)).square().sum()).item()
+    spread = (x - x.mean(0)).square().sum()
+    if x.shape != made.shape or not spread > 0:
+        raise ValueError(f"x is {tuple(x.shape)}, made {tuple(made.shape)}: give two tables of one "
+                         "shape, the first with rows that differ")
+    return 1 - ((x - made).square().sum() / spread).item()
 
 # %% ../nbs/13d_features.ipynb #13d-038
 class StreamReading(NamedTuple):
@@ -143,6 +161,12 @@ def padded(tok: Tokenizer, texts: list[str], context: int) -> tuple[Tensor, Tens
     place = torch.arange(longest + 1)
     return rows, (place > 0) & (place <= lengths[:, None])
 
+
+def stream_of(x: Tensor, name: str) -> Tensor:   # (B, T, D)
+    "The activation, or an error where it is one for each head."
+    if x.dim() == 3: return x
+    raise ValueError(f"{name} has the shape {tuple(x.shape)}: add the number of a head")
+
 # %% ../nbs/13d_features.ipynb #13d-040
 @torch.no_grad()
 def read_stream(
@@ -157,7 +181,7 @@ def read_stream(
     parts = []
     for at in range(0, len(rows), batch_size):
         with trace(model, names=[name]) as acts: model(rows[at:at + batch_size])
-        parts.append(acts[name][mask[at:at + batch_size]])
+        parts.append(stream_of(acts[name], name)[mask[at:at + batch_size]])
     story = torch.arange(len(rows))[:, None].expand_as(rows)[mask]
     return StreamReading(rows, mask, torch.cat(parts), rows[mask], story)
 
@@ -272,6 +296,8 @@ def best_units(
     chosen: Tensor,   # (N,) True: choose by these words; False: score on these
 ) -> Match:
     "The unit and the threshold with the best F1 for each fact; scored on the other words."
+    check_split(chosen, units, facts)
+    units, facts = units.float(), facts.float()
     a, yes = units[chosen], facts[chosen]
     order = a[::max(1, len(a) // 5000)].sort(0).values
     best = Match(*(torch.full((facts.shape[1],), fill) for fill in (-1.0, 0, 0.0)))
@@ -299,7 +325,9 @@ def linear_scores(
     chosen: Tensor,   # (N,) True: fit on these words
 ) -> Tensor:          # (N, V)
     "The linear probe: for each fact the weighted sum that fits it best, by least squares."
-    inputs = torch.cat([(x - x.mean(0)) / x.std(), torch.ones(len(x), 1)], 1)
+    check_split(chosen, x, facts)
+    x, facts = x.float(), facts.float()
+    inputs = torch.cat([(x - x.mean(0)) / x.std().clamp(min=1e-8), torch.ones(len(x), 1)], 1)
     a = inputs[chosen]
     ridge = 1e-4 * len(a) * torch.eye(a.shape[1])   # keeps the sums small where x has no spread
     return inputs @ torch.linalg.solve(a.T @ a + ridge, a.T @ facts[chosen])
@@ -311,17 +339,22 @@ def share_by_group(
     chosen: Tensor,   # (N,) True: means are taken over these; False: scored on these
 ) -> Tensor:          # (U,) at most 1
     "The share of each unit's variance that the mean of its group explains on other words."
+    check_split(chosen, units, groups)
+    units = units.float()
     inside = torch.unique(groups, return_inverse=True)[1]
     a, b, n = units[chosen], units[~chosen], int(inside.max()) + 1
     counts = torch.bincount(inside[chosen], minlength=n)[:, None]
     sums = torch.zeros(n, units.shape[1]).index_add(0, inside[chosen], a)
     means = (sums + a.mean(0)) / (counts + 1)   # a group that was hardly seen: the mean of all
-    spread = (b - a.mean(0)).square().sum(0).clamp(min=1e-9)
-    return 1 - (b - means[inside[~chosen]]).square().sum(0) / spread
+    spread = (b - a.mean(0)).square().sum(0)   # (U,); of a unit that never varies none is explained
+    missed = (b - means[inside[~chosen]]).square().sum(0)
+    return torch.where(spread > 0, 1 - missed / spread, 0)
 
 # %% ../nbs/13d_features.ipynb #13d-087
 def check_feature(sae: SparseAutoencoder, feature: int) -> None:
     "Raise where there is no such feature."
+    if isinstance(feature, bool) or not isinstance(feature, Integral):
+        raise TypeError(f"feature is {feature!r}: give its number")
     if not 0 <= feature < len(sae.decoder):
         raise ValueError(f"feature is {feature}: there are features 0 to {len(sae.decoder) - 1}")
 
@@ -333,14 +366,18 @@ def move_feature(
     least: float = 0.0,     # the strength that it gets at the least
 ) -> Callable[[Tensor], Tensor]:   # (..., D) -> (..., D), for `trace(..., replace={name: ...})`
     "Wherever a feature is on, or one of several, switch it off and another on."
-    off = [off] if isinstance(off, int) else list(off)
+    off = [off] if isinstance(off, Integral) else list(dict.fromkeys(off))
+    if not off or on in off:
+        raise ValueError(f"off is {off}, on {on}: give at least one feature to switch off, and "
+                         "another to switch on")
     for feature in (*off, on): check_feature(sae, feature)
     def moved(x):
         was = sae.encode(x)
         gone = was[..., off]                                          # (..., n)
         strongest = gone.amax(-1, keepdim=True)                       # (..., 1)
         gain = (strongest.clamp(min=least) - was[..., on, None]) * (strongest > 0)
-        return x + (gain * sae.decoder[on] - gone @ sae.decoder[off]) * sae.scale
+        change = (gain * sae.decoder[on] - gone @ sae.decoder[off]) * sae.scale
+        return x + change.to(x.dtype)
     return moved
 
 # %% ../nbs/13d_features.ipynb #13d-089
@@ -353,5 +390,5 @@ def set_feature(
     check_feature(sae, feature)
     def moved(x):
         now = sae.encode(x)[..., feature, None]
-        return x + (value - now) * sae.decoder[feature] * sae.scale
+        return x + ((value - now) * sae.decoder[feature] * sae.scale).to(x.dtype)
     return moved

@@ -200,3 +200,25 @@ def test_bad_texts_are_told(growing, texts, said):
 def test_a_name_that_is_none_is_told(growing):
     with pytest.raises(ValueError, match="layers.0.resid"):
         read_stream(*growing, ["Mia smiled."], "layers.0.residual")
+
+
+def test_what_cannot_be_split_or_moved():
+    units, facts = torch.rand(20, 3), (torch.rand(20, 2) > 0.5).float()
+    half = torch.arange(20) < 10
+    for bad in (half.long(), half[:5], half | True, half & False):
+        for call, other in ((best_units, facts), (linear_scores, facts),
+                            (share_by_group, torch.arange(20) % 3)):
+            with pytest.raises(ValueError, match="truth values"): call(units, other, bad)
+    assert share_by_group(torch.zeros(20, 1), torch.arange(20) % 3, half).item() == 0
+    assert best_units(units.half(), facts.bool(), half).f1.isfinite().all()
+    sae = SparseAutoencoder(4, 6, 2).requires_grad_(False)
+    x = torch.randn(5, 4)
+    assert torch.equal(move_feature(sae, [1, 1], 2)(x), move_feature(sae, 1, 2)(x))
+    for off in ([], 2, [1, 2]):
+        with pytest.raises(ValueError, match="another to switch on"): move_feature(sae, off, 2)
+    for odd in (1.5, True):
+        with pytest.raises(TypeError, match="number"): set_feature(sae, odd, 0.0)
+    with pytest.raises(TypeError, match="whole numbers"): SparseAutoencoder(4, 6, 2.0)
+    with pytest.raises(ValueError, match="one shape"): variance_explained(x, x[:1])
+    low = x.bfloat16()
+    assert sae(low).dtype == set_feature(sae, 1, 0.0)(low).dtype == torch.bfloat16

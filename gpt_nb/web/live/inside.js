@@ -18,7 +18,8 @@ export async function view({ text, asks, layer, head }, data, { say, pause }) {
     `<tr><th>${t ? word(ids[t]) : "◦"}<td style="background:${shade(share)}">${share.toFixed(4)}`);
   const stages = inside.streams.map((_, l) => {
     const [[id, share]] = likeliest(inside.lens(l, last));
-    return `<tr><th>${l ? `after layer ${l - 1}` : "embedding"}<td>${word(id)}<td>${share.toFixed(4)}`;
+    const place = l ? `after layer ${l - 1}` : "embedding";
+    return `<tr><th>${place}<td>${word(id)}<td>${share.toFixed(4)}`;
   });
   return `<table class="dataframe"><tr><td><th>guess<th>share${stages.join("")}</table>` +
     `<table class="dataframe"><tr><td><th>taken${takes.join("")}</table>`;

@@ -25,7 +25,7 @@ function speakAll() {
   $("language").value = state.lang;
   $("system").placeholder = say("systemPlaceholder");
   $("question").placeholder = say("questionPlaceholder");
-  $("talk").dataset.waiting = say("waiting");
+  $("talk").firstChild.dataset.waiting = say("waiting");
   if (state.entry) showAbout();
 }
 
@@ -38,8 +38,11 @@ function showAbout() {
 // 0.8731 as 87.3 %.
 function percent(share) {
   const p = 100 * share;
-  return say("percent", { p: p > 0 && p < 0.1 ? "<0.1" : p.toFixed(1).replace(".0", "") });
+  return say("percent", { p: p < 0.1 ? "<0.1" : p > 99.9 ? ">99.9" : p.toFixed(1) });
 }
+
+const element = (kind, className = "", textContent = "") =>
+  Object.assign(document.createElement(kind), { className, textContent });
 
 function explain({ code, message, values, what }) {
   const known = { damaged: "cut", missing: "missing", version: "broken", format: "broken",
@@ -113,8 +116,8 @@ async function newText(signal) {
 }
 
 function example(text) {
-  const button = document.createElement("button");
-  button.type = "button", button.className = "example", button.textContent = text;
+  const button = element("button", "example", text);
+  button.type = "button";
   button.addEventListener("click", () => {
     if (state.job) return;
     $("question").value = text;
@@ -125,7 +128,7 @@ function example(text) {
 
 function clear() {
   Object.assign(state, { chat: null, said: [] });
-  $("talk").replaceChildren();
+  $("talk").firstChild.replaceChildren();
 }
 
 function reset() {
@@ -171,12 +174,11 @@ function oddIn({ tok, system }, question) {
 
 // Place for an exchange: what is asked, what is said, and what a person should know of it.
 function begin(exchange) {
-  const part = (kind, name) => Object.assign(document.createElement(kind), { className: name });
-  const asked = part("p", "bubble asked"), said = part("p", "bubble said writing");
+  const asked = element("p", "bubble asked"), said = element("p", "bubble said writing");
   const truth = state.asked.find(({ text }) => text === exchange.question);
-  const one = { exchange, truth, li: part("li", ""), asked, said, notes: part("div", "notes") };
+  const one = { exchange, truth, li: element("li"), asked, said, notes: element("div") };
   one.li.append(asked, said, one.notes);
-  $("talk").append(one.li);
+  $("talk").firstChild.append(one.li);
   state.said.push(one);
   $("question").value = "";
   drawAll();
@@ -184,17 +186,17 @@ function begin(exchange) {
 }
 
 function finish(one) {
-  const { exchange: { answer }, li, said } = one;
+  const { exchange, li, said } = one, kept = state.chat.exchanges.includes(exchange);
   one.over = true;
   said.classList.remove("writing");
-  tell(answer ? "" : say("dropped"));
-  if (!answer) {
+  tell(kept ? "" : say("dropped"));
+  if (!kept) {
     state.said.pop();
     li.remove();
   }
   drawAll();
   const told = Array.from(li.children, (part) => part.textContent);
-  if (answer) $("spoken").textContent = told.join(" ");
+  if (kept) $("spoken").textContent = told.join(" ");
 }
 
 function drawAll() { for (const one of state.said) draw(one); }
@@ -205,37 +207,44 @@ function draw(one) {
   li.classList.toggle("gone", gone);
   asked.replaceChildren(hidden(say("you")), exchange.question);
   said.replaceChildren(hidden(say("it")), exchange.answer);
-  notes.replaceChildren(...notesOn(one, gone).map(([text, name]) =>
-    Object.assign(document.createElement("p"), { className: `small note ${name}`,
-      textContent: text })));
+  notes.replaceChildren(...notesOn(one, gone).map(asNote));
   $("talk").scrollTop = $("talk").scrollHeight;
 }
 
-const hidden = (text) =>
-  Object.assign(document.createElement("span"), { className: "hidden", textContent: `${text} ` });
+const hidden = (text) => element("span", "hidden", `${text} `);
 
-// [text, class] of each line below an answer.
+// Lines below an answer, each in parts: a text, or a text and its class.
 function notesOn(one, gone) {
   const { exchange: { answer, probability, ended, forgotten }, truth, over } = one, notes = [];
   const i = state.said.indexOf(one), before = state.said[i - 1]?.exchange.forgotten ?? 0;
-  if (answer) notes.push([say("probability", { p: percent(probability) }), ""]);
-  if (ended === "end" && truth) notes.push(verdict(answer, truth));
-  if (ended === "length") notes.push([`(${say("length")})`, ""]);
-  if (ended === "stopped" && over) notes.push([`(${say("stopped")})`, ""]);
+  const aside = (name, values) => notes.push([say("aside", { text: say(name, values) })]);
+  if (answer) notes.push([say("probability", { p: percent(probability) })]);
+  if (ended === "end" && truth) notes[0].push(verdict(answer, truth));
+  if (gone) notes[0].push(say("notRead"));
+  if (ended === "length") aside("length");
+  if (ended === "stopped" && over) aside("stopped");
   if (forgotten > before) {
-    const { context } = state.chat.config;
-    notes.push([`(${say("forgotten", { n: forgotten, all: i, context })})`, "lost"]);
+    aside("forgotten", { n: forgotten, all: i, context: state.chat.config.context });
   }
-  if (gone) notes.push([`(${say("notRead")})`, ""]);
   return notes;
 }
 
+function asNote(parts) {
+  const note = element("p", "small note");
+  for (const [i, part] of parts.entries()) {
+    const [text, className] = [part].flat();
+    if (i) note.append(" · ");
+    note.append(className ? element("b", className, text) : text);
+  }
+  return note;
+}
+
+// What an answer to a question of the page is worth: a text and its class.
 function verdict(answer, truth) {
-  const found = judge(answer, truth), values = { truth: truthOf(truth) };
+  const found = judge(answer, truth), good = found === (truth.fact ? "right" : "refused");
   const names = truth.fact ? { right: "right", wrong: "wrongIs", refused: "refusedIs" }
     : { wrong: "madeUp", refused: "rightNo" };
-  const good = found === (truth.fact ? "right" : "refused");
-  return [say(names[found], values), `verdict ${good ? "right" : "wrong"}`];
+  return [say(names[found], { truth: truthOf(truth) }), good ? "good" : "bad"];
 }
 
 // ------------------------------------------------------------------------------------------ start

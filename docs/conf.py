@@ -53,9 +53,9 @@ def write_web(target: Path) -> None:
     from gpt_nb.tales import Tales
 
     shutil.rmtree(target, ignore_errors=True)
-    names = {"tales-en": "en", "tales-zh": "zh"}
-    write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), Tales(lang, 2))
-                        for name, lang in names.items()})
+    worlds = {"tales-en": Tales("en", 2), "tales-zh": Tales("zh", 2), "tales-chat": None}
+    write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), world)
+                        for name, world in worlds.items()})
     write_models(target / "live" / "models")
     write_stories(target)
 
@@ -67,7 +67,7 @@ def write_web_page(name: str) -> None:
     whole = (WEB / f"{name}.html").read_text("utf-8")
     title, page = re.search(r"<h1>(.*?)</h1>\n<!--.*?-->\n(.*?)<!-- end -->", whole, re.S).groups()
     page = page.replace('data-web=""', 'data-web="_static/web/"')
-    page = re.sub('(src|href)="', r'\1="_static/web/', page)
+    page = re.sub('(src|href)="(?!notebooks/)', r'\1="_static/web/', page)   # or a chapter
     style = f'<link rel="stylesheet" href="_static/web/{name}.css">'
     text = f"---\nhide-toc: true\n---\n\n# {title}\n\n```{{raw}} html\n{style}\n{page}```\n"
     (HERE / f"{name}.md").write_text(text, "utf-8")
@@ -143,7 +143,7 @@ CHAPTERS = write_pages()
 write_web_font(HERE / "_static" / "made" / "chinese.woff")
 vendor(HERE / "node_modules", HERE / "_static" / "vendor")
 write_web(HERE / "_static" / "web")
-for name in ("playground", "inside", "training"): write_web_page(name)
+for name in ("playground", "inside", "talk", "training"): write_web_page(name)
 
 project, author, release, copyright = cfg["title"], cfg["author"], cfg["version"], cfg["copyright"]
 language = "en"

@@ -94,6 +94,7 @@ MORE = {   # pages beside the chapters, in the sidebar of the Chinese pages
     "zh.html": "中文首页", "start-zh.html": "从这里开始",
     "playground.html?model=tales-zh": "在网页里写作的 GPT",
     "inside.html?model=tales-zh": "看看 GPT 的内部",
+    "talk.html?lang=zh": "和它对话",
     "training.html?lang=zh": "在网页里训练一个 GPT",
     "notebooks/howto-zh.html": "怎样……？", "glossary.html": "术语表",
     "notebooks/claims.html": "流行文章的错误（英文）",

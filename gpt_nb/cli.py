@@ -936,9 +936,10 @@ Port = option(int, "of the page's address  [default: any that is free]", min=1, 
 
 @command("play")
 def play_command(model: ModelName, port: Port = None) -> None:
-    "Let a model write in your browser, token by token. The page is for this machine alone."
+    "Let a model write or talk in your browser. The page is for this machine alone."
     from tempfile import TemporaryDirectory
 
+    from gpt_nb.chat import CHATML
     from gpt_nb.data import world_of
     from gpt_nb.page import write_page
 
@@ -947,11 +948,12 @@ def play_command(model: ModelName, port: Port = None) -> None:
     name = re.sub(r"[^\w-]", "-", Path(model).resolve().name).strip("-") or "model"
     with TemporaryDirectory() as folder:
         write_page(folder, {name: (opened.model, opened.tok, world)})
-        show_page(folder, port)
+        talks = opened.tok.config.get("chat_template") == CHATML
+        show_page(folder, port, "talk.html" if talks else "")
 
 # %% ../nbs/22_cli.ipynb #22-f521
-def show_page(folder: str, port: int | None) -> None:
-    "Serve the playground of a folder until Ctrl-C."
+def show_page(folder: str, port: int | None, start: str) -> None:
+    "Serve the pages of a folder, from `start` on, until Ctrl-C."
     import shutil
     import signal
 
@@ -960,7 +962,7 @@ def show_page(folder: str, port: int | None) -> None:
     shutil.copy(WEB.parent / "fonts" / "chinese.otf", folder)   # where a machine has none
     try: server = serve(folder, port or 0)
     except OSError as e: raise ValueError(f"--port {port} cannot be had: {e.strerror}") from e
-    address = f"http://127.0.0.1:{server.server_port}/"
+    address = f"http://127.0.0.1:{server.server_port}/{start}"
     print(f"Open {address} in a browser; Ctrl-C here ends it.", flush=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's `&` turns it off
     with server, suppress(KeyboardInterrupt): server.serve_forever()

@@ -254,9 +254,11 @@ def write_page(
     for name, (model, tok, world) in models.items():
         n_bytes = write_page_model(model, tok, folder / "models" / name, dtype)
         lang, level = (world.lang, world.level) if world else ("en", None)
-        file = f"world-{lang}.json" if world else None
-        if file: write_compact(folder / file, world_data(lang))
-        listed.append(dict(name=name, lang=lang, level=level, world=file, bytes=n_bytes,
+        chat = tok.config.get("chat_template")   # one that talks is told a story in either language
+        for each in ("en", "zh") if chat else [lang] if world else []:
+            write_compact(folder / f"world-{each}.json", world_data(each))
+        listed.append(dict(name=name, lang=lang, level=level, chat=chat, bytes=n_bytes,
+                           world=f"world-{lang}.json" if world else None,
                            parameters=model.n_params))
     write_compact(folder / "models.json", listed)
     return folder

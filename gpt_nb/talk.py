@@ -248,7 +248,7 @@ def answer(chat: Chat, new: Exchange) -> Iterator[str]:
             if new.answer: break
         if new.answer in REFUSALS: new.place, new.text, _ = tries[0]    # the likeliest of all
     finally:
-        if new.answer: chat.exchanges.append(new)
+        if new.answer.strip(): chat.exchanges.append(new)
 
 # %% ../nbs/17b_talk.ipynb #17b-c09
 REFUSALS = tuple(REFUSAL.values())

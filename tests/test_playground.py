@@ -670,7 +670,7 @@ def test_every_line_is_in_both_languages():
     assert names[0] == names[1] and len(names[0]) > 60, names[0] ^ names[1]
     web = ROOT / "gpt_nb" / "web"
     page = (web / "playground.html").read_text("utf-8")
-    script = (web / "playground.js").read_text("utf-8")
+    script = "".join((web / f"{name}.js").read_text("utf-8") for name in ("playground", "shelf"))
     used = set(re.findall(r'data-text="(\w+)"', page)) | set(re.findall(r"\w+", script))
     assert set(re.findall(r'data-text="(\w+)"', page)) <= names[0]
     unused = {name for name in names[0] - used if not name.endswith("Help")}

@@ -19,7 +19,7 @@ from lab import running, wait_until_idle
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("[0-9][0-9]*_*.ipynb"))
 BESIDE = ["index", "zh", "start", "start-zh", "glossary", "use", "search", "playground",
-          "inside", "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
+          "inside", "talk", "training", "notebooks/claims", "notebooks/programs", "notebooks/speed",
           "notebooks/promises", "notebooks/howto", "notebooks/howto-zh"]
 REFERENCE = ["reference/index", "reference/05_attention", "reference/08_model"]
 PAGES = [*BESIDE, *REFERENCE, *(f"notebooks/{name}" for name in CHAPTERS)]
@@ -305,6 +305,15 @@ def test_the_playground_writes(visit, query, done):
 
 
 @needs_browser
+@pytest.mark.parametrize("query", ["", "?lang=zh"])
+def test_the_page_of_talking_answers(visit, query):
+    page = visit(f"talk.html{query}")
+    page.locator("#suggestions button").first.click()
+    page.wait_for_selector("#talk .note b")
+    assert page.locator("#talk li").count() == 1 and page.is_visible(".chapters a")
+
+
+@needs_browser
 @pytest.mark.parametrize("query, first", [("", "bigram"), ("?lang=zh", "二元模型")])
 def test_the_page_of_training_trains(visit, query, first):
     page = visit(f"training.html{query}")
@@ -487,7 +496,7 @@ def test_the_folder_can_be_read_without_a_server(visit, site):
     before = page.locator(".turn .frame").first.inner_html()
     page.get_by_label("seed").press("End")
     assert page.locator(".turn .frame").first.inner_html() != before
-    for path in ("playground", "inside", "training"):
+    for path in ("playground", "inside", "talk", "training"):
         page = visit(path, base=site.as_uri())
         assert "only from a server" in page.inner_text("#say")
     page = visit("search.html?q=temperature", base=site.as_uri())

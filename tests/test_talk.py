@@ -47,6 +47,12 @@ def scripted(monkeypatch):
 def said(chat, text): return "".join(chat.say(text))
 
 
+def test_an_answer_of_nothing_but_spaces_is_none(chat, scripted):
+    scripted[0][:] = ["  ", "Mia."]
+    assert not said(chat, "Who?").strip() and chat.exchanges == []
+    assert said(chat, "And now?") == "Mia. " and len(chat.exchanges) == 1
+
+
 def test_a_reader_reads_what_is_new_and_is_right(house):
     model, rng = house[0], random.Random(0)
     reader, row = Reader(model), []

@@ -3,8 +3,8 @@ import { probabilities } from "./engine.js";
 import { Inside, Pair, likeliest } from "./inside.js";
 import { AttentionMap, Grid, drawMap, habit } from "./inside-map.js";
 import { PAIRS, STORIES, TEXT, line } from "./inside-text.js";
-import { openEntry, readJSON, short, visible } from "./shelf.js";
-import { turn } from "./turn.js";
+import { offerModels, openOnce, readModels, short, speak, visible, writers } from "./shelf.js";
+import { pauses, turn } from "./turn.js";
 
 const page = document.querySelector(".playground");
 const $ = (id) => document.getElementById(id);
@@ -21,23 +21,9 @@ function tell(text, { wrong = false, where = "say" } = {}) {
   $(where).className = wrong ? "wrong" : "";
 }
 
-function speak() {
-  const language = state.lang === "zh" ? "zh-CN" : "en";
-  const alone = document.body.classList.contains("alone");
-  page.lang = language;
-  if (alone) document.documentElement.lang = language;
-  for (const each of page.querySelectorAll("[data-text]")) {
-    each.textContent = TEXT[state.lang][each.dataset.text];
-  }
+function speakAll() {
+  speak(page, state.lang, TEXT[state.lang]);
   for (const id of ["story-text", "text-a", "text-b"]) $(id).placeholder = say("storyPlaceholder");
-  $("progress").ariaLabel = say("loading");
-  for (const link of document.querySelectorAll(".language a")) {
-    link.ariaCurrent = link.hreflang === language ? "true" : null;
-  }
-  const head = document.querySelector("h1");
-  head.lang = language;
-  if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = say("title");
-  if (alone) document.title = say("title");
 }
 
 const percent = (share) => say("percent", { p: Math.round(100 * share) || 0 });
@@ -73,21 +59,7 @@ const layersDone = (n) => say(n === 0 ? "layers0" : n === 1 ? "layers1" : "layer
 
 // ---------------------------------------------------------------------------------------- opening
 
-async function open(entry, signal) {
-  if (state.opened.has(entry.name)) return state.opened.get(entry.name);
-  const million = (bytes) => (bytes / 1e6).toFixed(1);
-  const onProgress = (done, all) => {
-    $("progress").value = done / all;
-    $("got").textContent = say("got", { done: million(done), all: million(all) });
-  };
-  $("fetching").hidden = false;
-  onProgress(0, entry.bytes);
-  try {
-    const opened = await openEntry(entry, signal, onProgress);
-    state.opened.set(entry.name, opened);
-    return opened;
-  } finally { $("fetching").hidden = true; }
-}
+const open = (entry, signal) => openOnce(state.opened, entry, signal, say);
 
 const keyOf = ({ lang, level }) => `${lang}-${level}`;
 
@@ -95,7 +67,7 @@ function choose(entry) {
   state.job?.abort();
   const known = Object.values(STORIES), own = STORIES[keyOf(entry)] ?? "";
   Object.assign(state, { entry, lang: entry.lang, read: null, pair: null });
-  speak();
+  speakAll();
   $("about").textContent = say("about", { n: entry.parameters.toLocaleString("en"),
     size: `${(entry.bytes / 1e6).toFixed(1)} MB` });
   $("another").hidden = !entry.world;
@@ -163,18 +135,6 @@ function idsOf({ tok, config }, text) {
   }
   if (ids.length > config.context) throw long(ids.length);
   return ids;
-}
-
-// A turn for the page whenever 12 ms are over; what was stopped ends here.
-function pauses(signal) {
-  let since = performance.now();
-  return async () => {
-    signal.throwIfAborted();
-    if (performance.now() - since < 12) return;
-    await turn();
-    signal.throwIfAborted();
-    since = performance.now();
-  };
 }
 
 // ---------------------------------------------------------------------------------- reading a text
@@ -466,26 +426,16 @@ function listen() {
 
 // The models that there are; false where the list cannot be read.
 async function offer() {
-  try {
-    const models = await readJSON("models.json");
-    const good = Array.isArray(models) && models.every((model) => TEXT[model?.lang]);
-    if (!good || !models.length) throw Object.assign(new Error("models.json"), { code: "format" });
-    state.models = models;
-  } catch (error) {
+  try { state.models = writers(await readModels()); } catch (error) {
     tell(explain(error), { wrong: true });
     return false;
   }
-  const wanted = new URLSearchParams(location.search).get("model");
-  const entry = state.models.find(({ name }) => name === wanted) ?? state.models[0];
-  $("model").replaceChildren(...state.models.map(({ name, lang, world }) =>
-    new Option(world ? `${lang === "zh" ? "中文：" : "English: "}${name}` : name, name)));
-  $("model").value = entry.name;
-  choose(entry);
+  choose(offerModels($("model"), state.models));
   return true;
 }
 
 async function start() {
-  speak();
+  speakAll();
   listen();
   if (!await offer()) return;
   let given = "";

@@ -2,7 +2,7 @@
 import { sample, seeded } from "./engine.js";
 import { EXAMPLES, TEXT, line } from "./playground-text.js";
 import { LEAST, Options, Writing, overlap, wordsAt } from "./playground-writing.js";
-import { openEntry, readJSON, short, visible } from "./shelf.js";
+import { offerModels, openOnce, readModels, short, speak, visible, writers } from "./shelf.js";
 import { turn } from "./turn.js";
 
 const page = document.querySelector(".playground");
@@ -35,23 +35,10 @@ function tell(text, wrong = false, doubt = "") {
 }
 
 // Everything in the language of the chosen model.
-function speak() {
-  const { lang } = state, language = lang === "zh" ? "zh-CN" : "en";
-  page.lang = language;
-  if (document.body.classList.contains("alone")) document.documentElement.lang = language;
-  for (const each of page.querySelectorAll("[data-text]")) {
-    each.textContent = TEXT[lang][each.dataset.text];
-  }
+function speakAll() {
+  speak(page, state.lang, TEXT[state.lang]);
   $("prompt").placeholder = say("placeholder");
   $("story").dataset.waiting = say("waiting");
-  $("progress").ariaLabel = say("loading");
-  for (const link of document.querySelectorAll(".language a")) {
-    link.ariaCurrent = link.hreflang === language ? "true" : null;
-  }
-  const head = document.querySelector("h1");
-  head.lang = language;
-  if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = say("title");
-  if (document.body.classList.contains("alone")) document.title = say("title");
 }
 
 // 1.2 million, 119 万; small numbers as they are.
@@ -115,21 +102,9 @@ const isPlain = (how) => how.temperature === 1 && Object.keys(how).length === 1;
 // ---------------------------------------------------------------------------------------- opening
 
 // The chosen model and its world, fetched when they are first needed.
-async function open(entry, signal) {
-  if (state.opened.has(entry.name)) return state.opened.get(entry.name);
-  const million = (bytes) => (bytes / 1e6).toFixed(1);
-  const onProgress = (done, all) => {
-    $("progress").value = done / all;
-    $("got").textContent = say("got", { done: million(done), all: million(all) });
-  };
-  tell(say("loading"));
-  $("fetching").hidden = false;
-  onProgress(0, entry.bytes);
-  try {
-    const opened = await openEntry(entry, signal, onProgress);
-    state.opened.set(entry.name, opened);
-    return opened;
-  } finally { $("fetching").hidden = true; }
+function open(entry, signal) {
+  if (!state.opened.has(entry.name)) tell(say("loading"));
+  return openOnce(state.opened, entry, signal, say);
 }
 
 function choose(entry) {
@@ -137,7 +112,7 @@ function choose(entry) {
   const foreign = Object.entries(EXAMPLES).filter(([key]) => !key.startsWith(entry.lang));
   if (foreign.some(([, texts]) => texts.includes($("prompt").value))) $("prompt").value = "";
   Object.assign(state, { entry, lang: entry.lang, writing: null, world: null, place: null });
-  speak();
+  speakAll();
   $("about").textContent = say("about", { n: many(entry.parameters), size: size(entry.bytes) });
   for (const line of page.querySelectorAll('[data-text="truth"]')) line.hidden = !entry.world;
   makeExamples();
@@ -688,34 +663,17 @@ function listen() {
   });
 }
 
-// The models that there are; false where the list cannot be read.
-async function list() {
-  try {
-    const models = await readJSON("models.json");
-    const good = Array.isArray(models) && models.every((model) => TEXT[model?.lang]);
-    if (!good || !models.length) throw Object.assign(new Error("models.json"), { code: "format" });
-    state.models = models;
-    return true;
-  } catch (error) { explain(error); }
-  return false;
-}
-
 async function start() {
   makeSettings();
-  speak();
+  speakAll();
   listen();
   await offer();
 }
 
 // Offer the models; Write tries it again where that was not possible.
 async function offer() {
-  if (!await list()) return;
-  const wanted = new URLSearchParams(location.search).get("model");
-  const entry = state.models.find(({ name }) => name === wanted) ?? state.models[0];
-  $("model").replaceChildren(...state.models.map(({ name, lang, world }) =>
-    new Option(world ? `${lang === "zh" ? "中文：" : "English: "}${name}` : name, name)));
-  $("model").value = entry.name;
-  choose(entry);
+  try { state.models = writers(await readModels()); } catch (error) { return explain(error); }
+  choose(offerModels($("model"), state.models));
 }
 
 start();

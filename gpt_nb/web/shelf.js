@@ -1,4 +1,5 @@
-// What the pages that open a model share: fetching it and its world, and showing a piece of text.
+// What the pages that open a model share: their language, the models that there are, fetching one
+// and its world, and showing a piece of text.
 import { openModel } from "./engine.js";
 import { turn } from "./turn.js";
 import { World } from "./world.js";
@@ -28,6 +29,63 @@ export async function openEntry(entry, signal, onProgress) {
     error.code ??= "format";           // came whole, and yet cannot be understood
     throw error;
   }
+}
+
+// The models of models.json.
+export async function readModels() {
+  const models = await readJSON("models.json");
+  const good = Array.isArray(models) && models.every((model) => ["en", "zh"].includes(model?.lang));
+  if (good && models.length) return models;
+  throw Object.assign(new Error("models.json"), { code: "format" });
+}
+
+// Those that go on with a text: one that talks (`chat`: its template) only where it is alone.
+export function writers(models) {
+  const some = models.filter(({ chat }) => !chat);
+  return some.length ? some : models;
+}
+
+// Offer models in a field; the one that the address names, or the first.
+export function offerModels(field, models) {
+  const wanted = new URLSearchParams(location.search).get("model");
+  const entry = models.find(({ name }) => name === wanted) ?? models[0];
+  field.replaceChildren(...models.map(({ name, lang, world }) =>
+    new Option(world ? `${lang === "zh" ? "中文：" : "English: "}${name}` : name, name)));
+  field.value = entry.name;
+  return entry;
+}
+
+// What `openEntry` gives, kept in the Map `opened`; while it comes the page shows how much has.
+export async function openOnce(opened, entry, signal, say) {
+  if (opened.has(entry.name)) return opened.get(entry.name);
+  const part = (id) => document.getElementById(id), million = (bytes) => (bytes / 1e6).toFixed(1);
+  const onProgress = (done, all) => {
+    part("progress").value = done / all;
+    part("got").textContent = say("got", { done: million(done), all: million(all) });
+  };
+  part("fetching").hidden = false;
+  onProgress(0, entry.bytes);
+  try {
+    opened.set(entry.name, await openEntry(entry, signal, onProgress));
+    return opened.get(entry.name);
+  } finally { part("fetching").hidden = true; }
+}
+
+// Every line of a page in a language, "en" or "zh". `lines`: name -> text.
+export function speak(page, lang, lines) {
+  const language = lang === "zh" ? "zh-CN" : "en", head = document.querySelector("h1");
+  page.lang = head.lang = language;
+  for (const each of page.querySelectorAll("[data-text]")) {
+    each.textContent = lines[each.dataset.text];
+  }
+  document.getElementById("progress").ariaLabel = lines.loading;
+  for (const link of document.querySelectorAll(".language a")) {
+    link.ariaCurrent = link.hreflang === language ? "true" : null;
+  }
+  if (head.firstChild?.nodeType === Node.TEXT_NODE) head.firstChild.data = lines.title;
+  if (!document.body.classList.contains("alone")) return;
+  document.documentElement.lang = language;
+  document.title = lines.title;
 }
 
 const LONGEST = 40;                    // characters of what is quoted

@@ -8,3 +8,15 @@ export function turn() {
     channel.port2.postMessage(null);
   });
 }
+
+// A turn for the page whenever 12 ms are over; what was stopped ends here.
+export function pauses(signal) {
+  let since = performance.now();
+  return async () => {
+    signal.throwIfAborted();
+    if (performance.now() - since < 12) return;
+    await turn();
+    signal.throwIfAborted();
+    since = performance.now();
+  };
+}

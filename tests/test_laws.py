@@ -216,13 +216,15 @@ def test_what_a_process_holds_is_counted():
 
 
 def test_what_is_sent_and_kept_follows_the_processes():
-    c, config = SIZES["124M"], TrainConfig(batch_size=16, device="cpu", precision="float32")
+    c, config = SIZES["124M"], TrainConfig(steps=8, batch_size=16, **CPU)
     two, four = (process_memory(c, config, "ddp", n) for n in (2, 4))
     assert four["activations"] == two["activations"] / 2 and two["sent"] < four["sent"]
     assert process_memory(c, config, "ddp", 1)["sent"] == 0
     less = process_memory(c, config, "tp", 4, recompute=True)
     whole = process_memory(c, config, "tp", 4)
     assert less["activations"] < whole["activations"] and less["sent"] > whole["sent"]
+    shares = (activation_bytes(c, 16, shared=n) for n in (1, 4))   # norms and logits stay whole
+    assert next(shares) < 4 * next(shares)
     parted = process_memory(c, replace(config, accumulate=4), "fsdp", 2)
     assert parted["activations"] == two["activations"] / 4
 

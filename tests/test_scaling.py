@@ -1,11 +1,16 @@
 """Several processes train the model that one trains: shown on the CPU with gloo."""
+import contextlib
 import copy
+import io
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -342,11 +347,25 @@ def test_the_command_is_the_same_for_many(folder, env):
         torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
 
 
-def test_several_processes_say_what_a_run_will_take_and_write_nothing(folder, env):
+def asked(rank, port, words):
+    "What one of two processes of a job says on stdout."
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with contextlib.redirect_stdout(io.StringIO()) as said: code = cli.run_app(words)
+    return code, said.getvalue()
+
+
+def test_several_processes_say_what_a_run_will_take_and_write_nothing(folder):
     words = torchrun(2, folder, "--out", str(folder / "asked"), "--parallel", "tp", "--estimate")
-    done = run_job(words, env)
-    assert not done.returncode and not (folder / "asked").exists(), done.stderr
-    first, second = done.stdout.splitlines()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context) as pool:
+        jobs = [pool.submit(asked, rank, port, words[words.index("train"):]) for rank in range(2)]
+        (code, said), other = (job.result(timeout=300) for job in jobs)
+    assert code == 0 and other == (0, "") and not (folder / "asked").exists()
+    first, second = said.splitlines()
     assert first.startswith("about ") and "in each of 2 processes" in first
     assert second.startswith("counted for each process: parameters ") and "sent" in second
 

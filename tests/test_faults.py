@@ -724,9 +724,9 @@ def test_the_command_saves_and_says_how_to_go_on(made, number):
 
 def test_a_notebook_that_is_closed_leaves_a_run_that_goes_on(whole, tmp_path):
     "Jupyter interrupts its kernel, asks it to end, and then ends it."
-    client = pytest.importorskip("jupyter_client")
+    from jupyter_client import KernelManager
     env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=f"{HERE.parent}:{HERE}")
-    manager, out = client.KernelManager(), tmp_path / "run"
+    manager, out = KernelManager(), tmp_path / "run"
     manager.start_kernel(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         talk = manager.blocking_client()

@@ -257,13 +257,14 @@ def kept_by_norm(c: GPTConfig) -> int:   # numbers
     return 2 * c.d_model + 2 if fused else 3 * c.d_model + 1
 
 
-def kept_by_layer(c: GPTConfig) -> int:   # numbers
-    "What a layer keeps of each token for the backward pass."
+def kept_by_layer(c: GPTConfig, shared: int = 1) -> int:   # numbers
+    "What a layer keeps of each token for the backward pass, in each GPU that shares it."
     queries, keys = c.n_head * c.d_head, c.n_kv_head * c.d_head
     attention = 2 * queries + 2 * keys + c.n_head   # query, result, key, value; a sum for each head
     if c.family.rotary: attention += queries        # the result in the order of the heads
     if c.family.qk_norm: attention += 2 * (queries + keys) + c.n_head + c.n_kv_head
-    return 2 * kept_by_norm(c) + attention + (4 if c.family.gated else 2) * c.d_ff
+    inside = attention + (4 if c.family.gated else 2) * c.d_ff
+    return 2 * kept_by_norm(c) + inside // shared
 
 # %% ../nbs/19b_laws.ipynb #19b-c303
 def activation_bytes(
@@ -272,9 +273,10 @@ def activation_bytes(
     length: int | None = None,   # tokens in a row; None: the whole context
     bytes_each: int = 4,         # 2 where products are in bfloat16
     recompute: bool = False,     # keep what enters each layer, and compute the rest a second time
+    shared: int = 1,             # GPUs that share each layer (tensor parallel)
 ) -> int:                        # bytes
     "What the forward pass keeps for the backward pass."
-    tokens, layer = rows * (length or c.context), kept_by_layer(c)
+    tokens, layer = rows * (length or c.context), kept_by_layer(c, shared)
     inside = c.n_layer * layer
     if recompute: inside = c.n_layer * c.d_model + layer   # one layer at a time is whole
     return tokens * (bytes_each * (inside + kept_by_norm(c)) + 4 * c.vocab_size)
@@ -539,19 +541,13 @@ def process_memory(
     own = {name: n / world if name in cut else n for name, n in parts.items()}
     matrices = own["attention"] + own["feed-forward"] if config.optimizer == "muon" else 0
     held = 4 * sum(own.values())
-    rows = max(1, config.batch_size // config.accumulate // (1 if kind == "tp" else world))
-    kept = activation_bytes(own_layers(c, kind, world), rows, None, width, recompute)
+    shared = world if kind == "tp" else 1   # else each has rows of its own
+    rows = max(1, config.batch_size * shared // config.accumulate // world)
+    kept = activation_bytes(c, rows, None, width, recompute, shared)
     return dict(parameters=held, gradients=held, optimizer=2 * held - 4 * matrices,
                 activations=kept, sent=sent_by(c, config, kind, world, width, recompute))
 
 # %% ../nbs/19b_laws.ipynb #19b-p13
-def own_layers(c: GPTConfig, kind: str, world: int) -> GPTConfig:
-    "The layers as one process works through them."
-    if kind != "tp": return c
-    return replace(c, n_head=c.n_head // world, n_kv_head=c.n_kv_head // world,
-                   d_ff=c.d_ff // world)
-
-
 def sent_by(c: GPTConfig, config: TrainConfig, kind: str, world: int, width: int,
             recompute: bool) -> float:   # bytes
     "What a process sends in an update."

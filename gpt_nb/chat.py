@@ -19,7 +19,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import cycle, pairwise
@@ -155,7 +156,7 @@ def talk_pieces(
     check_messages(messages)
     said = [{key: part for key, part in m.items() if part is not None} for m in messages]
     told = dict(messages=said, add_generation_prompt=add_generation_prompt) | more
-    return pieces_of(form_of(tok), told, tok.special_tokens)
+    with naming_file(tok): return pieces_of(form_of(tok), told, tok.special_tokens)
 
 
 def form_of(tok: Tokenizer) -> Callable[[dict], str]:
@@ -232,7 +233,8 @@ def answers_in(
     ids, end, places = ids_of(pieces, tok.special_tokens, encode), end_of_answer(tok), []
     for i, message in enumerate(messages):
         if message["role"] != "assistant": continue
-        before = first_of(pieces, start_of(form_of(tok), messages, i, "".join(pieces)))
+        with naming_file(tok): begin = start_of(form_of(tok), messages, i, "".join(pieces))
+        before = first_of(pieces, begin)
         start = shared_start(ids_of(before, tok.special_tokens, encode), ids)
         if end not in ids[start:]: raise ValueError(f"messages[{i}]: {NO_END}")
         places.append((start, ids.index(end, start) + 1))
@@ -522,6 +524,17 @@ def check_messages(messages: Sequence[dict]) -> None:
     for i, message in enumerate(messages): check_message(message, f"messages[{i}]")
     check_turns([message["role"] for message in messages])
 
+# %% ../nbs/17_chat.ipynb #17-s20
+@contextmanager
+def naming_file(tok: Tokenizer) -> Iterator[None]:
+    "What goes wrong inside it is told with the file that the template was read from."
+    file, text = tok.template_read
+    own = file is not None and tok.config.get("chat_template") == text   # not changed since
+    try: yield
+    except ValueError as e:
+        if not own or not text: raise
+        raise ValueError(f"{file}: {e}") from e
+
 # %% ../nbs/17_chat.ipynb #17-s18
 def check_turns(said: list[str]) -> None:
     "Raise where a role speaks out of turn."
@@ -591,8 +604,9 @@ def shared_start(a: list[int], b: list[int]) -> int:
 def end_of_answer(tok: Tokenizer) -> int:
     "The special token that the template writes behind each answer."
     told = dict(tools=None, documents=None) | special_names(tok)
-    name = name_behind(template_of(tok), tuple(tok.special_tokens), tuple(told.items()))
-    if name is None: raise ValueError(NO_END)
+    with naming_file(tok):
+        name = name_behind(template_of(tok), tuple(tok.special_tokens), tuple(told.items()))
+        if name is None: raise ValueError(NO_END)
     return tok.special_tokens[name]
 
 # %% ../nbs/17_chat.ipynb #17-s14

@@ -961,11 +961,15 @@ def load_tokenizer(
     **hub                           # revision, cache_dir, token, local_files_only: for the Hub
 ) -> Tokenizer:
     "Open a saved tokenizer: ours, or the byte-level BPE of GPT-2, Llama 3, Qwen and their like."
-    path, config = find_files(folder_or_hub_id, **hub)
-    spec, config = read_json(path), read_json(config) if config else {}
+    path, beside = find_files(folder_or_hub_id, **hub)
+    spec, config = read_json(path), read_json(beside) if beside else {}
     template = path.with_name("chat_template.jinja")   # of newer files
     if template.is_file(): config["chat_template"] = read_short(template, LARGEST_TEMPLATE)
-    try: return open_spec(spec, config)
+    try:
+        tok = open_spec(spec, config)
+        at = template if template.is_file() else beside
+        tok.template_read = at, config.get("chat_template")
+        return tok
     except (KeyError, TypeError, AttributeError, IndexError) as e:
         reason = f"it is broken at {e!r:.200}"
     except RecursionError: reason = "it is nested too deep"

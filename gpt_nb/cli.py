@@ -314,7 +314,7 @@ def train_command(
     given = {name: value for name, value in locals().items()
              if name not in ("out", "resume", "tune", "track", "parallel", "recompute", "estimate")}
     check_track(track, tune)
-    if estimate: check_estimate(resume, tune, parallel)
+    if estimate: check_estimate(resume, tune)
     stated = state_options(given)
     if resume:
         out = out or default_folder(stated.get("data") or data_of_start(stated.get("start")))
@@ -323,7 +323,7 @@ def train_command(
         options = new_options(stated)
         if tune: options["searched"] = to_search(stated)
         out = out or default_folder(options["data"])
-        if estimate: return print(estimate_run(options, out))
+        if estimate: return estimate_run(options, out, parallel, recompute)
     run, tokens = train_run(options, out, resume, tune, track, parallel, recompute)
     if run is None: return   # the first process tells of all
     report(run, tokens)
@@ -358,27 +358,25 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     "Train a new model, go on with one, or search how: (run, tokens)."
     from gpt_nb.data import world_of
     from gpt_nb.tokenizer import write_beside
-    from gpt_nb.training import check_alone, check_new, train
+    from gpt_nb.training import check_new, train
 
     check_parallel(parallel, recompute, trials)
-    team = None
-    if parallel: team, options["device"] = meet_others(parallel, options["device"])
-    else: check_alone()
+    team = meet_others(parallel, options)
     first = team is None or team.rank == 0
     if first and not resume: check_new(out)
     if first: check_free(out)
-    if team: options, tok, tokens, model = prepare_together(team, options, out, resume)
-    else: options, tok, tokens, model = prepare(options, out, resume)
+    options, tok, tokens, model = prepare_together(team, options, out, resume)
     if resume: check_text(options, tokens, out)
     world = world_of(options["data"])
     best = say_size(model, tokens, world)
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
-    said = None if resume or trials or team else tell_outlook(model, tokens, config, world)
+    said, spread = None, (parallel, recompute)
+    if not resume and not trials: said = tell_outlook(model, tokens, config, world, *spread)
     stops = stopping(out, how_to_go_on(out, parallel), trials)
     noting = track if first else None
     with stops, needing_others(out), tracking(noting, out, config, model) as watch:
-        how["backend"] = backend_for(parallel, config, recompute, out)
+        how["backend"] = backend_for(*spread, config, out)
         if not trials: run = train(model, tokens, config, tok, out=out, watch=watch, **how)
         else:
             if options["minutes"]: say(f"{trials} trials, each of up to {options['minutes']:g} "
@@ -386,9 +384,9 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
             same = options, tok, tokens, model, out, resume, trials
             run, table = tune_run(*same, dict(floor=best, options=noted))
             print_trials(table)
-    if team: leave_others(run)
+        if said: tell_afterwards(said, run, how["backend"])
+    if team: leave_others(team, run)
     if not first: return None, None
-    if said: tell_afterwards(said, run)
     write_beside(out / "run.png", lambda part: run.plot().savefig(part, format="png"))
     return run, tokens
 
@@ -409,36 +407,43 @@ def how_to_go_on(out: Path, parallel: str | None) -> str:
     return f"torchrun ... -m gpt_nb.cli train --out {quote(str(out))} --parallel {parallel}"
 
 
-def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None"):
+def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None",
+                 parallel: str | None, recompute: bool) -> "Outlook":
     "Try a few updates on a copy, and say what the run will take."
     from gpt_nb.laws import foresee
 
-    said = foresee(model, tokens, config, world)
+    with needing_others(None):
+        said = foresee(model, tokens, config, world, kind=parallel, recompute=recompute)
     say(f"this run will take {said}")
     return said
 
 
-def tell_afterwards(said: "Outlook", run: "Run") -> None:
+def tell_afterwards(said: "Outlook", run: "Run", backend) -> None:
     "How far that was off."
     from gpt_nb.laws import afterwards
 
-    say(afterwards(said, run))
+    say(afterwards(said, run, backend))
 
 
-def estimate_run(options: dict, out: Path) -> "Outlook":
-    "What a run would take; nothing is trained or written."
+def estimate_run(options: dict, out: Path, parallel: str | None, recompute: bool) -> None:
+    "Say what a run would take; nothing is trained or written."
     from gpt_nb.data import world_of
     from gpt_nb.laws import foresee
 
-    options, _, tokens, model = prepare(options, out, False)
-    return foresee(model, tokens, settings_of(options), world_of(options["data"]))
+    check_parallel(parallel, recompute, None)
+    team = meet_others(parallel, options)
+    options, _, tokens, model = prepare_together(team, options, out, False)
+    run = model, tokens, settings_of(options), world_of(options["data"])
+    with needing_others(None): said = foresee(*run, kind=parallel, recompute=recompute)
+    if team: team.leave()
+    if is_first(): print(said)
 
 # %% ../nbs/22_cli.ipynb #22-0e52
-def check_estimate(resume: bool, tune: int | None, parallel: str | None) -> None:
-    "An estimate is of one new run in one process."
-    others = {"--resume": resume, "--tune": tune, "--parallel": parallel}
+def check_estimate(resume: bool, tune: int | None) -> None:
+    "An estimate is of one new run."
+    others = {"--resume": resume, "--tune": tune}
     with_it = [name for name, value in others.items() if value]
-    if with_it: raise ValueError(f"--estimate tells of a new run in one process: leave out "
+    if with_it: raise ValueError(f"--estimate tells of a new run: leave out "
                                  f"{' and '.join(with_it)}")
 
 # %% ../nbs/22_cli.ipynb #22-022a
@@ -2063,19 +2068,25 @@ def check_parallel(parallel: str | None, recompute: bool, tune: int | None) -> N
                                                     "--parallel ddp, fsdp or tp")
 
 # %% ../nbs/22_cli.ipynb #22-p002
-def meet_others(parallel: str, device: str):   # (team, device)
-    "Meet the processes that torchrun has started."
+def meet_others(parallel: str | None, options: dict) -> "Team | None":
+    "Meet the processes that torchrun has started; None: this one works alone."
+    from gpt_nb.training import check_alone
+
+    if not parallel: return check_alone()
     from gpt_nb.scaling import join
 
-    return join(parallel, device)
+    team, options["device"] = join(parallel, options["device"])
+    return team
 
 
-def prepare_together(team: "Team", options: dict, out: Path, resume: bool):   # as of `prepare`
+def prepare_together(team: "Team | None", options: dict, out: Path,
+                     resume: bool):   # as of `prepare`
     "The first process chooses and writes; the others then do as it did."
     from tempfile import TemporaryDirectory
 
     from gpt_nb.checkpoint import save_tokenizer
 
+    if team is None: return prepare(options, out, resume)
     if team.rank == 0:
         made = prepare(options, out, resume)
         with TemporaryDirectory() as folder:
@@ -2089,7 +2100,7 @@ def prepare_together(team: "Team", options: dict, out: Path, resume: bool):   # 
         return prepare(told["options"] | dict(device=options["device"]), Path(folder), True)
 
 # %% ../nbs/22_cli.ipynb #22-p003
-def backend_for(parallel: str | None, config: "TrainConfig", recompute: bool, out: Path):
+def backend_for(parallel: str | None, recompute: bool, config: "TrainConfig", out: Path):
     "How the work is shared; None: it is not."
     shared = any((out / "state").glob("shards-*"))   # what several processes have saved
     if not parallel and not shared: return None
@@ -2099,8 +2110,9 @@ def backend_for(parallel: str | None, config: "TrainConfig", recompute: bool, ou
 
 
 @contextmanager
-def needing_others(out: Path) -> Iterator[None]:
+def needing_others(out: Path | None) -> Iterator[None]:
     "Where another process is gone, say so; what goes wrong in one of many is told by that one."
+    again = f" with --resume --out {quote(str(out))}: it goes on from the last saved state"
     try: yield
     except (RuntimeError, OSError, FloatingPointError) as e:
         if "WORLD_SIZE" not in os.environ: raise
@@ -2110,17 +2122,14 @@ def needing_others(out: Path) -> Iterator[None]:
         if isinstance(e, RuntimeError) and not is_lost(e): raise
         if not is_lost(e): raise OSError(f"{who}: {e}") from e
         raise OSError(f"{who} waits for the others in vain, one of them is gone or silent. "
-                      f"Start the job again with --resume --out {quote(str(out))}: it goes on "
-                      "from the last saved state") from e
+                      f"Start the job again{again if out else ''}") from e
 
 
-def leave_others(run: "Run") -> None:
+def leave_others(team: "Team", run: "Run") -> None:
     "The job is done. The first process goes on alone, with the whole model."
-    import torch.distributed as dist
-
     from gpt_nb.model import GPT
 
-    dist.destroy_process_group()
+    team.leave()
     if is_first(): run.model = GPT.from_pretrained(run.folder).eval()
 
 # %% ../nbs/22_cli.ipynb #22-p004

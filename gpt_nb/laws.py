@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['GPUS', 'MACHINE', 'NETWORK', 'SIZES', 'LEFT', 'Stories', 'new_reader', 'Reading', 'read_once', 'Law', 'fit_law',
            'resample', 'best_size', 'Facts', 'bits_held', 'memoriser', 'learn_by_heart', 'activation_bytes', 'sent',
-           'Gpu', 'training_memory', 'Pace', 'pace', 'expected_loss', 'Outlook', 'foresee', 'afterwards']
+           'Gpu', 'training_memory', 'Pace', 'pace', 'expected_loss', 'Outlook', 'foresee', 'afterwards',
+           'process_memory']
 
 # %% ../nbs/19b_laws.ipynb #19b-c003
 import copy
@@ -28,8 +29,8 @@ from .model import (GPT, GPTConfig, count_params, flops_per_token, init_weights,
                           memory)
 from .tales import Tales
 from .tokenizer import WordTokenizer
-from .training import (Progress, Run, Single, TrainConfig, Trainer, mean_loss, train,
-                             use_threads)
+from .training import (Machine, Progress, Run, Single, TrainConfig, Trainer, mean_loss,
+                             own_rows, sum_of_losses, train, use_threads)
 
 # %% ../nbs/19b_laws.ipynb #19b-c102
 class Stories:
@@ -256,13 +257,14 @@ def kept_by_norm(c: GPTConfig) -> int:   # numbers
     return 2 * c.d_model + 2 if fused else 3 * c.d_model + 1
 
 
-def kept_by_layer(c: GPTConfig) -> int:   # numbers
-    "What a layer keeps of each token for the backward pass."
+def kept_by_layer(c: GPTConfig, shared: int = 1) -> int:   # numbers
+    "What a layer keeps of each token for the backward pass, in each GPU that shares it."
     queries, keys = c.n_head * c.d_head, c.n_kv_head * c.d_head
     attention = 2 * queries + 2 * keys + c.n_head   # query, result, key, value; a sum for each head
     if c.family.rotary: attention += queries        # the result in the order of the heads
     if c.family.qk_norm: attention += 2 * (queries + keys) + c.n_head + c.n_kv_head
-    return 2 * kept_by_norm(c) + attention + (4 if c.family.gated else 2) * c.d_ff
+    inside = attention + (4 if c.family.gated else 2) * c.d_ff
+    return 2 * kept_by_norm(c) + inside // shared
 
 # %% ../nbs/19b_laws.ipynb #19b-c303
 def activation_bytes(
@@ -271,9 +273,10 @@ def activation_bytes(
     length: int | None = None,   # tokens in a row; None: the whole context
     bytes_each: int = 4,         # 2 where products are in bfloat16
     recompute: bool = False,     # keep what enters each layer, and compute the rest a second time
+    shared: int = 1,             # GPUs that share each layer (tensor parallel)
 ) -> int:                        # bytes
     "What the forward pass keeps for the backward pass."
-    tokens, layer = rows * (length or c.context), kept_by_layer(c)
+    tokens, layer = rows * (length or c.context), kept_by_layer(c, shared)
     inside = c.n_layer * layer
     if recompute: inside = c.n_layer * c.d_model + layer   # one layer at a time is whole
     return tokens * (bytes_each * (inside + kept_by_norm(c)) + 4 * c.vocab_size)
@@ -304,7 +307,7 @@ def peak(t: Trainer) -> int | None:   # bytes
     "The highest use of memory while it was tried, without the copy that was made for it."
     used = memory_used(t.machine.device)
     if used is None or t.machine.device.type != "cpu": return used
-    return used - sum(p.nbytes for p in t.model.parameters())
+    return used - sum(p.numel() * p.element_size() for p in t.model.parameters())
 
 # %% ../nbs/19b_laws.ipynb #19b-c315
 def sent(parameters: int, gpus: int, sharded: bool = True) -> float:   # bytes
@@ -388,22 +391,28 @@ def pace(
 def try_updates(t: Trainer, seconds: float) -> float:
     "Seconds to learn from a token: the median of a few updates, at most a twentieth of the run."
     most, taken, begun = max(2, (t.config.steps or 10 ** 9) // 20), [], time.perf_counter()
-    while not taken or time.perf_counter() - begun < seconds and len(taken) < most:
+    def so_far(): return mean_of_all(t, time.perf_counter() - begun)
+    while not taken or so_far() < seconds and len(taken) < most:
         before, start = t.progress.tokens, time.perf_counter()
         t.update()
         float(t.meter.norms[-1])   # a GPU is waited for
         taken.append((time.perf_counter() - start) / (t.progress.tokens - before))
     return statistics.median(taken[1:] or taken)   # the first one warms up
 
+
+def mean_of_all(t: Trainer, value: float) -> float:
+    "The mean over all processes: all of them go on, or none."
+    return t.backend.sum(value) / t.backend.world
+
 # %% ../nbs/19b_laws.ipynb #19b-e06
 def try_look(t: Trainer) -> float:
-    "Seconds to validate on a token."
-    size = t.config.batch_size // t.config.accumulate
-    rows = t.validation.tokens.rows(t.model.config.context, size)
+    "Seconds to validate on a token, where all processes share the work."
+    rows = t.validation.tokens.rows(t.model.config.context, t.validation.at_once)
     if rows is None: return 0.0
     batch = next(iter(rows))
+    own = list(own_rows([batch], t.backend.part, t.backend.parts))
     start = time.perf_counter()
-    with t.machine.autocast(): mean_loss(t.model, [batch])
+    with t.machine.autocast(): sum_of_losses(t.model, own)
     return (time.perf_counter() - start) / batch[0].numel()
 
 # %% ../nbs/19b_laws.ipynb #19b-c46a
@@ -434,6 +443,11 @@ def in_time(seconds: float) -> str:
         if seconds >= 1.5 * size: return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
 
+
+def in_bytes(size: float) -> str:
+    "A size as one says it."
+    return f"{size / 1e6:,.{0 if size > 9.95e6 else 1}f} MB"
+
 # %% ../nbs/19b_laws.ipynb #19b-c405
 def tokens_looked_at(t: Trainer, steps: float) -> float:
     "Tokens of all validations of a run: samples on the way, all of the text at its end."
@@ -448,12 +462,19 @@ class Outlook(NamedTuple):
     seconds: float              # on the clock
     memory: int | None = None   # bytes of this process, or of the GPU, at their highest
     loss: tuple[float, float] | None = None   # nats a token at its end: between these, if known
+    processes: int = 1
+    counted: dict[str, float] | None = None   # of several: bytes of each, as they are counted
 
     def __str__(self) -> str:
-        words = [f"about {in_time(self.seconds)}"]
-        if self.memory: words.append(f"{self.memory / 1e6:,.0f} MB of memory")
+        n, words = self.processes, [f"about {in_time(self.seconds)}"]
+        if self.memory:
+            words.append(f"{in_bytes(self.memory)} of memory")
+            if n > 1: words[-1] += f" in each of {n} processes, {in_bytes(n * self.memory)} in all"
         if self.loss: words.append(f"a loss of {self.loss[0]:.3f} to {self.loss[1]:.3f}")
-        return ", ".join(words)
+        told = ", ".join(words)
+        if not self.counted: return told
+        sizes = [f"{what} {in_bytes(size)}" for what, size in self.counted.items()]
+        return f"{told}\ncounted for each process: {', '.join(sizes[:-1])}; {sizes[-1]} an update"
 
 # %% ../nbs/19b_laws.ipynb #19b-c404
 def foresee(
@@ -462,11 +483,13 @@ def foresee(
     config: TrainConfig,
     world: Tales | None = None,   # that told the text, if one did
     seconds: float = 2.0,         # to try it, about
+    kind: str | None = None,      # how several processes share it; all of them call this
+    recompute: bool = False,
 ) -> Outlook:
     "Try a few updates on a copy: the run that follows is the same with and without."
-    c = config
+    c, backend = config, backend_of(kind, config, recompute)
     tried = Run(copy.deepcopy(model), None, replace(c, compile=False, keep=()), [])
-    t = Trainer(tried, tokens, Single())
+    t = Trainer(tried, tokens, backend)
     if t.machine.device.type == "cpu": use_threads()
     forget_peak(t.machine.device)
     learn, look = try_updates(t, seconds), try_look(t)   # seconds a token
@@ -475,17 +498,64 @@ def foresee(
     if c.minutes: steps = min(steps, max(1, 60 * c.minutes / update))
     took = steps * update + look * tokens_looked_at(t, steps)
     if c.minutes: took = min(took, 60 * c.minutes)
-    return Outlook(took, peak(t), expected_loss(model, tokens, steps * c.batch_size, world))
+    counted = process_memory(model.config, c, kind, backend.world, recompute) if kind else None
+    loss = expected_loss(model, tokens, steps * c.batch_size, world)
+    return Outlook(took, memory_of_each(backend, peak(t)), loss, backend.world, counted)
+
+# %% ../nbs/19b_laws.ipynb #19b-p01
+def backend_of(kind: str | None, config: TrainConfig, recompute: bool) -> Single:
+    "This process alone, or one of several."
+    if kind is None: return Single()
+    from gpt_nb.scaling import KINDS   # one process does not wait for what that brings along
+    return KINDS[kind](config, recompute)
+
+
+def memory_of_each(backend: Single, used: int | None) -> int | None:   # bytes
+    "Their mean, from what each process uses; None where none of them can tell."
+    return round(backend.sum(used or 0) / backend.world) or None
 
 # %% ../nbs/19b_laws.ipynb #19b-c413
-def afterwards(said: Outlook, run: Run) -> str:
-    "How far it was off."
+def afterwards(said: Outlook, run: Run, backend: Single | None = None) -> str:
+    "How far it was off. Of several processes all call this, with the backend of the run."
     words = [f"took {in_time(run.seconds)}, {run.seconds / said.seconds - 1:+.0%}"]
     used = memory_used(next(run.model.parameters()).device)
-    if used and said.memory:
-        words.append(f"{used / 1e6:,.0f} MB, {used / said.memory - 1:+.0%}")
+    used = memory_of_each(backend or Single(), used)
+    if used and said.memory: words.append(f"{in_bytes(used)}, {used / said.memory - 1:+.0%}")
     if run.val_loss and said.loss:
         low, high = said.loss
         where = "below" if run.val_loss < low else "above" if run.val_loss > high else "within"
         words.append(f"a loss {where} the band")
     return "against what was said: " + "; ".join(words)
+
+# %% ../nbs/19b_laws.ipynb #19b-p12
+def process_memory(
+    c: GPTConfig,
+    config: TrainConfig,
+    kind: str,                # "ddp", "fsdp" or "tp"
+    world: int,               # processes
+    recompute: bool = False,
+) -> dict[str, float]:        # bytes
+    "What each process holds, and what it sends in an update."
+    parts, width = count_params(c), 2 if Machine(config).bfloat16 else 4
+    cut = dict(ddp=(), fsdp=parts, tp=("attention", "feed-forward", "head"))[kind]
+    own = {name: n / world if name in cut else n for name, n in parts.items()}
+    matrices = own["attention"] + own["feed-forward"] if config.optimizer == "muon" else 0
+    held = 4 * sum(own.values())
+    shared = world if kind == "tp" else 1   # else each has rows of its own
+    rows = max(1, config.batch_size * shared // config.accumulate // world)
+    kept = activation_bytes(c, rows, None, width, recompute, shared)
+    return dict(parameters=held, gradients=held, optimizer=2 * held - 4 * matrices,
+                activations=kept, sent=sent_by(c, config, kind, world, width, recompute))
+
+# %% ../nbs/19b_laws.ipynb #19b-p13
+def sent_by(c: GPTConfig, config: TrainConfig, kind: str, world: int, width: int,
+            recompute: bool) -> float:   # bytes
+    "What a process sends in an update."
+    parts, around = count_params(c), (world - 1) / world
+    matrices = 4 * (parts["attention"] + parts["feed-forward"]) * (config.optimizer == "muon")
+    leveled = 2 * around * matrices / world   # brought home, and handed out again
+    if kind == "ddp": return sent(sum(parts.values()), world, sharded=False)
+    if kind == "fsdp": return around * sum(parts.values()) * (2 * width + 4) + leveled
+    sums = (4 + 2 * recompute) * c.n_layer * 2 * c.d_model   # of each half layer, both ways
+    head = 0 if c.tie_embeddings else c.vocab_size + 2 * c.d_model
+    return around * config.batch_size * c.context * width * (sums + head) + leveled

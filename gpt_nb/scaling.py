@@ -134,7 +134,7 @@ class Spread(Single):
         dist.all_reduce(total)
         return total.item()
 
-    def count(self, tokens: int) -> float: return self.sum(tokens)
+    def count(self, value: float) -> float: return self.sum(value)
 
     def optimizers(self, model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
         self.made = super().optimizers(model, config)
@@ -305,7 +305,7 @@ class TensorParallel(Sharded):
         super().__init__(config, recompute)
         self.part, self.parts = 0, 1
 
-    def count(self, tokens: int) -> float: return tokens
+    def count(self, value: float) -> float: return value
 
     def wrap(self, model: GPT) -> Callable[[Tensor, Tensor], Tensor]:
         self.model = model
@@ -429,6 +429,10 @@ class Team:
     def wait(self) -> None:
         "Until all are here."
         dist.barrier(self.group)
+
+    def leave(self) -> None:
+        "The job is done."
+        dist.destroy_process_group()
 
     def hear(self, value: object = None) -> object:
         "What the first one says. It goes as JSON: nothing is unpickled."

@@ -438,6 +438,7 @@ class Tokenizer(Vocabulary):
     always: dict[str, int] = {}     # only in files of others: tokens that any text makes,
     late: Collection[str] = ()      # those looked for after the normalizer has been at work,
     normalizer = None               # and that normalizer, one of the library's
+    template_read = None, None      # the file of its chat template, and what stood there
 
     def encode(self,
         text: str,                                      # any text

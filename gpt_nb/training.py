@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROUNDS', 'Trainer', 'lr_scale', 'forward_backward', 'orthogonalize', 'orthogonalize_all', 'Muon',
-           'multiplies_bfloat16', 'Machine', 'validation_loss', 'mean_loss', 'Validation', 'TrainConfig',
-           'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Broken', 'Run', 'plot_runs', 'Single', 'State',
-           'train']
+           'multiplies_bfloat16', 'Machine', 'validation_loss', 'mean_loss', 'sum_of_losses', 'Validation',
+           'TrainConfig', 'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Broken', 'Run', 'plot_runs',
+           'Single', 'State', 'train']
 
 # %% ../nbs/09_training.ipynb #09-004
 import math
@@ -44,7 +44,8 @@ class Trainer:
         self.listeners = [m for m in self.model.modules() if hasattr(m, "before_step")]
         self.loss = self.machine.compile(backend.wrap(self.model))   # (x, y) -> mean loss
         self.optimizers = backend.optimizers(self.model, run.config)
-        self.meter, self.validation = Meter(backend), Validation(tokens, run.config, self.machine)
+        self.validation = Validation(tokens, run.config, self.machine, backend)
+        self.meter = Meter(backend)
 
     def __iter__(self) -> Iterator[dict | None]:
         "Update until the budget is used up, and now and then look how it goes."
@@ -226,39 +227,53 @@ def validation_loss(
     return mean_loss(model, windows(ids, model.config.context, end_id, batch_size, stride))
 
 
-@torch.no_grad()
 def mean_loss(
     model: GPT,
     rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
 ) -> float:                                  # nats a target
     "Mean loss over batches of rows, each target counted once."
+    total, count = sum_of_losses(model, rows)
+    return total / count
+
+
+@torch.no_grad()
+def sum_of_losses(model: GPT, rows: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    "The losses of all targets added up, and how many they are."
     was_training, device = model.training, next(model.parameters()).device
     total = count = 0
     model.eval()
     for x, y in rows:                                                             # (B, T) both
-        n = int((y != -100).sum())
-        total, count = total + n * model.loss(x.to(device), y.to(device)).item(), count + n
+        loss, n = model.loss(x.to(device), y.to(device)), int((y != -100).sum())
+        if n: total, count = total + n * loss.item(), count + n
     model.train(was_training)
-    return total / count
+    return total, count
 
 # %% ../nbs/09_training.ipynb #09-80a1
 class Validation:
     "How good the model is on text it is not trained on."
-    def __init__(self, tokens: Tokens, config: "TrainConfig", machine: Machine):
-        self.tokens, self.config, self.machine = tokens, config, machine
+    def __init__(self, tokens: Tokens, config: "TrainConfig", machine: Machine, backend: "Single"):
+        self.tokens, self.config = tokens, config
+        self.machine, self.backend = machine, backend
 
     def __call__(self, model: GPT, progress: "Progress") -> float | None:
         "Nats per token, of a sample while the run goes on, of all at its end; None without text."
         c, most = self.config, self.size(model, progress)
         if progress.used == 1 and c.minutes: most = max(most, progress.tokens)
         elif progress.used == 1: most = None   # all of it
-        at_once = c.batch_size // c.accumulate   # as many as are known to fit into memory
-        rows = self.tokens.rows(model.config.context, at_once, most)
+        rows = self.tokens.rows(model.config.context, self.at_once, most)
         if rows is None: return None
-        with self.machine.autocast(): loss = mean_loss(model, rows)
+        own = own_rows(rows, self.backend.part, self.backend.parts)
+        with self.machine.autocast(): total, count = sum_of_losses(model, own)
+        loss = self.backend.count(total) / self.backend.count(count)
         if not math.isfinite(loss):
             raise Broken(f"the validation loss is {loss}", progress.step)
         return loss
+
+    @property
+    def at_once(self) -> int:
+        "Rows that all processes read at a time: as many as are known to fit into memory."
+        parts = self.backend.parts
+        return parts * max(1, self.config.batch_size // parts // self.config.accumulate)
 
     def line(self, model: GPT, progress: "Progress") -> dict:
         "What a line of the log says of it: the loss, and a score where the data knows one."
@@ -274,6 +289,16 @@ class Validation:
         trained = (c.eval_every or updates / 20) * c.batch_size * model.config.context
         few = min(20_000, max(c.batch_size * model.config.context, trained / 10))
         return 2 ** int(math.log2(few))   # a pace that varies a little leaves the sample the same
+
+# %% ../nbs/09_training.ipynb #09-80a3
+def own_rows(
+    rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
+    part: int, parts: int,                   # this process, of how many that read other rows
+) -> Iterator[tuple[Tensor, Tensor]]:        # (B / parts, T)
+    "Of each batch the rows of one process; where none is left, a row that does not count."
+    for x, y in rows:
+        if part < len(x): yield x[part::parts], y[part::parts]
+        else: yield x[:1], torch.full_like(y[:1], -100)   # all are called equally often
 
 # %% ../nbs/09_training.ipynb #09-82a0
 Whole, Count = Annotated[int, Ge(1)], Annotated[int, Ge(0)]
@@ -577,9 +602,9 @@ class Single:
         "Shorten a gradient that is longer than `most`."
         return nn.utils.clip_grad_norm_(model.parameters(), most)
 
-    def count(self, tokens: int) -> float:
-        "Tokens of a whole batch, from those that this process has read."
-        return tokens
+    def count(self, value: float) -> float:
+        "Of all rows, from what this process has read of them: tokens, or their losses."
+        return value
 
     def sum(self, value: float) -> float:
         "Added up over all processes."

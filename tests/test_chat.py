@@ -1,5 +1,6 @@
 "Chat: templates beside `transformers`, what a person types, masks, packing, files, bad input."
 import json
+import re
 from itertools import cycle
 
 import pytest
@@ -244,6 +245,25 @@ def test_where_a_template_stands(tok, tmp_path):
     several.config["chat_template"] = [dict(name="tool_use", template="no"),
                                        dict(name="default", template="yes")]
     assert tok.decode(apply_chat_template(several, [user("Hi")])) == "yes"
+
+
+@pytest.mark.parametrize("template, error", [
+    ("{% for", "unexpected"), ("{% include '/etc/passwd' %}", "no loader"),
+    ("{{ 'ha'.ljust(20000000) }}", "more than 10 MB"),
+    ("{{ raise_exception('only users') }}", "only users"),
+    ("{% for m in messages %}{{ m.content }}{% endfor %}", "no special token behind an answer")])
+def test_what_is_wrong_with_a_template_is_told_with_its_file(tok, tmp_path, template, error):
+    mine, messages = with_template(tok, template), talk_of(["a kite", "a hat"])
+    save_tokenizer(mine, tmp_path, None)
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        if name.endswith("jinja"): (tmp_path / name).write_text(template)
+        again, file = load_tokenizer(tmp_path), re.escape(str(tmp_path / name))
+        with pytest.raises(ValueError, match=f"^{file}: .*{error}") as told:
+            answers_in(again, messages)
+        assert str(told.value).count(str(tmp_path)) == 1
+    again.config["chat_template"] = template + " "   # which no file holds
+    with pytest.raises(ValueError, match=error) as told: answers_in(again, messages)
+    assert str(tmp_path) not in str(told.value)
 
 
 TINY = dict(vocab_size=800, context=64, n_layer=1, n_head=2, d_model=16, bos_token_id=799,

@@ -722,6 +722,28 @@ def test_the_command_saves_and_says_how_to_go_on(made, number):
     assert state_of(out) and not (out / ".lock").exists()
 
 
+def test_a_notebook_that_is_closed_leaves_a_run_that_goes_on(whole, tmp_path):
+    "Jupyter interrupts its kernel, asks it to end, and then ends it."
+    from jupyter_client import KernelManager
+    env = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=f"{HERE.parent}:{HERE}")
+    manager, out = KernelManager(), tmp_path / "run"
+    manager.start_kernel(env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        talk = manager.blocking_client()
+        talk.start_channels()
+        talk.wait_for_ready(timeout=100)
+        talk.execute(f"import signal; from test_training import Hook, go\n"
+                     f"go({str(out)!r}, backend=Hook(9, lambda loss: signal.pause() or loss))")
+        until, log = time.monotonic() + 100, out / "log.jsonl"   # step 9 waits for a signal
+        while time.monotonic() < until and not (log.is_file() and '"step": 8' in log.read_text()):
+            time.sleep(0.05)
+        talk.stop_channels()
+    finally: manager.shutdown_kernel(now=False)
+    assert state_of(out)[1]["step"] == 9 and not manager.is_alive()
+    go(out, resume=True)
+    assert_same(whole, out)
+
+
 # long runs
 
 def resident():

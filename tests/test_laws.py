@@ -1,6 +1,7 @@
 "Scaling laws, what a model holds, the calculator, and what a run says of itself beforehand."
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from gpt_nb.cli import run_app
 from gpt_nb.laws import (
     GPUS, LEFT, MACHINE, NETWORK, SIZES, Facts, Law, Outlook, Reading, Stories, activation_bytes,
     afterwards, best_size, bits_held, expected_loss, fewest, fit_law, foresee, in_time,
-    learn_by_heart, memoriser, new_reader, pace, read_once, resample, sent, training_memory)
-from gpt_nb.model import count_params
+    learn_by_heart, memoriser, new_reader, pace, process_memory, read_once, resample, sent,
+    training_memory)
+from gpt_nb.model import GPT, GPTConfig, count_params
+from gpt_nb.scaling import KINDS, launch
 from gpt_nb.tales import Tales
 from gpt_nb.training import TrainConfig, train
 
@@ -185,6 +188,45 @@ def test_the_slower_of_work_and_talk_sets_the_pace():
     far = pace(c, gpu, 2 * MACHINE)
     assert far.talk == pytest.approx(sent(sum(count_params(c).values()), 16) / NETWORK)
     assert far.tokens == pytest.approx(16 * c.context / max(far.work, far.talk))
+
+
+def held_by(shape, configs):
+    "What each of two processes really holds, for each way and optimizer."
+    ids, held = torch.randint(shape.vocab_size, (8, 16)), []
+    for config in configs:
+        for kind in KINDS:
+            backend, model = KINDS[kind](config), GPT(shape)
+            loss, optimizers = backend.wrap(model), backend.optimizers(model, config)
+            loss(ids, ids).backward()
+            backend.clip(model, 1.0)
+            for optimizer in optimizers: optimizer.step()
+            held.append((config, kind, backend.bytes()))
+    return held
+
+
+def test_what_a_process_holds_is_counted():
+    shape = GPTConfig("qwen3", 300, 16, 2, 4, 64, d_ff=192, tie_embeddings=False)
+    configs = [TrainConfig(steps=1, batch_size=8, optimizer=name, **CPU)
+               for name in ("muon", "adamw")]
+    for (config, kind, one), (*_, two) in zip(*launch(2, held_by, shape, configs)):
+        counted = process_memory(shape, config, kind, 2)
+        for what in ("parameters", "gradients", "optimizer"):
+            mean = (one[what] + two[what]) / 2
+            assert mean == pytest.approx(counted[what], rel=0.01), (kind, what)
+
+
+def test_what_is_sent_and_kept_follows_the_processes():
+    c, config = SIZES["124M"], TrainConfig(steps=8, batch_size=16, **CPU)
+    two, four = (process_memory(c, config, "ddp", n) for n in (2, 4))
+    assert four["activations"] == two["activations"] / 2 and two["sent"] < four["sent"]
+    assert process_memory(c, config, "ddp", 1)["sent"] == 0
+    less = process_memory(c, config, "tp", 4, recompute=True)
+    whole = process_memory(c, config, "tp", 4)
+    assert less["activations"] < whole["activations"] and less["sent"] > whole["sent"]
+    shares = (activation_bytes(c, 16, shared=n) for n in (1, 4))   # norms and logits stay whole
+    assert next(shares) < 4 * next(shares)
+    parted = process_memory(c, replace(config, accumulate=4), "fsdp", 2)
+    assert parted["activations"] == two["activations"] / 4
 
 
 def story_run(source, **how):

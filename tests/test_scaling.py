@@ -1,10 +1,16 @@
 """Several processes train the model that one trains: shown on the CPU with gloo."""
+import contextlib
+import copy
+import io
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +25,8 @@ from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.scaling import Alone, all_reduce_by_hand, launch, ring_all_reduce, train_on
 from gpt_nb.tales import Tales
 from gpt_nb.tokenizer import WordTokenizer
-from gpt_nb.training import TrainConfig, train
+from gpt_nb.training import (Run, Single, TrainConfig, Trainer, Validation, train,
+                             validation_loss)
 
 CONFIG = TrainConfig(steps=6, batch_size=8, log_every=1, eval_every=3, eval_tokens=1000,
                      warmup=2, device="cpu", precision="float32")
@@ -85,6 +92,43 @@ def test_many_processes_train_the_model_of_one(tokens, one, kind, world, arch):
         assert found == pytest.approx(want, abs=2e-5) and found < report.history[0]["val_loss"]
 
 
+def looked_at(tokens, config, sizes):
+    "What each process finds, of how many of the tokens that count, and in how many calls."
+    found = {}
+    for kind in scaling.KINDS:
+        model = make(tokens)
+        t = Trainer(Run(model, None, config, []), tokens, scaling.KINDS[kind](config))
+        plain, read = model.loss, []
+        model.loss = lambda x, y: (read.append(int((y != -100).sum())), plain(x, y))[1]
+        t.progress.used = 1   # all of it
+        for size in sizes:
+            t.validation.tokens = replace(tokens, val=tokens.val[:size])
+            read.clear()
+            loss = t.validation(model, t.progress)
+            found[kind, size] = loss, sum(read), len(read)
+    return found
+
+
+def test_the_validation_text_is_shared_out_and_nothing_counts_twice(tokens):
+    "Where rows do not divide among the processes, others count some of them twice."
+    config, sizes = replace(CONFIG, batch_size=6), (2, 60, 300, len(tokens.val))
+    one, two = launch(2, looked_at, tokens, config, sizes)
+    for (kind, size), (loss, read, calls) in one.items():
+        assert two[kind, size][::2] == (loss, calls)   # each hears the same, called as often
+        want = validation_loss(make(tokens), tokens.val[:size], tokens.end_id)
+        assert loss == pytest.approx(want, abs=3e-6)
+        assert read + two[kind, size][1] == (size - 1) * (2 if kind == "tp" else 1)
+        if size == len(tokens.val) and kind != "tp": assert 0.8 < 2 * read / (size - 1) < 1.2
+
+
+@pytest.mark.parametrize("batch_size, accumulate, parts, rows", [
+    (8, 1, 1, 8), (8, 2, 1, 4), (8, 1, 4, 8), (8, 2, 4, 4), (8, 8, 4, 4), (8, 4, 2, 2)])
+def test_no_more_is_validated_on_at_once_than_is_trained_on(batch_size, accumulate, parts, rows):
+    config, backend = replace(CONFIG, batch_size=batch_size, accumulate=accumulate), Single()
+    backend.parts = parts
+    assert Validation(None, config, None, backend).at_once == rows
+
+
 STEADY = replace(CONFIG, decay=0.0)   # its rates do not depend on where a run ends
 
 
@@ -106,6 +150,30 @@ def test_a_state_of_four_goes_on_in_two_and_in_one(tokens, tmp_path, through, fi
     assert history[-1]["val_loss"] == pytest.approx(through[-1]["val_loss"], abs=2e-5)
     left, = (path.name for path in (out / "state").iterdir())   # what was before is gone
     assert left.partition("-")[0] == ("shards" if then in ("fsdp", "tp") else "state.safetensors")
+
+
+def test_in_parts_over_the_end_of_the_text_with_parts_that_are_empty(tmp_path):
+    """What resumed runs of others got wrong: batches in parts, the order of a later epoch, rates
+    that follow the processes, a clipped length, slices of which a process has none, names."""
+    texts = list(Tales().texts(24))
+    tokens = tokenize(texts, WordTokenizer.train(texts, 2**13), progress=False)
+    torch.manual_seed(0)
+    shape = GPTConfig("qwen3", tokens.vocab_size, 96, 1, 2, 4, n_kv_head=2, tie_embeddings=True)
+    model = GPT(shape)                   # two of three processes have the norms of two numbers
+    config = replace(STEADY, steps=9, batch_size=12, accumulate=2, grad_clip=0.05, warmup=4)
+    whole = train(copy.deepcopy(model), tokens, config, show=False).history
+    out, how = tmp_path / "run", (tokens, replace(config, steps=4))
+    train_on(3, "fsdp", model, *how, out)
+    names = read_metadata(next(out.glob("state/shards-*")))
+    assert {name for name in names if name.startswith("model.")} == {
+        f"model.{name}" for name, _ in model.named_parameters()}
+    again = train_on(3, "fsdp", model, tokens, config, out, resume=True)[0].history
+    assert losses(again) == pytest.approx(losses(whole), abs=2e-5)
+    for name in ("lr", "tokens"): assert [r[name] for r in again] == [r[name] for r in whole]
+
+
+def read_metadata(shards):
+    return scaling.HuggingFaceStorageReader(str(shards)).read_metadata().state_dict_metadata
 
 
 @pytest.mark.parametrize("kind, arch, what", [("ddp", "qwen3", "batch_size is 10"),
@@ -264,6 +332,9 @@ def test_the_command_is_the_same_for_many(folder, env):
     many = run_job(torchrun(2, folder, "--out", str(folder / "two"), "--parallel", "fsdp"), env)
     assert not many.returncode, many.stderr
     assert many.stdout.count("holds the run") == 1   # the first speaks for all
+    for words in ("this run will take about ", " MB of memory in each of 2 processes, ",
+                  "counted for each process: parameters ", "against what was said: took "):
+        assert many.stderr.count(words) == 1, many.stderr
     one, two = (log_of(folder / name) for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for name in ("loss", "val_loss"):
@@ -274,6 +345,29 @@ def test_the_command_is_the_same_for_many(folder, env):
     a, b = (GPT.from_pretrained(folder / name) for name in ("one", "two"))
     for p, q in zip(a.parameters(), b.parameters()):
         torch.testing.assert_close(p, q, atol=1e-4, rtol=0)
+
+
+def asked(rank, port, words):
+    "What one of two processes of a job says on stdout."
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    with contextlib.redirect_stdout(io.StringIO()) as said: code = cli.run_app(words)
+    return code, said.getvalue()
+
+
+def test_several_processes_say_what_a_run_will_take_and_write_nothing(folder):
+    words = torchrun(2, folder, "--out", str(folder / "asked"), "--parallel", "tp", "--estimate")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context) as pool:
+        jobs = [pool.submit(asked, rank, port, words[words.index("train"):]) for rank in range(2)]
+        (code, said), other = (job.result(timeout=300) for job in jobs)
+    assert code == 0 and other == (0, "") and not (folder / "asked").exists()
+    first, second = said.splitlines()
+    assert first.startswith("about ") and "in each of 2 processes" in first
+    assert second.startswith("counted for each process: parameters ") and "sent" in second
 
 
 def test_a_killed_process_ends_all_and_fewer_go_on(folder, env):

@@ -675,7 +675,7 @@ def test_how_much_an_evaluation_reads(changes, step, used, size):
     config = TrainConfig(batch_size=8, **changes)
     progress = Progress(config, Single())
     progress.step, progress.used = step, used
-    judge = Validation(TOKENS, config, Machine(replace(config, device="cpu")))
+    judge = Validation(TOKENS, config, Machine(replace(config, device="cpu")), Single())
     assert judge.size(make_model(), progress) == size
 
 
@@ -685,7 +685,8 @@ def test_a_run_by_the_clock_reads_at_its_end_no_more_than_it_was_trained_on(budg
     tokens, model = make_tokens(), make_model()
     tokens = replace(tokens, val=make_tokens(400).train)
     config = TrainConfig(batch_size=8, device="cpu", **budget)
-    judge, progress = Validation(tokens, config, Machine(config)), Progress(config, Single())
+    judge = Validation(tokens, config, Machine(config), Single())
+    progress = Progress(config, Single())
     progress.used, progress.tokens = 1, len(tokens.val) // 4 + 1
     losses = []
     for a, b in zip(*[np.flatnonzero(tokens.val == END)[i:] for i in (0, 1)]):   # each document

@@ -413,6 +413,16 @@ def windows(
     groups = [slice(a, a + batch_size) for a in range(0, len(starts), batch_size)]
     return (take_rows(ids, starts[g], lengths[g], int(lengths[g].max()), pad) for g in groups)
 
+# %% ../nbs/02_data.ipynb #02-18r
+def own_rows(
+    rows: Iterable[tuple[torch.Tensor, torch.Tensor]],  # (B, T) ids and targets of each batch
+    part: int, parts: int,                              # this process, of how many
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:       # (B / parts, T)
+    "Of each batch the rows of one process; where none is left, a row that does not count."
+    for x, y in rows:
+        if part < len(x): yield x[part::parts], y[part::parts]
+        else: yield x[:1], torch.full_like(y[:1], -100)   # all are called equally often
+
 # %% ../nbs/02_data.ipynb #02-202
 class Mix(Sequence):
     "Corpora one behind the other, like one list; an epoch reads each as often as its weight says."

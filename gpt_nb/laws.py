@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from .data import Tokens, windows
+from .data import Tokens, own_rows, windows
 from .model import (GPT, GPTConfig, count_params, flops_per_token, init_weights, make_norm,
                           memory)
 from .tales import Tales
 from .tokenizer import WordTokenizer
 from .training import (Machine, Progress, Run, Single, TrainConfig, Trainer, mean_loss,
-                             own_rows, sum_of_losses, train, use_threads)
+                             train, use_threads)
 
 # %% ../nbs/19b_laws.ipynb #19b-c102
 class Stories:
@@ -410,9 +410,9 @@ def try_look(t: Trainer) -> float:
     rows = t.validation.tokens.rows(t.model.config.context, t.validation.at_once)
     if rows is None: return 0.0
     batch = next(iter(rows))
-    own = list(own_rows([batch], t.backend.part, t.backend.parts))
+    own = own_rows([batch], t.backend.part, t.backend.parts)
     start = time.perf_counter()
-    with t.machine.autocast(): sum_of_losses(t.model, own)
+    with t.machine.autocast(): mean_loss(t.model, own, t.backend.count)
     return (time.perf_counter() - start) / batch[0].numel()
 
 # %% ../nbs/19b_laws.ipynb #19b-c46a

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ROUNDS', 'Trainer', 'lr_scale', 'forward_backward', 'orthogonalize', 'orthogonalize_all', 'Muon',
-           'multiplies_bfloat16', 'Machine', 'validation_loss', 'mean_loss', 'sum_of_losses', 'Validation',
-           'TrainConfig', 'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Broken', 'Run', 'plot_runs',
-           'Single', 'State', 'train']
+           'multiplies_bfloat16', 'Machine', 'validation_loss', 'mean_loss', 'Validation', 'TrainConfig',
+           'make_optimizers', 'make_batches', 'Progress', 'Meter', 'Broken', 'Run', 'plot_runs', 'Single', 'State',
+           'train']
 
 # %% ../nbs/09_training.ipynb #09-004
 import math
@@ -25,7 +25,7 @@ from pydantic import Strict
 from torch import Tensor, nn
 
 from .attention import settings
-from .data import Batches, Tokens, windows
+from .data import Batches, Tokens, own_rows, windows
 from .model import GPT, pick_device
 from .tokenizer import Tokenizer
 
@@ -227,33 +227,27 @@ def validation_loss(
     return mean_loss(model, windows(ids, model.config.context, end_id, batch_size, stride))
 
 
+@torch.no_grad()
 def mean_loss(
     model: GPT,
     rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
+    add_up: Callable[[float], float] = float,   # over processes
 ) -> float:                                  # nats a target
     "Mean loss over batches of rows, each target counted once."
-    total, count = sum_of_losses(model, rows)
-    return total / count
-
-
-@torch.no_grad()
-def sum_of_losses(model: GPT, rows: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
-    "The losses of all targets added up, and how many they are."
     was_training, device = model.training, next(model.parameters()).device
     total = count = 0
     model.eval()
-    for x, y in rows:                                                             # (B, T) both
+    for x, y in rows:   # (B, T) both
         loss, n = model.loss(x.to(device), y.to(device)), int((y != -100).sum())
         if n: total, count = total + n * loss.item(), count + n
     model.train(was_training)
-    return total, count
+    return add_up(total) / add_up(count)
 
 # %% ../nbs/09_training.ipynb #09-80a1
 class Validation:
     "How good the model is on text it is not trained on."
     def __init__(self, tokens: Tokens, config: "TrainConfig", machine: Machine, backend: "Single"):
-        self.tokens, self.config = tokens, config
-        self.machine, self.backend = machine, backend
+        self.tokens, self.config, self.machine, self.backend = tokens, config, machine, backend
 
     def __call__(self, model: GPT, progress: "Progress") -> float | None:
         "Nats per token, of a sample while the run goes on, of all at its end; None without text."
@@ -263,17 +257,16 @@ class Validation:
         rows = self.tokens.rows(model.config.context, self.at_once, most)
         if rows is None: return None
         own = own_rows(rows, self.backend.part, self.backend.parts)
-        with self.machine.autocast(): total, count = sum_of_losses(model, own)
-        loss = self.backend.count(total) / self.backend.count(count)
+        with self.machine.autocast(): loss = mean_loss(model, own, self.backend.count)
         if not math.isfinite(loss):
             raise Broken(f"the validation loss is {loss}", progress.step)
         return loss
 
     @property
     def at_once(self) -> int:
-        "Rows that all processes read at a time: as many as are known to fit into memory."
-        parts = self.backend.parts
-        return parts * max(1, self.config.batch_size // parts // self.config.accumulate)
+        "Rows of all processes: as many as fit into memory."
+        c, parts = self.config, self.backend.parts
+        return parts * max(1, c.batch_size // parts // c.accumulate)
 
     def line(self, model: GPT, progress: "Progress") -> dict:
         "What a line of the log says of it: the loss, and a score where the data knows one."
@@ -289,16 +282,6 @@ class Validation:
         trained = (c.eval_every or updates / 20) * c.batch_size * model.config.context
         few = min(20_000, max(c.batch_size * model.config.context, trained / 10))
         return 2 ** int(math.log2(few))   # a pace that varies a little leaves the sample the same
-
-# %% ../nbs/09_training.ipynb #09-80a3
-def own_rows(
-    rows: Iterable[tuple[Tensor, Tensor]],   # (B, T) ids and targets of each batch
-    part: int, parts: int,                   # this process, of how many that read other rows
-) -> Iterator[tuple[Tensor, Tensor]]:        # (B / parts, T)
-    "Of each batch the rows of one process; where none is left, a row that does not count."
-    for x, y in rows:
-        if part < len(x): yield x[part::parts], y[part::parts]
-        else: yield x[:1], torch.full_like(y[:1], -100)   # all are called equally often
 
 # %% ../nbs/09_training.ipynb #09-82a0
 Whole, Count = Annotated[int, Ge(1)], Annotated[int, Ge(0)]
@@ -603,7 +586,7 @@ class Single:
         return nn.utils.clip_grad_norm_(model.parameters(), most)
 
     def count(self, value: float) -> float:
-        "Of all rows, from what this process has read of them: tokens, or their losses."
+        "Of all rows, from those of this process: tokens, or losses."
         return value
 
     def sum(self, value: float) -> float:

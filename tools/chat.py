@@ -42,8 +42,9 @@ STAGES = [   # rows that are read, and how: to tell words apart first, then talk
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
     (dict(marked=14_400, checked=1_600, came=2_400, again=800),
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
-    (dict(state=20_800), dict(lr=0.008, muon_lr=0.016, decay=0.3, final_lr=0.5)),
-    (dict(dense=34_000, marked=4_000, came=4_800), dict(lr=0.006, muon_lr=0.012, decay=0.9)),
+    (dict(state=24_000), dict(lr=0.008, muon_lr=0.016, decay=0.3, final_lr=0.5)),
+    (dict(dense=30_000, marked=4_000, came=4_800, state=4_800),
+     dict(lr=0.006, muon_lr=0.012, decay=0.9)),
     (dict(dense=22_400, retell=2_400), dict(lr=0.004, muon_lr=0.008, decay=0.95))]
 
 TALKS, ASKED, ON_SHELF, TRIED = 250, 200, 5_000, 5   # to test, a language
@@ -246,7 +247,7 @@ def checked(tok: Tokenizer, world: Tales, seed: int) -> Row:
 
 def marks_of(desk: Desk, story: Story, ids: list[int], inside: list[int], empty: bool) -> list[int]:
     "Under each word that names something: whether it and all before it fit the story."
-    texts = [desk.tok.decode([i]).strip() for i in ids]
+    texts = [desk.tok.decode([i]).strip().removesuffix("的") for i in ids]
     meant = [] if empty else [called(story, *slot) for slot in MET]
     there = set() if empty else words_in(story)
     marks, fits, colon = [], True, desk.tok.encode("：" if desk.lang == "zh" else ":")[0]

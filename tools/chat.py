@@ -166,7 +166,7 @@ def listed(tok: Tokenizer, world: Tales, seed: int) -> Row:
     desk.story(story)
     desk.open("assistant")
     for word in some:
-        ids = desk.encode(word)
+        ids = min(desk.encode(word), desk.encode(word + "的"), key=len)   # as texts have it
         desk.put(ids, [-100] * (len(ids) - 1) + [desk.mark(word in there)])
     return desk.row()
 

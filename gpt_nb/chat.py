@@ -148,6 +148,17 @@ def apply_chat_template(
     pieces = talk_pieces(tok, messages, add_generation_prompt, **more)
     return ids_of(pieces, tok.special_tokens, tok.encode)
 
+# %% ../nbs/17_chat.ipynb #17-s20
+@contextmanager
+def naming_file(tok: Tokenizer) -> Iterator[None]:
+    "What goes wrong inside it is told with the file that the template was read from."
+    file, text = tok.template_read
+    own = file is not None and tok.config.get("chat_template") == text   # not changed since
+    try: yield
+    except ValueError as e:
+        if not own or not text: raise
+        raise ValueError(f"{file}: {e}") from e
+
 # %% ../nbs/17_chat.ipynb #17-03a
 def talk_pieces(
     tok: Tokenizer, messages: Sequence[dict], add_generation_prompt: bool = False, **more
@@ -523,17 +534,6 @@ def check_messages(messages: Sequence[dict]) -> None:
     if not messages: raise ValueError("there are no messages: give at least one")
     for i, message in enumerate(messages): check_message(message, f"messages[{i}]")
     check_turns([message["role"] for message in messages])
-
-# %% ../nbs/17_chat.ipynb #17-s20
-@contextmanager
-def naming_file(tok: Tokenizer) -> Iterator[None]:
-    "What goes wrong inside it is told with the file that the template was read from."
-    file, text = tok.template_read
-    own = file is not None and tok.config.get("chat_template") == text   # not changed since
-    try: yield
-    except ValueError as e:
-        if not own or not text: raise
-        raise ValueError(f"{file}: {e}") from e
 
 # %% ../nbs/17_chat.ipynb #17-s18
 def check_turns(said: list[str]) -> None:

@@ -23,8 +23,8 @@ from gpt_nb.training import Run
 
 HOUSE = Path(gpt_nb.__file__).parent / "models"
 TALES = {"tales-en": "tales:2", "tales-zh": "tales-zh:2"}
-ABOVE_FLOOR = {"tales-en": 0.03, "tales-zh": 0.05}   # nats over the best possible, as a share
-HOLD = {"tales-en": (0.93, 0.45), "tales-zh": (0.89, 0.22)}   # facts, whole stories: at least
+ABOVE_FLOOR = {"tales-en": 0.03, "tales-zh": 0.03}   # nats over the best possible, as a share
+HOLD = {"tales-en": (0.93, 0.45), "tales-zh": (0.93, 0.36)}   # facts, whole stories: at least
 
 
 def unseen(data: str, tok, n: int = 300) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_the_model_that_talks_answers_and_refuses(lang):
     said = replies(run.model, run.tok, [messages for messages, _ in asked])
     verdicts = [(turn.fact is not None, judge(a.text, turn)) for a, (_, turn) in zip(said, asked)]
     answers, others = ([v for can, v in verdicts if can is wanted] for wanted in (True, False))
-    assert len(answers) > 40 and answers.count("right") >= 0.75 * len(answers)   # by chance: 0.1
+    assert len(answers) > 40 and answers.count("right") >= 0.9 * len(answers)   # by chance: 0.1
     assert len(others) > 20 and others.count("refused") >= 0.85 * len(others)
 
 

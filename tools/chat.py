@@ -8,7 +8,8 @@ nbs/results/chat.json. What stands there is kept; a training that was stopped go
 
 First it is taught to tell words apart, by drills with many answers a row: what only one answer in
 twenty hangs on is not learned from talks. Under each word of a list it says whether the story has
-it, and under each word of a question whether all fits so far. Then talks follow."""
+it, under each word of a question whether all fits so far, and under each name of a story who that
+is. Then talks follow."""
 import json
 import random
 import shutil
@@ -600,6 +601,7 @@ def main() -> None:
         row = dict(how=how, seed=seed, seconds=seconds_of(how, seed))
         row |= {lang: measure(run, lang) for lang in LANGS}
         content["runs"].append(row)
+        content["runs"].sort(key=lambda run: (list(HOW).index(run["how"]), run["seed"]))
         write("chat", content)
         print(how, seed, {lang: row[lang]["talks"] for lang in LANGS})
         if (how, seed) == ("chat", 0): put_into_the_house(run, row)

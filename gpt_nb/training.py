@@ -256,8 +256,9 @@ class Validation:
         elif progress.used == 1: most = None   # all of it
         rows = self.tokens.rows(model.config.context, self.at_once, most)
         if rows is None: return None
-        own = own_rows(rows, self.backend.part, self.backend.parts)
-        with self.machine.autocast(): loss = mean_loss(model, own, self.backend.count)
+        b = self.backend
+        own = own_rows(rows, b.part, b.parts)
+        with self.machine.autocast(): loss = mean_loss(model, own, b.count)
         if not math.isfinite(loss):
             raise Broken(f"the validation loss is {loss}", progress.step)
         return loss

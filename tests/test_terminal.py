@@ -214,7 +214,7 @@ def tiny_run(folder):
 
 def play(name, monkeypatch, then):
     "`gpt-nb play`, whose finished folder is given to a function in place of a server."
-    monkeypatch.setattr(cli, "show_page", lambda folder, port: then(folder))
+    monkeypatch.setattr(cli, "show_page", lambda folder, port, start: then(folder))
     assert run_app(["play", name]) == 0
 
 

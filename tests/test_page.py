@@ -398,6 +398,7 @@ def test_a_broken_model_is_one_clear_line(page, folder, fault):
 
 @needs_browser
 def test_no_connection_is_one_clear_line(page):
+    run(page, "return 0;")   # the engine itself is there
     page.context.set_offline(True)
     try: found = run(page, OPEN.replace("return", "await 0; return"), url="models/none")
     finally: page.context.set_offline(False)

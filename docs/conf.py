@@ -56,6 +56,7 @@ def write_web(target: Path) -> None:
     worlds = {"tales-en": Tales("en", 2), "tales-zh": Tales("zh", 2), "tales-chat": None}
     write_page(target, {name: (GPT.from_pretrained(name), load_tokenizer(name), world)
                         for name, world in worlds.items()})
+    for page in target.glob("*.html"): page.unlink()   # the site makes pages of its own of them
     write_models(target / "live" / "models")
     write_stories(target)
 
@@ -67,7 +68,7 @@ def write_web_page(name: str) -> None:
     whole = (WEB / f"{name}.html").read_text("utf-8")
     title, page = re.search(r"<h1>(.*?)</h1>\n<!--.*?-->\n(.*?)<!-- end -->", whole, re.S).groups()
     page = page.replace('data-web=""', 'data-web="_static/web/"')
-    page = re.sub('(src|href)="', r'\1="_static/web/', page)
+    page = re.sub('(src|href)="(?!notebooks/)', r'\1="_static/web/', page)   # or a chapter
     style = f'<link rel="stylesheet" href="_static/web/{name}.css">'
     text = f"---\nhide-toc: true\n---\n\n# {title}\n\n```{{raw}} html\n{style}\n{page}```\n"
     (HERE / f"{name}.md").write_text(text, "utf-8")

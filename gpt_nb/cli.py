@@ -372,7 +372,9 @@ def train_run(options: dict, out: Path, resume: bool, trials: int | None = None,
     noted = options | dict(tokens=fingerprint(tokens))   # by which `eval` knows its own text again
     config, how = settings_of(options), dict(resume=resume, floor=best, options=noted)
     said, spread = None, (parallel, recompute)
-    if not resume and not trials: said = tell_outlook(model, tokens, config, world, *spread)
+    if not resume and not trials:
+        said = look_ahead(model, tokens, config, world, *spread)
+        say(f"this run will take {said}")
     stops = stopping(out, how_to_go_on(out, parallel), trials)
     noting = track if first else None
     with stops, needing_others(out), tracking(noting, out, config, model) as watch:
@@ -407,15 +409,13 @@ def how_to_go_on(out: Path, parallel: str | None) -> str:
     return f"torchrun ... -m gpt_nb.cli train --out {quote(str(out))} --parallel {parallel}"
 
 
-def tell_outlook(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None",
-                 parallel: str | None, recompute: bool) -> "Outlook":
-    "Try a few updates on a copy, and say what the run will take."
+def look_ahead(model: "GPT", tokens: "Tokens", config: "TrainConfig", world: "Tales | None",
+               parallel: str | None, recompute: bool) -> "Outlook":
+    "Try a few updates on a copy: what the run will take."
     from gpt_nb.laws import foresee
 
     with needing_others(None):
-        said = foresee(model, tokens, config, world, kind=parallel, recompute=recompute)
-    say(f"this run will take {said}")
-    return said
+        return foresee(model, tokens, config, world, kind=parallel, recompute=recompute)
 
 
 def tell_afterwards(said: "Outlook", run: "Run", backend) -> None:
@@ -428,13 +428,12 @@ def tell_afterwards(said: "Outlook", run: "Run", backend) -> None:
 def estimate_run(options: dict, out: Path, parallel: str | None, recompute: bool) -> None:
     "Say what a run would take; nothing is trained or written."
     from gpt_nb.data import world_of
-    from gpt_nb.laws import foresee
 
     check_parallel(parallel, recompute, None)
     team = meet_others(parallel, options)
     options, _, tokens, model = prepare_together(team, options, out, False)
     run = model, tokens, settings_of(options), world_of(options["data"])
-    with needing_others(None): said = foresee(*run, kind=parallel, recompute=recompute)
+    said = look_ahead(*run, parallel, recompute)
     if team: team.leave()
     if is_first(): print(said)
 
@@ -2112,7 +2111,6 @@ def backend_for(parallel: str | None, recompute: bool, config: "TrainConfig", ou
 @contextmanager
 def needing_others(out: Path | None) -> Iterator[None]:
     "Where another process is gone, say so; what goes wrong in one of many is told by that one."
-    again = f" with --resume --out {quote(str(out))}: it goes on from the last saved state"
     try: yield
     except (RuntimeError, OSError, FloatingPointError) as e:
         if "WORLD_SIZE" not in os.environ: raise
@@ -2121,8 +2119,11 @@ def needing_others(out: Path | None) -> Iterator[None]:
         who = f"process {os.environ.get('RANK', 0)}"
         if isinstance(e, RuntimeError) and not is_lost(e): raise
         if not is_lost(e): raise OSError(f"{who}: {e}") from e
+        again = "Start the job again"
+        if out: again += (f" with --resume --out {quote(str(out))}: it goes on from the last "
+                          "saved state")
         raise OSError(f"{who} waits for the others in vain, one of them is gone or silent. "
-                      f"Start the job again{again if out else ''}") from e
+                      f"{again}") from e
 
 
 def leave_others(team: "Team", run: "Run") -> None:

@@ -391,7 +391,7 @@ def pace(
 def try_updates(t: Trainer, seconds: float) -> float:
     "Seconds to learn from a token: the median of a few updates, at most a twentieth of the run."
     most, taken, begun = max(2, (t.config.steps or 10 ** 9) // 20), [], time.perf_counter()
-    def so_far(): return mean_of_all(t, time.perf_counter() - begun)
+    def so_far(): return mean_of_all(t.backend, time.perf_counter() - begun)
     while not taken or so_far() < seconds and len(taken) < most:
         before, start = t.progress.tokens, time.perf_counter()
         t.update()
@@ -400,9 +400,9 @@ def try_updates(t: Trainer, seconds: float) -> float:
     return statistics.median(taken[1:] or taken)   # the first one warms up
 
 
-def mean_of_all(t: Trainer, value: float) -> float:
-    "The mean over all processes: all of them go on, or none."
-    return t.backend.sum(value) / t.backend.world
+def mean_of_all(backend: Single, value: float) -> float:
+    "The mean over all processes, the same in each of them."
+    return backend.sum(value) / backend.world
 
 # %% ../nbs/19b_laws.ipynb #19b-e06
 def try_look(t: Trainer) -> float:
@@ -512,7 +512,7 @@ def backend_of(kind: str | None, config: TrainConfig, recompute: bool) -> Single
 
 def memory_of_each(backend: Single, used: int | None) -> int | None:   # bytes
     "Their mean, from what each process uses; None where none of them can tell."
-    return round(backend.sum(used or 0) / backend.world) or None
+    return round(mean_of_all(backend, used or 0)) or None
 
 # %% ../nbs/19b_laws.ipynb #19b-c413
 def afterwards(said: Outlook, run: Run, backend: Single | None = None) -> str:

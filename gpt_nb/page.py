@@ -250,16 +250,16 @@ def write_page(
     if odd := [name for name in models if not regex.fullmatch(r"\w[\w.-]*", name)]:
         raise ValueError(f"a model's name is its folder: letters, digits, - and _, not {odd[0]!r}")
     folder = Path(shutil.copytree(WEB, folder, dirs_exist_ok=True))
-    listed = []
+    listed, langs = [], set()
     for name, (model, tok, world) in models.items():
         n_bytes = write_page_model(model, tok, folder / "models" / name, dtype)
         lang, level = (world.lang, world.level) if world else ("en", None)
         chat = tok.config.get("chat_template")   # one that talks is told a story in either language
-        for each in ("en", "zh") if chat else [lang] if world else []:
-            write_compact(folder / f"world-{each}.json", world_data(each))
+        langs |= {"en", "zh"} if chat else {lang} if world else set()
         listed.append(dict(name=name, lang=lang, level=level, chat=chat, bytes=n_bytes,
                            world=f"world-{lang}.json" if world else None,
                            parameters=model.n_params))
+    for lang in langs: write_compact(folder / f"world-{lang}.json", world_data(lang))
     write_compact(folder / "models.json", listed)
     return folder
 

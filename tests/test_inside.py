@@ -1,13 +1,12 @@
 """What goes on inside, in a page: streams, lens and patching are Python's, and a reader turns them
 in a real browser that is allowed nothing outside."""
-import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from browser import CHROMIUM, missing, running
+from browser import CHROMIUM, missing, running, scripted, watched
 
 from gpt_nb.model import GPT, GPTConfig, activations
 from gpt_nb.page import serve, write_page, write_page_model
@@ -68,24 +67,11 @@ def address(folder):
 @pytest.fixture(scope="module")
 def script(browser, address):
     "script(text, **given): what JavaScript returns that may use the engine."
-    page = browser.new_page()
-    page.goto(f"{address}/empty.html")
-    head = """async (text) => {
-        const given = JSON.parse(text), E = await import("/engine.js");
-        const I = await import("/inside.js"), kept = window.kept ??= {};
-        const open = async (name) => kept[name] ??= await E.openModel(`/models/${name}`);
+    with scripted(browser, address, """
+        const I = await import("/inside.js");
         const told = (work) => { try { return [work()]; }
                                  catch (error) { return [error.code, error.message]; } };
-        const plain = (key, value) => value instanceof Float32Array ? Array.from(value) : value;
-        const work = async () => {
-    """
-
-    def script(text, **given):
-        whole = f"{head}{text}\n}};\nreturn JSON.stringify(await work(), plain);\n}}"
-        return json.loads(page.evaluate(whole, json.dumps(given)))
-
-    yield script
-    page.close()
+    """) as script: yield script
 
 
 def gap(ours, theirs):
@@ -244,24 +230,15 @@ class Page:
 @pytest.fixture
 def visit(browser, address):
     "visit(model) opens the page; what goes wrong in it goes into visit.wrong and fails the test."
-    wrong, contexts = [], []
-
     def visit(query="?model=tales-en", width=1280, file="inside", **options):
-        context = browser.new_context(viewport=dict(width=width, height=900), **options)
-        contexts.append(context)
-        outside = lambda url: not url.startswith((address, "data:", "blob:"))
-        context.route(outside, lambda route: wrong.append(route.request.url) or route.abort())
-        tab = context.new_page()
-        tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab = new_tab(width, **options)
         tab.goto(f"{address}/{file}.html{query}", wait_until="load")
         tab.wait_for_function("document.querySelector('#model').value")
         return Page(tab)
 
-    visit.wrong = wrong
-    yield visit
-    for context in contexts: context.close()
-    assert not wrong, wrong[:10]
+    with watched(browser, address) as new_tab:
+        visit.wrong = new_tab.wrong
+        yield visit
 
 
 def encoded(run, text): return torch.tensor([run.tok.end_id, *run.tok.encode(text)])
@@ -282,9 +259,9 @@ def test_maps_and_lens_say_what_python_says(visit, runs, models, name):
         with torch.no_grad(): best = lens_of(models[name], theirs.hidden_states[layer][0])
         for t, i in enumerate(best.argmax(-1).tolist()):
             said = "∎" if i == run.tok.end_id else run.tok.decode([i]).strip()
+            said = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"U+{ord(c[0]):04X}", said)
             right = ids[t + 1:t + 2].tolist() == [i]
-            plain = "\ufffd" not in said and said.isprintable()   # others are shown as numbers
-            if plain: assert shown[t][layer].startswith(said or "␣"), (t, layer)
+            if "\ufffd" not in said: assert shown[t][layer].startswith(said or "␣"), (t, layer)
             assert shown[t][layer].endswith("✓") is right
     page.select_option("#layer", "1")
     page.select_option("#head", "3")

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 import torch
-from browser import CHROMIUM, missing, running
+from browser import CHROMIUM, missing, running, scripted, watched
 
 from gpt_nb import chat as rules
 from gpt_nb.chat import CHATML, MARKS, apply_chat_template, facts_in, for_chat, judge, replies
@@ -64,26 +64,14 @@ def address(folder):
 @pytest.fixture(scope="module")
 def script(browser, address):
     "script(text, **given): what JavaScript returns that may use the talk and the facts."
-    page = browser.new_page()
-    page.goto(f"{address}/empty.html")
-    head = """async (text) => {
-        const given = JSON.parse(text), T = await import("/talk.js");
-        const F = await import("/talk-facts.js"), { openModel } = await import("/engine.js");
-        const { World } = await import("/world.js"), kept = window.kept ??= {};
-        const open = async (name) => kept[name] ??= await openModel(`/models/${name}`);
+    with scripted(browser, address, """
+        const T = await import("/talk.js"), F = await import("/talk-facts.js");
+        const { World } = await import("/world.js");
         const world = async (lang) => kept[lang] ??=
             new World(await (await fetch(`/world-${lang}.json`)).json(), 1);
         const told = (work) => { try { return [work()]; }
                                  catch (error) { return [error.code, error.values]; } };
-        const work = async () => {
-    """
-
-    def script(text, **given):
-        whole = f"{head}{text}\n}};\nreturn JSON.stringify(await work());\n}}"
-        return json.loads(page.evaluate(whole, json.dumps(given)))
-
-    yield script
-    page.close()
+    """) as script: yield script
 
 
 def messages(*said):
@@ -296,26 +284,17 @@ class Page:
 @pytest.fixture
 def visit(browser, address):
     "visit(query) opens the page; what goes wrong in it goes into visit.wrong and fails the test."
-    wrong, contexts = [], []
-
     def visit(query="", width=1280, **options):
-        context = browser.new_context(viewport=dict(width=width, height=900), **options)
-        contexts.append(context)
-        outside = lambda url: not url.startswith((address, "data:", "blob:"))
-        context.route(outside, lambda route: wrong.append(route.request.url) or route.abort())
-        tab = context.new_page()
-        tab.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab = new_tab(width, **options)
         tab.goto(f"{address}/talk.html{query}", wait_until="load")
         tab.wait_for_selector("#suggestions button")
         page = Page(tab)
         page.wait()
         return page
 
-    visit.wrong = wrong
-    yield visit
-    for context in contexts: context.close()
-    assert not wrong, wrong[:10]
+    with watched(browser, address) as new_tab:
+        visit.wrong = new_tab.wrong
+        yield visit
 
 
 STOP_EARLY = """() => new MutationObserver((_, observer) => {

@@ -212,8 +212,7 @@ def in_mind(desk: Desk, story: Story) -> list[int]:
     scenes, names, marks, i = [*story.scenes, story.scene], names_in(story), [], 0
     for word in (desk.tok.decode([token]).strip() for token in desk.tok.encode(story.text)):
         event, before, after, said = story.events[i], scenes[i], scenes[i + 1], word
-        says_she = word.lower() in PRONOUNS or {*word} & {*PRONOUNS}   # or in a token of more words
-        if says_she and before.last is not None: said = names[before.last]
+        if word.lower() in PRONOUNS and before.last is not None: said = names[before.last]
         if word == called(story, "thing", 0):
             how, where = (before.things or after.things)[0]
             said = names[where] if how == "with" else called(story, "place", where)

@@ -17,6 +17,7 @@ const OWN = {
       "these questions. The probability is that of the whole answer, as the model gives it. All " +
       "that was said is handed over again with each question, as far as it fits; the oldest goes " +
       "first.",
+    more: "How it works:", chapter17: "how it was taught", chapter17b: "how a talk is held",
     reading: "Reading …", you: "You:", it: "The model:",
     nothing: "The message is empty: write something.",
     long: "The message has {n} tokens, {least} with what stands around it, and the model has " +
@@ -51,6 +52,7 @@ const OWN = {
     reset: "重新开始", can: "故事里说了：", cannot: "故事里没说：",
     truth: "讲这个故事的小世界知道什么是真的：对这些问题，回答旁边就写着真相。概率是整个回答的概率，由模型给出。" +
       "每次提问，前面说过的都会再交给它，只要放得下；放不下时，先去掉最早的。",
+    more: "它是怎样做成的：", chapter17: "怎样学会回答", chapter17b: "怎样进行对话",
     reading: "正在读……", you: "你：", it: "模型：",
     nothing: "消息是空的：请写点什么。",
     long: "消息有 {n} 个词元，连同前后的内容共 {least} 个，而模型只有 {room} 个的位置：请缩短消息，或者上面的文本。",
